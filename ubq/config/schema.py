@@ -1,0 +1,309 @@
+"""The configuration: every key, its bounds and its help text (the docstring under each field).
+
+Key names are fixed by the command-line contract: they are the TOML tables and keys, the ``--set``
+paths, and, with ``UBQ_`` and double underscores, the environment variables. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Family = Literal[
+    "flatvel-a", "flatvel-b", "curvevel-a", "curvevel-b", "flatfault-a", "flatfault-b",
+    "curvefault-a", "curvefault-b", "style-a", "style-b",
+]  # fmt: skip
+Variant = Literal["paper", "fork"]
+Backend = Literal["qnnpack", "x86", "fbgemm", "onednn"]
+Solver = Literal["ddpm", "ddim", "dpmpp2m"]
+Format = Literal["torchscript", "onnx", "executorch"]
+Observer = Literal["moving_average", "percentile", "mse"]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Table(BaseModel):
+    """A TOML table: unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class RunConfig(Table):
+    """Where a run lives and how often it is saved."""
+
+    name: str = ""
+    """Name of the run's folder; empty: the preset's name."""
+    dir: str = "runs"
+    """Folder that holds the runs."""
+    checkpoint_steps: Annotated[int, Field(ge=0)] = 500
+    """Save a checkpoint every so many training steps; 0: only by time and at the end of a stage."""
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 15.0
+    """Save a checkpoint when the last one is this old, minutes; 0: only by steps."""
+    keep_checkpoints: Annotated[int, Field(ge=2)] = 2
+    """Checkpoints kept for each stage; older ones are removed."""
+    log_every: Positive = 10
+    """Write a row to metrics.jsonl every so many training steps."""
+
+
+class DataConfig(Table):
+    """The velocity maps and the shot gathers that belong to them."""
+
+    family: Family = "curvefault-a"
+    """OpenFWI data set: decides file names, the official split and the normalisation ranges."""
+    train_seismic: str = ""
+    """Folder or file of training shot gathers, (N, 5, 1000, 70) per file; empty: synthesise."""
+    train_velocity: str = ""
+    """Folder or file of training velocity maps, (N, 1, 70, 70) per file, m/s; empty: synthesise."""
+    val_seismic: str = ""
+    """Held-out shot gathers; empty: the official file numbers of the training folder, or a fraction."""
+    val_velocity: str = ""
+    """Held-out velocity maps; empty: the official file numbers of the training folder, or a fraction."""
+    normalization: Literal["openfwi", "fork"] | tuple[float, float, float, float] = "openfwi"
+    """Ranges to scale by: OpenFWI's, the upstream fork's, or [amplitude min, max, velocity min, max]."""
+    synth_samples: Positive = 1024
+    """How many pairs to synthesise when no data folder is given."""
+    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Share of samples held out when the official split leaves a side empty."""
+    min_val_samples: Positive = 250
+    """Held-out maps wanted for the distribution distance; at most half of the data is taken for it."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes for forward modelling; 0: one for each core."""
+
+
+class ModelConfig(Table):
+    """Sizes of the UB-Diff model. A checkpoint that is imported overrides them with its own."""
+
+    variant: Variant = "paper"
+    """paper: time-conditioned U-Net blocks and RMSNorm. fork: no time conditioning, GroupNorm."""
+    encoder_dim: Positive = 512
+    """Length of the latent vector."""
+    unet_dim: Annotated[int, Field(ge=0)] = 0
+    """Base channels of the U-Net; 0: the same as encoder_dim."""
+    dim_mults: tuple[Positive, ...] = (1, 2, 4, 8)
+    """Channel multipliers of the U-Net's levels."""
+    norm_groups: Positive = 8
+    """Groups of the GroupNorm in the U-Net's residual blocks."""
+    attention_heads: Positive = 4
+    """Heads of the U-Net's attention layers."""
+    attention_dim_head: Positive = 32
+    """Channels of each attention head of the U-Net."""
+    diffusion_steps: Annotated[int, Field(ge=2)] = 256
+    """Time steps of the training diffusion process."""
+    objective: Literal["v", "noise", "x0"] = "v"
+    """What the U-Net predicts."""
+    encoder_dims: tuple[Positive, Positive, Positive, Positive] = (32, 64, 128, 256)
+    """Channels of the encoder's four widths before the latent."""
+    velocity_latent: Positive = 128
+    """Channels the velocity projector feeds to the velocity decoder."""
+    velocity_dims: tuple[Positive, Positive, Positive, Positive, Positive] = (32, 64, 128, 256, 512)
+    """Channels of the velocity decoder, from the output to the input."""
+    seismic_latent: Positive = 640
+    """Width of the seismic decoder's transformer; its head has this x 350,000 weights."""
+    seismic_depth: Positive = 2
+    """Transformer blocks of the seismic decoder."""
+    seismic_heads: Positive = 8
+    """Attention heads of the seismic decoder."""
+    seismic_mlp_ratio: Positive = 5
+    """Width of the seismic decoder's MLP over its transformer width."""
+    sources: Positive = 5
+    """Shots of a gather."""
+    seismic_samples: Positive = 1000
+    """Time samples of a gather, 1 ms each."""
+    receivers: Positive = 70
+    """Receivers of a gather, 10 m apart."""
+
+    @model_validator(mode="after")
+    def _widths_divide(self) -> ModelConfig:
+        unet = self.unet_dim or self.encoder_dim
+        bad = [unet * m for m in self.dim_mults if unet * m % self.norm_groups]
+        if unet % self.norm_groups or bad:
+            raise ValueError(f"U-Net widths must be multiples of norm_groups ({self.norm_groups})")
+        if self.seismic_latent % self.seismic_heads:
+            raise ValueError(f"seismic_latent must be a multiple of seismic_heads ({self.seismic_heads})")
+        if self.encoder_dim % 2 ** (len(self.dim_mults) - 1):
+            raise ValueError(f"encoder_dim must be a multiple of {2 ** (len(self.dim_mults) - 1)}: one halving a level")
+        return self
+
+
+class PretrainedConfig(Table):
+    """A checkpoint that the user already has."""
+
+    path: str = ""
+    """Checkpoint file to import instead of pretraining; empty: pretrain."""
+    weights: Literal["ema", "raw"] = "ema"
+    """Which weights of the checkpoint to use where it holds both."""
+
+
+class TrainingConfig(Table):
+    """How one training stage trains. Give epochs or steps; steps wins."""
+
+    epochs: Annotated[int, Field(ge=0)] = 100
+    """Passes over the training data."""
+    steps: Annotated[int, Field(ge=0)] = 0
+    """Training steps; 0: use epochs."""
+    batch_size: Positive = 16
+    """Samples of one optimiser step."""
+    accumulate: Positive = 1
+    """Parts a batch is computed in, to fit memory; the result is that of the whole batch."""
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    """Peak learning rate."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """AdamW weight decay."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate over the steps."""
+    lr_warmup: Fraction = 0.02
+    """Share of the steps over which the learning rate rises to its peak."""
+    grad_clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest gradient norm; 0: no clipping."""
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.995
+    """Decay of the exponential moving average of the weights, which is what is validated and exported."""
+    amp: bool = True
+    """Train in bfloat16 where the device speeds it up; CPU stays in float32."""
+    validate_every: Annotated[int, Field(ge=0)] = 0
+    """Validate every so many steps; 0: ten times in the stage."""
+
+
+class AutoencoderTraining(TrainingConfig):
+    """Encoder and velocity decoder."""
+
+    l1_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the mean absolute error in the loss."""
+    l2_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the mean squared error in the loss."""
+
+
+class SeismicTraining(AutoencoderTraining):
+    """Seismic decoder, from the latents of the frozen encoder."""
+
+
+class DiffusionTraining(TrainingConfig):
+    """Diffusion U-Net over the latents."""
+
+    lr: Annotated[float, Field(gt=0)] = 8e-5
+
+
+class TrainConfig(Table):
+    """The pretraining stages."""
+
+    autoencoder: AutoencoderTraining = AutoencoderTraining()
+    seismic: SeismicTraining = SeismicTraining()
+    diffusion: DiffusionTraining = DiffusionTraining()
+
+
+class QatTraining(AutoencoderTraining):
+    """One quantisation-aware training stage."""
+
+    epochs: Annotated[int, Field(ge=0)] = 50
+    """Passes over the training data; 0: post-training quantisation, calibration only."""
+    lr: Annotated[float, Field(gt=0)] = 5e-5
+    warmup: tuple[Fraction, Fraction, Fraction] = (0.05, 0.1, 0.5)
+    """Shares of the steps at which weights, then activations are fake-quantised, then observers frozen."""
+    calibration_batches: Positive = 16
+    """Batches the observers see before training and again on the final weights."""
+
+    @model_validator(mode="after")
+    def _warmup_rises(self) -> QatTraining:
+        if list(self.warmup) != sorted(self.warmup):
+            raise ValueError("warmup must not fall: [weights, activations, frozen observers]")
+        return self
+
+
+class QatConfig(QatTraining):
+    """Quantisation-aware training of both stages; the two tables below override it."""
+
+    decoders: QatTraining = QatTraining()
+    """Overrides for the two decoders; a key left out here takes the value of [qat]."""
+    diffusion: QatTraining = QatTraining()
+    """Overrides for the diffusion U-Net; a key left out here takes the value of [qat]."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, values: object) -> object:
+        """A key of [qat] is the default of both sub-tables."""
+        if not isinstance(values, dict):
+            return values
+        shared = {k: v for k, v in values.items() if k not in ("decoders", "diffusion")}
+        merged = dict(values)
+        for part in ("decoders", "diffusion"):
+            own = values.get(part, {})
+            if isinstance(own, dict):
+                merged[part] = {**{k: v for k, v in shared.items() if k in QatTraining.model_fields}, **own}
+        return merged
+
+
+class QuantConfig(Table):
+    """What is quantised and how."""
+
+    backend: Backend = "qnnpack"
+    """Integer engine the file is made and judged for; qnnpack is the Raspberry Pi's."""
+    scheme: Literal["default", "aggressive"] = "aggressive"
+    """aggressive: one scale for each output channel of a weight, searched activation ranges. default: one scale a tensor."""
+    convert_conv1d: bool = True
+    """Rewrite the U-Net's Conv1d layers as Conv2d, so that integer kernels exist for them."""
+    fold_batchnorm: bool = True
+    """Fold every BatchNorm into the layer before it."""
+    convert_transposed: bool = True
+    """Rewrite transposed convolutions as Linear or convolution + PixelShuffle, which have integer kernels."""
+    time_tables: bool = True
+    """Replace the time MLPs by tables over the sampler's steps."""
+    velocity: bool = True
+    """Quantise the velocity decoder."""
+    seismic: bool = True
+    """Quantise the seismic decoder."""
+    diffusion: bool = True
+    """Quantise the diffusion U-Net."""
+    keep_float: tuple[str, ...] = ()
+    """Names or glob patterns of layers that stay in float."""
+    observer: Observer = "moving_average"
+    """How activation ranges are chosen in the aggressive scheme; the default scheme uses moving_average."""
+    averaging_constant: Annotated[float, Field(gt=0.0, le=1.0)] = 0.05
+    """Weight of a new batch in the moving-average observer."""
+    percentile: Annotated[float, Field(gt=0.5, le=1.0)] = 0.9999
+    """Share of the activations inside the range of the percentile observer."""
+    max_quality_loss: Annotated[float, Field(ge=0.0)] = 0.0
+    """Largest relative L2 the quantised U-Net or a decoder may lose; layers go back to float until it holds; 0: off."""
+
+
+class ExportConfig(Table):
+    """The files for the Pi."""
+
+    formats: tuple[Format, ...] = ("torchscript",)
+    """Files to write."""
+    solver: Solver = "dpmpp2m"
+    """Sampler inside the file."""
+    steps: Annotated[int, Field(ge=0)] = 0
+    """Sampling steps when the caller names none; 0: all steps for ddpm, else 20."""
+    step_choices: tuple[Positive, ...] = ()
+    """Further step counts the file offers at run time."""
+    name: str = ""
+    """Name of the exported files; empty: the preset's name."""
+
+    @model_validator(mode="after")
+    def _torchscript_always(self) -> ExportConfig:
+        if "torchscript" not in self.formats:
+            raise ValueError("formats must include torchscript")
+        return self
+
+
+class Config(Table):
+    """A whole run."""
+
+    extends: str = ""
+    """Preset this file builds on."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of everything random."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
+    """Device to train on: auto, cpu, cuda, cuda:N or mps."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads; part of the run, since another count gives other last bits. 0: the machine's cores, fixed at the start."""
+    tracking: Literal["none", "tensorboard", "wandb"] = "none"
+    """Experiment tracker that also gets the metrics."""
+    run: RunConfig = RunConfig()
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    pretrained: PretrainedConfig = PretrainedConfig()
+    train: TrainConfig = TrainConfig()
+    qat: QatConfig = QatConfig()
+    quant: QuantConfig = QuantConfig()
+    export: ExportConfig = ExportConfig()

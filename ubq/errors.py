@@ -1,0 +1,65 @@
+"""Errors that are the user's to mend: one clear line each, and a documented exit code.
+
+Anything else that is raised is a defect of ubq and keeps its traceback in ``run.log``.
+"""
+
+from __future__ import annotations
+
+EXIT_OK = 0
+EXIT_STAGE_FAILED = 1
+EXIT_USAGE = 2
+EXIT_PREFLIGHT = 3
+EXIT_HELD = 4
+EXIT_MARK_FAILED = 5
+EXIT_HANGUP = 129
+EXIT_INTERRUPT = 130
+EXIT_TERMINATE = 143
+
+
+class UbqError(Exception):
+    """A failure that the user can mend.
+
+    Args:
+        message: what is wrong and where (the file, the sample, the key), without a full stop.
+        mend: the command or configuration key that mends it.
+    """
+
+    exit_code = EXIT_STAGE_FAILED
+
+    def __init__(self, message: str, mend: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.mend = mend
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.mend})" if self.mend else self.message
+
+
+class UsageError(UbqError):
+    """Wrong arguments, configuration or input files."""
+
+    exit_code = EXIT_USAGE
+
+
+class DataError(UsageError):
+    """A data file or folder that cannot be used."""
+
+
+class CheckpointError(UsageError):
+    """A checkpoint file that cannot be used."""
+
+
+class StageError(UbqError):
+    """A stage could not do its work."""
+
+
+class PreflightError(UbqError):
+    """The machine cannot carry the run: disk, memory, device, data."""
+
+    exit_code = EXIT_PREFLIGHT
+
+
+class HeldError(UbqError):
+    """Another process holds the run."""
+
+    exit_code = EXIT_HELD

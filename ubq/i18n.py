@@ -1,0 +1,34 @@
+"""Translation of every string that people read; English is the source language.
+
+Write ``_("{count} maps in {folder}").format(count=n, folder=path)``: the literal inside ``_()`` is
+the message id, so it never holds an f-string. The language follows, highest first,
+``set_language`` (``--lang``), ``UBQ_LANG``, ``LC_ALL``, ``LC_MESSAGES``, ``LANG``.
+"""
+
+from __future__ import annotations
+
+import gettext as _gettext
+import os
+from pathlib import Path
+
+LOCALE_DIR = Path(__file__).parent / "locale"
+_translations: _gettext.NullTranslations | None = None
+
+
+def set_language(language: str | None) -> None:
+    """Choose the language (``en``, ``zh_CN``); ``None`` goes back to the environment's."""
+    global _translations
+    chosen = language or next(
+        (os.environ[k] for k in ("UBQ_LANG", "LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(k)), "en"
+    )
+    name = chosen.split(".")[0].replace("-", "_")
+    wanted = [name, "zh_CN"] if name.split("_")[0] == "zh" else [name]
+    _translations = _gettext.translation("ubq", LOCALE_DIR, languages=wanted, fallback=True)
+
+
+def gettext(message: str) -> str:
+    """The message in the chosen language."""
+    if _translations is None:
+        set_language(None)
+    assert _translations is not None
+    return _translations.gettext(message) if message else message
