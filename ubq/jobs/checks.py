@@ -1,0 +1,46 @@
+"""What one check found: the object that preflight, ``ubq doctor`` and the text UI's checklist share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+CheckStatus = Literal["ok", "warning", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One finding about the machine, the configuration or a run.
+
+    Args:
+        id: stable name, dotted by area (``environment.disk``); what ``--json`` and the UI look up.
+        status: ``failed`` stops a run (exit 3), ``warning`` does not.
+        figure: what was measured, with its unit (``3.1 GB free in runs/``).
+        why: why it matters, one sentence.
+        mend: the exact command or configuration key that mends it; empty when there is nothing to do.
+    """
+
+    id: str
+    status: CheckStatus
+    figure: str
+    why: str = ""
+    mend: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether this check alone stops a run."""
+        return self.status == "failed"
+
+    def as_dict(self) -> dict[str, str]:
+        """The JSON object of ``ubq doctor --json``."""
+        return asdict(self)
+
+
+def worst(checks: Iterable[Check]) -> CheckStatus:
+    """The gravest status among ``checks``; ``ok`` when there are none."""
+    found = {c.status for c in checks}
+    for status in ("failed", "warning"):
+        if status in found:
+            return status  # type: ignore[return-value]
+    return "ok"
