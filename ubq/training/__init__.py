@@ -1,1 +1,1 @@
-
+"""The one training loop, and the tasks it trains."""

@@ -1,0 +1,41 @@
+# `make demo` and `make test` each do all the set-up a fresh machine needs.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] < (3,14))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: demo test test-slow bench bench-full chaos test-aarch64 screenshots lint format docs clean
+
+demo: $(VENV)/.ready
+	$(BIN)/ubq run --preset demo
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not chaos" -n 2
+
+test-slow: $(VENV)/.ready
+	$(PYTEST) -m "slow"
+
+chaos: $(VENV)/.ready
+	$(PYTEST) -m "chaos"
+
+format: $(VENV)/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The stamp is newer than pyproject.toml once everything is installed.
+$(VENV)/.ready: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "ubq needs Python 3.11, 3.12 or 3.13 on the PATH (or: make PYTHON=/path/to/python)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --group dev -e ".[physics]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,268 @@
+"""The training loop: every stage that trains runs through here.
+
+A step is decided by its number alone: which samples it sees and what it draws are keyed by the
+global sample index, and the learning rate and the quantisation phase follow from the step. What a
+checkpoint has to hold is therefore the weights, their average, the optimiser's moments, the
+model's buffers (batch statistics, observers) and the step. Written so that several processes can
+join: a rank would take its share of ``global_indices``, and only rank 0 would write.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ubq.config.schema import RunConfig, TrainingConfig
+from ubq.errors import StageError
+from ubq.i18n import gettext as _
+from ubq.training.ema import WeightAverage
+from ubq.training.memory import is_out_of_memory
+from ubq.training.randomness import SampleDraws, SampleOrder
+
+
+FULLY_QUANTISED = "activations"
+"""First phase of quantisation-aware training in which weights and activations are both fake-quantised."""
+
+
+class Task(Protocol):
+    """What is trained and how it is scored."""
+
+    model: nn.Module
+    """Its parameters that require gradients are trained; its whole state is checkpointed."""
+    train_samples: int
+
+    def phase(self, step: int, steps: int) -> str:
+        """Name of the phase this step is in: "train", or a quantisation phase."""
+        ...
+
+    def enter(self, phase: str) -> None:
+        """Prepare the model for steps of this phase."""
+        ...
+
+    def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
+        """Mean loss over the given training samples, (B,) int64; a scalar with a graph."""
+        ...
+
+    def validate(self) -> float:
+        """Loss on the held-out samples with the model's present weights."""
+        ...
+
+
+class Loop(Protocol):
+    """The part of a stage's context that the loop needs."""
+
+    stage: str
+
+    @property
+    def store(self) -> Store: ...
+    def progress(self, step: int, steps: int, **figures: float | str) -> None: ...
+    def metrics(self, step: int, **figures: float | str) -> None: ...
+    def event(self, kind: str, **fields: object) -> None: ...
+    def log(self, message: str) -> None: ...
+    def stop_requested(self) -> bool: ...
+    def checkpoint_saved(self, step: int) -> None: ...
+
+
+class Store(Protocol):
+    """Where checkpoints go."""
+
+    def save(self, step: int, payload: dict[str, object]) -> object: ...
+    def latest(self) -> tuple[int, dict[str, object]] | None: ...
+
+
+class Stopped(Exception):
+    """A stop was requested; the loop has saved itself."""
+
+
+def total_steps(settings: TrainingConfig, samples: int) -> int:
+    """Steps of a stage: as configured, or epochs over the samples."""
+    return settings.steps or settings.epochs * math.ceil(samples / settings.batch_size)
+
+
+def learning_rate(settings: TrainingConfig, step: int, steps: int) -> float:
+    """Linear warm-up, then constant or half a cosine down to 1 % of the peak."""
+    rise = max(1, round(settings.lr_warmup * steps))
+    if step < rise:
+        return settings.lr * (step + 1) / rise
+    if settings.schedule == "constant":
+        return settings.lr
+    progress = (step - rise) / max(1, steps - rise)
+    return settings.lr * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * progress)))
+
+
+def train(task: Task, loop: Loop, settings: TrainingConfig, run: RunConfig, seed: int, device: torch.device) -> None:
+    """Train to the last step, from the last checkpoint if there is one; leaves the average in the model.
+
+    Raises:
+        Stopped: a stop was requested and the loop has saved itself.
+        StageError: the loss is not finite, or not even one sample fits the memory.
+    """
+    _Training(task, loop, settings, run, seed, device).run()
+
+
+class _Training:
+    def __init__(
+        self, task: Task, loop: Loop, settings: TrainingConfig, run: RunConfig, seed: int, device: torch.device
+    ) -> None:
+        self.task, self.loop, self.settings, self.run_config, self.device = task, loop, settings, run, device
+        self.seed = seed
+        self.steps = total_steps(settings, task.train_samples)
+        self.parameters = [p for p in task.model.parameters() if p.requires_grad]
+        self.order = SampleOrder(task.train_samples, seed, loop.stage)
+        self.parts = min(settings.accumulate, settings.batch_size)
+        self.step = 0
+        self.best = math.inf
+        self.validate_every = settings.validate_every or max(1, self.steps // 10)
+        self.average = WeightAverage(task.model, settings.ema_decay)
+        fused = device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused
+        )
+
+    def run(self) -> None:
+        self._restore()
+        saved_at, saved_step = time.monotonic(), self.step
+        phase = self.task.phase(self.step, self.steps)
+        self.task.enter(phase)
+        if self.step == 0 and self.steps and phase == FULLY_QUANTISED:
+            self._validate(phase)
+        while self.step < self.steps:
+            loss, norm = self._step()
+            self.step += 1
+            self._report(loss, norm, phase)
+            before, phase = phase, self.task.phase(self.step, self.steps)
+            if phase != before and self.step < self.steps:
+                self.task.enter(phase)
+                self.loop.event("phase", phase=phase, step=self.step)
+            reference = phase == FULLY_QUANTISED != before  # what the end of the stage is compared with
+            if self.step == self.steps or reference or self.step % self.validate_every == 0:
+                self._validate(phase)
+            due = self._checkpoint_due(saved_step, saved_at)
+            stop = self.step < self.steps and self.loop.stop_requested()
+            if due or stop:
+                self._save()
+                saved_at, saved_step = time.monotonic(), self.step
+            if stop:
+                raise Stopped
+        self.average.apply()
+
+    def _step(self) -> tuple[float, float]:
+        lr = learning_rate(self.settings, self.step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        batch = self.settings.batch_size
+        indices = range(self.step * batch, (self.step + 1) * batch)
+        while True:
+            buffers = [(b, b.clone()) for b in self.task.model.buffers()]
+            try:
+                loss = self._accumulate(indices)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._halve(buffers)  # outside the handler: the traceback keeps the failed step's tensors alive
+        if not math.isfinite(loss):
+            raise StageError(
+                _("{stage} diverged: the loss at step {step} is not finite").format(
+                    stage=self.loop.stage, step=self.step
+                ),
+                _("lower the stage's lr, then ubq resume"),
+            )
+        clip = self.settings.grad_clip or math.inf
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, clip, foreach=True))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average.update()
+        return loss, norm
+
+    def _accumulate(self, indices: Sequence[int]) -> float:
+        """Gradients of one batch, in as many parts as memory asks for."""
+        total = 0.0
+        size = math.ceil(len(indices) / self.parts)
+        for start in range(0, len(indices), size):
+            part = indices[start : start + size]
+            with self._autocast():
+                loss = self.task.loss(self.order(part), SampleDraws(self.seed, self.loop.stage, part))
+            share = len(part) / len(indices)
+            (loss * share).backward()
+            total += float(loss.detach()) * share
+        return total
+
+    def _halve(self, buffers: list[tuple[Tensor, Tensor]]) -> None:
+        """Back to the start of the step after a failed allocation, with twice the parts."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        batch = self.settings.batch_size
+        if self.parts >= batch:
+            raise StageError(
+                _("{stage}: out of memory even with one sample at a time").format(stage=self.loop.stage),
+                _("use a smaller preset, a device with more memory, or free some memory, then ubq resume"),
+            )
+        self.parts = min(batch, self.parts * 2)
+        self._save()
+        size = math.ceil(batch / self.parts)
+        self.loop.event("out_of_memory", step=self.step, accumulate=self.parts, part_size=size)
+        self.loop.log(
+            _("out of memory at step {step}: going on with {size} samples at a time, same batch size").format(
+                step=self.step, size=size
+            )
+        )
+
+    def _autocast(self) -> torch.autocast | nullcontext[None]:
+        if self.settings.amp and self.device.type == "cuda" and torch.cuda.is_bf16_supported():
+            return torch.autocast("cuda", torch.bfloat16)
+        return nullcontext()
+
+    def _report(self, loss: float, norm: float, phase: str) -> None:
+        lr = self.optimizer.param_groups[0]["lr"]
+        self.loop.progress(self.step, self.steps, loss=loss, phase=phase)
+        if self.step % self.run_config.log_every == 0 or self.step in (1, self.steps):
+            self.loop.metrics(self.step, loss=loss, lr=lr, grad_norm=norm, phase=phase)
+
+    def _validate(self, phase: str) -> None:
+        with self.average.applied(), torch.no_grad():
+            value = self.task.validate()
+        self.best = min(self.best, value)
+        self.loop.metrics(self.step, val_loss=value, phase=phase)
+        self.loop.progress(self.step, self.steps, val_loss=value, best_val_loss=self.best)
+
+    def _checkpoint_due(self, saved_step: int, saved_at: float) -> bool:
+        if self.step == self.steps:
+            return True
+        every, minutes = self.run_config.checkpoint_steps, self.run_config.checkpoint_minutes
+        by_steps = every > 0 and self.step - saved_step >= every
+        return by_steps or (minutes > 0 and time.monotonic() - saved_at >= 60 * minutes)
+
+    def _save(self) -> None:
+        payload: dict[str, object] = {
+            "step": self.step,
+            "model": self.task.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "parts": self.parts,
+            "best": self.best,
+            "threads": torch.get_num_threads(),
+        }
+        self.loop.store.save(self.step, payload)
+        self.loop.checkpoint_saved(self.step)
+
+    def _restore(self) -> None:
+        found = self.loop.store.latest()
+        if found is None:
+            return
+        _step, payload = found
+        self.task.model.load_state_dict(payload["model"])  # type: ignore[arg-type]
+        self.average.load_state_dict(payload["average"])  # type: ignore[arg-type]
+        self.optimizer.load_state_dict(payload["optimizer"])  # type: ignore[arg-type]
+        self.step, self.parts = int(payload["step"]), int(payload["parts"])  # type: ignore[call-overload]
+        self.best = float(payload["best"])  # type: ignore[arg-type]

@@ -1,0 +1,63 @@
+"""Quantisation-aware versions of the tasks: the same losses, with phases from observing to frozen."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ubq.config.schema import QatTraining
+from ubq.quant.phases import phase_at, set_phase
+from ubq.training.randomness import SampleDraws
+from ubq.training.tasks import DiffusionTask, LatentDiffusion, Latents, Maps, mean_over, reconstruction_loss
+
+
+class QatDecodersTask:
+    """Both decoders, fake-quantised, from the latents of the frozen encoder."""
+
+    def __init__(
+        self, decoders: nn.ModuleDict, latents: Latents, train: Maps, val: Maps, settings: QatTraining
+    ) -> None:
+        self.model, self.latents, self.train, self.val, self.settings = decoders, latents, train, val, settings
+        self.train_samples = len(train)
+
+    def phase(self, step: int, steps: int) -> str:
+        return phase_at(step, steps, self.settings.warmup)
+
+    def enter(self, phase: str) -> None:
+        set_phase(self.model, phase)
+
+    def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
+        return self._loss(self.latents.train[samples], self.train, samples)
+
+    def validate(self) -> float:
+        observing = self.model.training
+        self.model.eval()
+        value = mean_over(
+            len(self.val), self.settings.batch_size, lambda s: self._loss(self.latents.val[s], self.val, s)
+        )
+        self.model.train(observing)
+        return value
+
+    def _loss(self, latent: Tensor, maps: Maps, samples: Tensor) -> Tensor:
+        velocity = reconstruction_loss(self.model["velocity"](latent), maps.velocity(samples), self.settings)
+        return velocity + reconstruction_loss(self.model["seismic"](latent), maps.seismic(samples), self.settings)
+
+
+class QatDiffusionTask(DiffusionTask):
+    """Diffusion U-Net, fake-quantised."""
+
+    def __init__(self, unet: nn.Module, diffusion: LatentDiffusion, latents: Latents, settings: QatTraining) -> None:
+        super().__init__(unet, diffusion, latents, settings.batch_size)
+        self.settings = settings
+
+    def phase(self, step: int, steps: int) -> str:
+        return phase_at(step, steps, self.settings.warmup)
+
+    def enter(self, phase: str) -> None:
+        set_phase(self.model, phase)
+
+
+@torch.no_grad()
+def calibration_latents(latents: Latents, batches: int, batch_size: int) -> list[Tensor]:
+    """Training latents, (B, L) each, that observers see before training and on the final weights."""
+    return list(latents.train.split(batch_size)[:batches])

@@ -1,0 +1,63 @@
+"""Random draws that depend on (seed, stage, global sample index) alone.
+
+A draw never comes from a global stream, so a resumed run repeats an uninterrupted one, and ranks
+that share the samples of a step would draw what one rank draws.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_MASK = (1 << 63) - 1
+
+
+def key(*parts: int | str) -> int:
+    """A 63-bit seed from any parts, the same on every machine."""
+    text = "\x1f".join(str(p) for p in parts).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") & _MASK
+
+
+def generator(*parts: int | str) -> torch.Generator:
+    """A CPU generator seeded by ``key``."""
+    return torch.Generator().manual_seed(key(*parts))
+
+
+class SampleOrder:
+    """Which training sample a global sample index means: a fresh permutation every epoch."""
+
+    def __init__(self, samples: int, seed: int, stage: str) -> None:
+        if samples < 1:
+            raise ValueError("no training samples")
+        self.samples, self.seed, self.stage = samples, seed, stage
+        self._epoch = -1
+        self._permutation = torch.empty(0, dtype=torch.int64)
+
+    def __call__(self, global_indices: Sequence[int]) -> Tensor:
+        """Sample numbers, (B,) int64."""
+        return torch.stack([self._sample(g) for g in global_indices])
+
+    def _sample(self, g: int) -> Tensor:
+        epoch, position = divmod(g, self.samples)
+        if epoch != self._epoch:
+            rng = generator(self.seed, self.stage, "order", epoch)
+            self._epoch, self._permutation = epoch, torch.randperm(self.samples, generator=rng)
+        return self._permutation[position]
+
+
+class SampleDraws:
+    """Noise and time steps for the samples of one step, keyed by their global indices."""
+
+    def __init__(self, seed: int, stage: str, global_indices: Sequence[int]) -> None:
+        self._generators = [generator(seed, stage, "draws", g) for g in global_indices]
+
+    def integers(self, high: int) -> Tensor:
+        """One integer in [0, high) a sample, (B,) int64."""
+        return torch.cat([torch.randint(high, (1,), generator=g) for g in self._generators])
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal noise, (B, *shape) float32."""
+        return torch.stack([torch.randn(shape, generator=g) for g in self._generators])

@@ -1,0 +1,159 @@
+"""What each training stage trains: the loss of a batch and the loss on held-out samples.
+
+Shapes: B batch, L latent length. Velocity (B, 1, 70, 70) and seismic (B, 5, 1000, 70) are normalised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ubq.config.schema import AutoencoderTraining
+from ubq.training.randomness import SampleDraws
+
+VALIDATION_SAMPLES = 256
+"""Held-out samples a validation looks at; the first of them, always the same."""
+
+
+class Maps(Protocol):
+    """Normalised samples by number."""
+
+    def __len__(self) -> int: ...
+    def velocity(self, samples: Tensor) -> Tensor:
+        """(B, 1, 70, 70) on the training device."""
+        ...
+
+    def seismic(self, samples: Tensor) -> Tensor:
+        """(B, 5, 1000, 70) on the training device."""
+        ...
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Latents of the frozen encoder, (N, L) each, on the training device."""
+
+    train: Tensor
+    val: Tensor
+
+
+def reconstruction_loss(predicted: Tensor, target: Tensor, settings: AutoencoderTraining) -> Tensor:
+    """Weighted mean absolute and mean squared error, as UB-Diff trains its decoders."""
+    difference = predicted - target
+    return settings.l1_weight * difference.abs().mean() + settings.l2_weight * difference.square().mean()
+
+
+def held_out(samples: int, batch: int) -> Iterator[Tensor]:
+    """Sample numbers of a validation, in batches."""
+    yield from torch.arange(min(samples, VALIDATION_SAMPLES)).split(batch)
+
+
+def mean_over(samples: int, batch: int, loss: Callable[[Tensor], Tensor]) -> float:
+    """Mean of a batch loss over the held-out samples."""
+    total, count = 0.0, 0
+    for part in held_out(samples, batch):
+        total += float(loss(part)) * len(part)
+        count += len(part)
+    return total / count
+
+
+class _FloatTask:
+    """A task without quantisation phases; the model is in evaluation mode while it is validated."""
+
+    model: nn.Module
+
+    def phase(self, step: int, steps: int) -> str:
+        return "train"
+
+    def enter(self, phase: str) -> None:
+        self.model.train()
+
+
+class AutoencoderTask(_FloatTask):
+    """Encoder and velocity decoder: velocity -> latent -> velocity."""
+
+    def __init__(self, model: nn.Module, train: Maps, val: Maps, settings: AutoencoderTraining) -> None:
+        self.model, self.train, self.val, self.settings = model, train, val, settings
+        self.train_samples = len(train)
+
+    def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
+        velocity = self.train.velocity(samples)
+        return reconstruction_loss(self.model(velocity), velocity, self.settings)
+
+    def validate(self) -> float:
+        self.model.eval()
+
+        def loss(samples: Tensor) -> Tensor:
+            velocity = self.val.velocity(samples)
+            return reconstruction_loss(self.model(velocity), velocity, self.settings)
+
+        value = mean_over(len(self.val), self.settings.batch_size, loss)
+        self.model.train()
+        return value
+
+
+class SeismicTask(_FloatTask):
+    """Seismic decoder: latent of the frozen encoder -> seismic."""
+
+    def __init__(
+        self, model: nn.Module, latents: Latents, train: Maps, val: Maps, settings: AutoencoderTraining
+    ) -> None:
+        self.model, self.latents, self.train, self.val, self.settings = model, latents, train, val, settings
+        self.train_samples = len(train)
+
+    def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
+        predicted = self.model(self.latents.train[samples])
+        return reconstruction_loss(predicted, self.train.seismic(samples), self.settings)
+
+    def validate(self) -> float:
+        self.model.eval()
+
+        def loss(samples: Tensor) -> Tensor:
+            predicted = self.model(self.latents.val[samples])
+            return reconstruction_loss(predicted, self.val.seismic(samples), self.settings)
+
+        value = mean_over(len(self.val), self.settings.batch_size, loss)
+        self.model.train()
+        return value
+
+
+class LatentDiffusion(Protocol):
+    """The diffusion process a U-Net learns to reverse (``ubq.model.GaussianDiffusion``)."""
+
+    steps: int
+
+    def loss(self, unet: nn.Module, x_start: Tensor, time: Tensor, noise: Tensor) -> Tensor:
+        """Mean weighted loss; x_start and noise (B, 1, L), time (B,) int64."""
+        ...
+
+
+class DiffusionTask(_FloatTask):
+    """Diffusion U-Net over the latents."""
+
+    def __init__(self, unet: nn.Module, diffusion: LatentDiffusion, latents: Latents, batch_size: int) -> None:
+        self.model, self.diffusion, self.latents, self.batch_size = unet, diffusion, latents, batch_size
+        self.train_samples = len(latents.train)
+
+    def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
+        return self._loss(self.latents.train[samples], draws)
+
+    def validate(self) -> float:
+        training = self.model.training
+        self.model.eval()
+
+        def loss(samples: Tensor) -> Tensor:
+            # the same noise and time steps at every validation, so that its changes are the model's
+            draws = SampleDraws(0, "validation", samples.tolist())
+            return self._loss(self.latents.val[samples % len(self.latents.val)], draws)
+
+        value = mean_over(VALIDATION_SAMPLES, self.batch_size, loss)
+        self.model.train(training)
+        return value
+
+    def _loss(self, latent: Tensor, draws: SampleDraws) -> Tensor:
+        time = draws.integers(self.diffusion.steps).to(latent.device)
+        noise = draws.normal(1, latent.shape[1]).to(latent.device)
+        return self.diffusion.loss(self.model, latent[:, None, :], time, noise)
