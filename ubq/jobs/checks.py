@@ -42,5 +42,5 @@ def worst(checks: Iterable[Check]) -> CheckStatus:
     found = {c.status for c in checks}
     for status in ("failed", "warning"):
         if status in found:
-            return status  # type: ignore[return-value]
+            return status
     return "ok"
