@@ -6,9 +6,10 @@ paths, and, with ``UBQ_`` and double underscores, the environment variables. Imp
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 Family = Literal[
     "flatvel-a", "flatvel-b", "curvevel-a", "curvevel-b", "flatfault-a", "flatfault-b",
@@ -20,13 +21,34 @@ Solver = Literal["ddpm", "ddim", "dpmpp2m"]
 Format = Literal["torchscript", "onnx", "executorch"]
 Observer = Literal["moving_average", "percentile", "mse"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+"""Zero usually means: decided elsewhere, as the key's help says."""
+DEFAULT_FAST_STEPS = 20
+"""Sampling steps of the fast solvers when ``export.steps`` is 0."""
+
+
+class Contradiction(NamedTuple):
+    """Keys that are fine alone and not together. ``keys``: relative to the table, the one to change first."""
+
+    keys: tuple[str, ...]
+    allowed: str
+    suggestion: str = ""
+
+
+def refuse(contradictions: list[Contradiction]) -> None:
+    """Raise one pydantic error that carries all of ``contradictions`` (``ctx["contradictions"]``), if any."""
+    if contradictions:
+        text = "; ".join(f"{c.keys[0]}: {c.allowed}" for c in contradictions)
+        raise PydanticCustomError("contradiction", "{text}", {"text": text, "contradictions": contradictions})
 
 
 class Table(BaseModel):
     """A TOML table: unknown keys are errors, values do not change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class RunConfig(Table):
@@ -36,7 +58,7 @@ class RunConfig(Table):
     """Name of the run's folder; empty: the preset's name."""
     dir: str = "runs"
     """Folder that holds the runs."""
-    checkpoint_steps: Annotated[int, Field(ge=0)] = 500
+    checkpoint_steps: Count = 500
     """Save a checkpoint every so many training steps; 0: only by time and at the end of a stage."""
     checkpoint_minutes: Annotated[float, Field(ge=0)] = 15.0
     """Save a checkpoint when the last one is this old, minutes; 0: only by steps."""
@@ -67,8 +89,26 @@ class DataConfig(Table):
     """Share of samples held out when the official split leaves a side empty."""
     min_val_samples: Positive = 250
     """Held-out maps wanted for the distribution distance; at most half of the data is taken for it."""
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Count = 0
     """Processes for forward modelling; 0: one for each core."""
+
+    @model_validator(mode="after")
+    def _pairs_and_ranges(self) -> DataConfig:
+        found: list[Contradiction] = []
+        for side in ("train", "val"):
+            seismic, velocity = f"{side}_seismic", f"{side}_velocity"
+            if bool(getattr(self, seismic)) != bool(getattr(self, velocity)):
+                lone, partner = (seismic, velocity) if getattr(self, seismic) else (velocity, seismic)
+                found.append(Contradiction((lone, partner), f"{lone} and {partner} both, or neither"))
+        if self.val_velocity and not self.train_velocity:
+            found.append(Contradiction(("val_velocity", "train_velocity"), "held-out data only beside train_velocity"))
+        if isinstance(self.normalization, tuple):
+            low, high, slow, fast = self.normalization
+            if not (low < high and 0 < slow < fast):
+                text = "[amplitude min, amplitude max, velocity min, velocity max], each minimum below its maximum"
+                found.append(Contradiction(("normalization",), text))
+        refuse(found)
+        return self
 
 
 class ModelConfig(Table):
@@ -78,9 +118,14 @@ class ModelConfig(Table):
     """paper: time-conditioned U-Net blocks and RMSNorm. fork: no time conditioning, GroupNorm."""
     encoder_dim: Positive = 512
     """Length of the latent vector."""
-    unet_dim: Annotated[int, Field(ge=0)] = 0
+    unet_dim: Count = 0
     """Base channels of the U-Net; 0: the same as encoder_dim."""
-    dim_mults: tuple[Positive, ...] = (1, 2, 4, 8)
+    dim_mults: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1, max_length=8)] = (
+        1,
+        2,
+        4,
+        8,
+    )
     """Channel multipliers of the U-Net's levels."""
     norm_groups: Positive = 8
     """Groups of the GroupNorm in the U-Net's residual blocks."""
@@ -115,14 +160,20 @@ class ModelConfig(Table):
 
     @model_validator(mode="after")
     def _widths_divide(self) -> ModelConfig:
+        found: list[Contradiction] = []
         unet = self.unet_dim or self.encoder_dim
-        bad = [unet * m for m in self.dim_mults if unet * m % self.norm_groups]
-        if unet % self.norm_groups or bad:
-            raise ValueError(f"U-Net widths must be multiples of norm_groups ({self.norm_groups})")
+        if any(unet * m % self.norm_groups for m in (1, *self.dim_mults)):
+            text = f"multiples of norm_groups ({self.norm_groups}) for every width of the U-Net"
+            key = "unet_dim" if self.unet_dim else "encoder_dim"
+            found.append(Contradiction((key, "norm_groups", "dim_mults"), text))
         if self.seismic_latent % self.seismic_heads:
-            raise ValueError(f"seismic_latent must be a multiple of seismic_heads ({self.seismic_heads})")
-        if self.encoder_dim % 2 ** (len(self.dim_mults) - 1):
-            raise ValueError(f"encoder_dim must be a multiple of {2 ** (len(self.dim_mults) - 1)}: one halving a level")
+            text = f"a multiple of seismic_heads ({self.seismic_heads})"
+            found.append(Contradiction(("seismic_latent", "seismic_heads"), text))
+        halvings = 2 ** (len(self.dim_mults) - 1)
+        if self.encoder_dim % halvings:
+            text = f"a multiple of {halvings}: each further level of dim_mults halves the latent"
+            found.append(Contradiction(("encoder_dim", "dim_mults"), text))
+        refuse(found)
         return self
 
 
@@ -138,9 +189,9 @@ class PretrainedConfig(Table):
 class TrainingConfig(Table):
     """How one training stage trains. Give epochs or steps; steps wins."""
 
-    epochs: Annotated[int, Field(ge=0)] = 100
+    epochs: Count = 100
     """Passes over the training data."""
-    steps: Annotated[int, Field(ge=0)] = 0
+    steps: Count = 0
     """Training steps; 0: use epochs."""
     batch_size: Positive = 16
     """Samples of one optimiser step."""
@@ -160,7 +211,7 @@ class TrainingConfig(Table):
     """Decay of the exponential moving average of the weights, which is what is validated and exported."""
     amp: bool = True
     """Train in bfloat16 where the device speeds it up; CPU stays in float32."""
-    validate_every: Annotated[int, Field(ge=0)] = 0
+    validate_every: Count = 0
     """Validate every so many steps; 0: ten times in the stage."""
 
 
@@ -181,6 +232,7 @@ class DiffusionTraining(TrainingConfig):
     """Diffusion U-Net over the latents."""
 
     lr: Annotated[float, Field(gt=0)] = 8e-5
+    """Peak learning rate."""
 
 
 class TrainConfig(Table):
@@ -194,9 +246,10 @@ class TrainConfig(Table):
 class QatTraining(AutoencoderTraining):
     """One quantisation-aware training stage."""
 
-    epochs: Annotated[int, Field(ge=0)] = 50
+    epochs: Count = 50
     """Passes over the training data; 0: post-training quantisation, calibration only."""
     lr: Annotated[float, Field(gt=0)] = 5e-5
+    """Peak learning rate."""
     warmup: tuple[Fraction, Fraction, Fraction] = (0.05, 0.1, 0.5)
     """Shares of the steps at which weights, then activations are fake-quantised, then observers frozen."""
     calibration_batches: Positive = 16
@@ -205,7 +258,7 @@ class QatTraining(AutoencoderTraining):
     @model_validator(mode="after")
     def _warmup_rises(self) -> QatTraining:
         if list(self.warmup) != sorted(self.warmup):
-            raise ValueError("warmup must not fall: [weights, activations, frozen observers]")
+            refuse([Contradiction(("warmup",), "shares that do not fall: [weights, activations, frozen observers]")])
         return self
 
 
@@ -238,7 +291,7 @@ class QuantConfig(Table):
     backend: Backend = "qnnpack"
     """Integer engine the file is made and judged for; qnnpack is the Raspberry Pi's."""
     scheme: Literal["default", "aggressive"] = "aggressive"
-    """aggressive: one scale for each output channel of a weight, searched activation ranges. default: one scale a tensor."""
+    """aggressive: one scale for each output channel of a weight, observer of choice. default: one scale a tensor."""
     convert_conv1d: bool = True
     """Rewrite the U-Net's Conv1d layers as Conv2d, so that integer kernels exist for them."""
     fold_batchnorm: bool = True
@@ -264,6 +317,14 @@ class QuantConfig(Table):
     max_quality_loss: Annotated[float, Field(ge=0.0)] = 0.0
     """Largest relative L2 the quantised U-Net or a decoder may lose; layers go back to float until it holds; 0: off."""
 
+    @model_validator(mode="after")
+    def _something_is_quantised(self) -> QuantConfig:
+        if not (self.velocity or self.seismic or self.diffusion):
+            text = "at least one of velocity, seismic and diffusion true"
+            mend = "for a float file: ubq export CHECKPOINT --no-quantize"
+            refuse([Contradiction(("diffusion", "velocity", "seismic"), text, mend)])
+        return self
+
 
 class ExportConfig(Table):
     """The files for the Pi."""
@@ -272,7 +333,7 @@ class ExportConfig(Table):
     """Files to write."""
     solver: Solver = "dpmpp2m"
     """Sampler inside the file."""
-    steps: Annotated[int, Field(ge=0)] = 0
+    steps: Count = 0
     """Sampling steps when the caller names none; 0: all steps for ddpm, else 20."""
     step_choices: tuple[Positive, ...] = ()
     """Further step counts the file offers at run time."""
@@ -281,22 +342,30 @@ class ExportConfig(Table):
 
     @model_validator(mode="after")
     def _torchscript_always(self) -> ExportConfig:
+        found: list[Contradiction] = []
         if "torchscript" not in self.formats:
-            raise ValueError("formats must include torchscript")
+            found.append(Contradiction(("formats",), 'an array that holds "torchscript"; the others come beside it'))
+        if len(set(self.formats)) < len(self.formats):
+            found.append(Contradiction(("formats",), "each format once"))
+        if "/" in self.name or self.name.startswith("."):
+            found.append(Contradiction(("name",), "a file name without a folder"))
+        refuse(found)
         return self
 
 
 class Config(Table):
     """A whole run."""
 
-    extends: str = ""
-    """Preset this file builds on."""
+    extends: str | tuple[str, ...] = ""
+    """Preset this file builds on, or several, each over the ones before; a value with / or .toml is a file."""
+    description: str = ""
+    """One line about what this configuration is for; lists of presets show it."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of everything random."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
     """Device to train on: auto, cpu, cuda, cuda:N or mps."""
-    threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads; part of the run, since another count gives other last bits. 0: the machine's cores, fixed at the start."""
+    threads: Count = 0
+    """CPU threads; part of the run, since another count gives other last bits. 0: all cores, fixed at the start."""
     tracking: Literal["none", "tensorboard", "wandb"] = "none"
     """Experiment tracker that also gets the metrics."""
     run: RunConfig = RunConfig()
@@ -307,3 +376,29 @@ class Config(Table):
     qat: QatConfig = QatConfig()
     quant: QuantConfig = QuantConfig()
     export: ExportConfig = ExportConfig()
+
+    @property
+    def sampling_steps(self) -> int:
+        """Sampling steps of the exported file when the caller names none: ``export.steps`` with 0 resolved."""
+        if self.export.steps:
+            return self.export.steps
+        if self.export.solver == "ddpm":
+            return self.model.diffusion_steps
+        return min(DEFAULT_FAST_STEPS, self.model.diffusion_steps)
+
+    @model_validator(mode="after")
+    def _steps_were_trained(self) -> Config:
+        found: list[Contradiction] = []
+        trained = self.model.diffusion_steps
+        ancestral = self.export.solver == "ddpm"
+        for key, counts in (("steps", (self.export.steps,)), ("step_choices", self.export.step_choices)):
+            keys = (f"export.{key}", "export.solver", "model.diffusion_steps")
+            if ancestral and any(n not in (0, trained) for n in counts):
+                text = f"{trained}, all steps of training, with solver ddpm"
+                found.append(Contradiction(keys, text, 'fewer steps: export.solver = "dpmpp2m"'))
+            elif any(n > trained for n in counts):
+                found.append(Contradiction(keys, f"at most model.diffusion_steps ({trained})"))
+        if "/" in self.run.name or self.run.name.startswith("."):
+            found.append(Contradiction(("run.name",), "a folder name without a path; the folder above is run.dir"))
+        refuse(found)
+        return self
