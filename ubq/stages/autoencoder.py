@@ -1,0 +1,58 @@
+"""train-autoencoder: encoder and velocity decoder, and the latents of every sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ubq.config.schema import Config
+from ubq.stages.base import Stage, StageContext
+from ubq.stages.device import use_device
+from ubq.stages.files import save_tensors
+from ubq.stages.floatmodel import AUTOENCODER, imported, new_parts, normalization_of, state_of
+from ubq.stages.loop import run_training
+from ubq.stages.maps import open_maps
+from ubq.stages.paths import RunPaths
+
+
+class TrainAutoencoder(Stage):
+    """Reads velocity maps only, makes ``autoencoder.pt`` and ``latents.pt``."""
+
+    name = "train-autoencoder"
+    reads = (
+        "seed",
+        "device",
+        "data.normalization",
+        "model.encoder_dim",
+        "model.encoder_dims",
+        "model.velocity_latent",
+        "model.velocity_dims",
+        "train.autoencoder",
+    )
+    after = ("prepare",)
+
+    def wanted(self, config: Config) -> bool:
+        return not imported(config)
+
+    def outputs(self, config: Config, paths: RunPaths) -> Iterable[Path]:
+        return [paths.checkpoints(self.name) / "autoencoder.pt", paths.latents]
+
+    def run(self, context: StageContext) -> None:
+        from ubq.training.latents import encode_all, scale_latents
+        from ubq.training.modules import Autoencoder
+        from ubq.training.tasks import AutoencoderTask
+
+        config, paths = context.config, context.paths
+        settings = config.train.autoencoder
+        device = use_device(config)
+        parts = new_parts(config, paths, AUTOENCODER, device, self.name)
+        model = Autoencoder(**parts)
+        train, val = open_maps(config, paths, normalization_of(config, paths), device, seismic=False)
+        run_training(context, AutoencoderTask(model, train, val, settings), settings, device)
+        model.eval()
+        scale_latents(model, train, settings.batch_size)
+        sides = {"train": train, "val": val}
+        save_tensors(
+            paths.latents, {s: encode_all(model.encoder, maps, settings.batch_size) for s, maps in sides.items()}
+        )
+        save_tensors(paths.checkpoints(self.name) / "autoencoder.pt", state_of(parts))

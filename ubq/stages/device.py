@@ -1,0 +1,48 @@
+"""Device and thread count of a training stage."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ubq.config.schema import Config
+from ubq.errors import PreflightError
+from ubq.i18n import gettext as _
+
+if TYPE_CHECKING:
+    import torch
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def use_device(config: Config) -> torch.device:
+    """The training device, with threads set; every step on it repeats to the bit for one thread count.
+
+    Raises:
+        PreflightError: the device is not there.
+    """
+    import torch
+
+    torch.set_num_threads(config.threads or cores())
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    usable = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }[device.type]
+    if not usable:
+        raise PreflightError(
+            _("device {name} is not available on this machine").format(name=name), _("--device auto or --device cpu")
+        )
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    return device

@@ -1,0 +1,54 @@
+"""train-diffusion: the U-Net, over the latents alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ubq.config.schema import Config
+from ubq.stages.base import Stage, StageContext
+from ubq.stages.device import use_device
+from ubq.stages.files import save_tensors
+from ubq.stages.floatmodel import UNET, imported, new_parts, state_of
+from ubq.stages.latents import load_latents
+from ubq.stages.loop import run_training
+from ubq.stages.paths import RunPaths
+
+UNET_KEYS = (
+    "model.variant",
+    "model.encoder_dim",
+    "model.unet_dim",
+    "model.dim_mults",
+    "model.norm_groups",
+    "model.attention_heads",
+    "model.attention_dim_head",
+    "model.diffusion_steps",
+    "model.objective",
+)
+
+
+class TrainDiffusion(Stage):
+    """Reads the latents and no map, makes ``diffusion.pt``."""
+
+    name = "train-diffusion"
+    reads = ("seed", "device", "train.diffusion", *UNET_KEYS)
+    after = ("train-autoencoder",)
+
+    def wanted(self, config: Config) -> bool:
+        return not imported(config)
+
+    def outputs(self, config: Config, paths: RunPaths) -> Iterable[Path]:
+        return [paths.checkpoints(self.name) / "diffusion.pt"]
+
+    def run(self, context: StageContext) -> None:
+        from ubq.model import GaussianDiffusion
+        from ubq.training.tasks import DiffusionTask
+
+        config, paths = context.config, context.paths
+        settings = config.train.diffusion
+        device = use_device(config)
+        parts = new_parts(config, paths, UNET, device, self.name)
+        diffusion = GaussianDiffusion(config.model.diffusion_steps, config.model.objective).to(device)
+        task = DiffusionTask(parts["unet"], diffusion, load_latents(paths, device), settings.batch_size)
+        run_training(context, task, settings, device)
+        save_tensors(paths.checkpoints(self.name) / "diffusion.pt", state_of(parts))

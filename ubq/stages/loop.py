@@ -1,0 +1,27 @@
+"""How a stage hands its task to the training loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ubq.config.schema import TrainingConfig
+from ubq.stages.base import Interrupted, StageContext
+
+if TYPE_CHECKING:
+    import torch
+
+    from ubq.training.loop import Task
+
+
+def run_training(context: StageContext, task: Task, settings: TrainingConfig, device: torch.device) -> None:
+    """Train a task to its end; the model is left holding the averaged weights.
+
+    Raises:
+        Interrupted: a stop was requested; the step is saved.
+    """
+    from ubq.training.loop import Stopped, train
+
+    try:
+        train(task, context, settings, context.config.run, context.config.seed, device)
+    except Stopped:
+        raise Interrupted from None

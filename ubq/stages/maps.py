@@ -1,0 +1,57 @@
+"""The run's samples as the training tasks want them: normalised, on the training device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ubq.config.schema import Config, DataConfig
+from ubq.stages.paths import RunPaths
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ubq.data.normalization import Normalization
+    from ubq.data.pairs import Pairs
+
+
+def synthetic_folder(paths: RunPaths) -> Path:
+    """Where ``prepare`` puts the pairs it synthesises."""
+    return paths.data / "synthetic"
+
+
+def data_of(config: Config, paths: RunPaths) -> DataConfig:
+    """The data configuration with the synthesised folder filled in where no data were given."""
+    if config.data.train_velocity:
+        return config.data
+    folder = str(synthetic_folder(paths))
+    return config.data.model_copy(update={"train_velocity": folder, "train_seismic": folder})
+
+
+class NormalisedMaps:
+    """Samples of one side of the split (``ubq.training.tasks.Maps``)."""
+
+    def __init__(self, pairs: Pairs, normalization: Normalization, device: torch.device) -> None:
+        self._pairs, self._normalization, self._device = pairs, normalization, device
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def velocity(self, samples: Tensor) -> Tensor:
+        """(B, 1, 70, 70) in [-1, 1]."""
+        return self._normalization.velocity(self._pairs.velocity_batch(samples.tolist()).to(self._device))
+
+    def seismic(self, samples: Tensor) -> Tensor:
+        """(B, 5, 1000, 70), log-normalised to [-1, 1]."""
+        return self._normalization.seismic(self._pairs.seismic_batch(samples.tolist()).to(self._device))
+
+
+def open_maps(
+    config: Config, paths: RunPaths, normalization: Normalization, device: torch.device, *, seismic: bool
+) -> tuple[NormalisedMaps, NormalisedMaps]:
+    """Training and held-out samples; without ``seismic`` no seismic file is opened."""
+    from ubq.data.pairs import open_pairs
+
+    split = open_pairs(data_of(config, paths), config.seed, need_seismic=seismic)
+    return NormalisedMaps(split.train, normalization, device), NormalisedMaps(split.val, normalization, device)

@@ -1,0 +1,84 @@
+"""prepare: validate the data that were given, or synthesise pairs where none were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ubq.config.schema import Config
+from ubq.errors import UsageError
+from ubq.i18n import gettext as _
+from ubq.stages.base import Interrupted, Stage, StageContext
+from ubq.stages.files import save_json
+from ubq.stages.maps import data_of, synthetic_folder
+from ubq.stages.paths import RunPaths
+
+
+class Prepare(Stage):
+    """Reads the data folders, makes ``data/dataset.json`` (and ``data/synthetic/``)."""
+
+    name = "prepare"
+    reads = (
+        "data.family",
+        "data.train_seismic",
+        "data.train_velocity",
+        "data.val_seismic",
+        "data.val_velocity",
+        "data.normalization",
+        "data.synth_samples",
+        "data.val_fraction",
+        "data.min_val_samples",
+        "seed",
+    )
+
+    def inputs(self, config: Config) -> Iterable[Path]:
+        data = config.data
+        given = {data.train_seismic, data.train_velocity, data.val_seismic, data.val_velocity} - {""}
+        return [Path(p) for p in sorted(given)]
+
+    def outputs(self, config: Config, paths: RunPaths) -> Iterable[Path]:
+        return [paths.data / "dataset.json"]
+
+    def run(self, context: StageContext) -> None:
+        from ubq.data.validate import validate
+
+        if not context.config.data.train_velocity:
+            self._synthesise(context)
+        report = validate(
+            data_of(context.config, context.paths),
+            context.config.seed,
+            lambda done, total: context.progress(done, total, phase="validate"),
+        )
+        for warning in report.warnings:
+            context.log(_("warning: {warning}").format(warning=warning))
+        save_json(context.paths.data / "dataset.json", report.to_dict())
+        context.log(report.summary())
+
+    def _synthesise(self, context: StageContext) -> None:
+        from ubq.data.forward import forward_files, require_deepwave
+        from ubq.data.synthetic import write_synthetic
+
+        require_deepwave()
+        config, folder = context.config, synthetic_folder(context.paths)
+        samples = config.data.synth_samples
+        held_out = min(samples // 2, max(config.data.min_val_samples, round(samples * config.data.val_fraction)))
+        if held_out < 1:
+            raise UsageError(
+                _("data.synth_samples = {samples} leaves no sample to hold out").format(samples=samples),
+                "--set data.synth_samples=64",
+            )
+        context.log(
+            _("no data folder given: synthesising {train} training and {val} held-out {family}-like pairs").format(
+                train=samples - held_out, val=held_out, family=config.data.family
+            )
+        )
+        write_synthetic(config.data.family, samples - held_out, held_out, config.seed, folder)
+        finished = forward_files(
+            folder,
+            folder,
+            workers=config.data.workers,
+            progress=lambda done, total: context.progress(done, total, phase="forward"),
+            should_stop=context.stop_requested,
+        )
+        if not finished:
+            raise Interrupted

@@ -1,0 +1,56 @@
+"""train-seismic: the seismic decoder, from the latents of the frozen encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ubq.config.schema import Config
+from ubq.stages.base import Stage, StageContext
+from ubq.stages.device import use_device
+from ubq.stages.files import save_tensors
+from ubq.stages.floatmodel import SEISMIC, imported, new_parts, normalization_of, state_of
+from ubq.stages.latents import load_latents
+from ubq.stages.loop import run_training
+from ubq.stages.maps import open_maps
+from ubq.stages.paths import RunPaths
+
+
+class TrainSeismic(Stage):
+    """Reads the latents and the seismic files, makes ``seismic.pt``."""
+
+    name = "train-seismic"
+    reads = (
+        "seed",
+        "device",
+        "data.normalization",
+        "model.seismic_latent",
+        "model.seismic_depth",
+        "model.seismic_heads",
+        "model.seismic_mlp_ratio",
+        "model.sources",
+        "model.seismic_samples",
+        "model.receivers",
+        "train.seismic",
+    )
+    after = ("prepare", "train-autoencoder")
+
+    def wanted(self, config: Config) -> bool:
+        return not imported(config)
+
+    def outputs(self, config: Config, paths: RunPaths) -> Iterable[Path]:
+        return [paths.checkpoints(self.name) / "seismic.pt"]
+
+    def run(self, context: StageContext) -> None:
+        from ubq.training.modules import SeismicBranch
+        from ubq.training.tasks import SeismicTask
+
+        config, paths = context.config, context.paths
+        settings = config.train.seismic
+        device = use_device(config)
+        parts = new_parts(config, paths, SEISMIC, device, self.name)
+        model = SeismicBranch(**parts)
+        train, val = open_maps(config, paths, normalization_of(config, paths), device, seismic=True)
+        task = SeismicTask(model, load_latents(paths, device), train, val, settings)
+        run_training(context, task, settings, device)
+        save_tensors(paths.checkpoints(self.name) / "seismic.pt", state_of(parts))
