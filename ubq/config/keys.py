@@ -1,0 +1,176 @@
+"""Every configuration key with its kind, bounds, default and help, read off the schema once.
+
+Error messages, the reference page, ``--set``, the wizard's forms and shell completion all use this.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from ubq.config.schema import Config, QatTraining
+
+Path = tuple[str, ...]
+
+KIND = {"integer": "integer", "number": "float", "string": "string", "boolean": "boolean", "object": "table"}
+"""JSON schema's words for types -> TOML's."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One configuration key.
+
+    Args:
+        path: ``("qat", "decoders", "epochs")``.
+        kind: TOML's word for its type: integer, float, string, boolean, array or table.
+        allowed: in words, with bounds and choices.
+        choices: the values of a closed choice, else empty.
+        default: as JSON; the table itself for tables.
+        help: its docstring.
+        schema: its JSON schema, with references resolved.
+    """
+
+    path: Path
+    kind: str
+    allowed: str
+    choices: tuple[str, ...]
+    default: Any
+    help: str
+    schema: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Dotted name, as ``--set`` takes it."""
+        return ".".join(self.path)
+
+    @property
+    def environment(self) -> str:
+        """Its environment variable."""
+        return "UBQ_" + "__".join(self.path).upper()
+
+
+def toml_value(value: object) -> str:
+    """``value`` as TOML writes it in one line; what it cannot write is shown as text."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(toml_value(v) for v in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k} = {toml_value(v)}" for k, v in value.items()) + "}"
+    return str(value)
+
+
+def _number(schema: Mapping[str, Any], kind: str) -> str:
+    low, high = schema.get("minimum"), schema.get("maximum")
+    above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    parts = []
+    if low is not None:
+        parts.append(f">= {low:g}")
+    if above is not None:
+        parts.append(f"> {above:g}")
+    if high is not None and high < 2**31 - 1:
+        parts.append(f"<= {high:g}")
+    if below is not None and below < 2**31:
+        parts.append(f"< {below:g}")
+    return f"{kind} {' and '.join(parts)}" if parts else kind
+
+
+def words(schema: Mapping[str, Any]) -> str:
+    """What a (reference-free) JSON schema allows, in TOML's words."""
+    if "anyOf" in schema:
+        return ", or ".join(words(s) for s in schema["anyOf"])
+    if "const" in schema:
+        return toml_value(schema["const"])
+    if "enum" in schema:
+        return "one of " + ", ".join(toml_value(v) for v in schema["enum"])
+    if schema.get("pattern") and "auto|cpu" in schema["pattern"]:
+        return 'string: "auto", "cpu", "cuda", "cuda:N" or "mps"'
+    kind = schema.get("type", "")
+    if kind == "array":
+        if "prefixItems" in schema:
+            return f"array of {len(schema['prefixItems'])}, each {words(schema['prefixItems'][0])}"
+        least = schema.get("minItems", 0)
+        return f"array{f' of at least {least}' if least else ''}, each {words(schema.get('items', {}))}"
+    if kind in ("integer", "number"):
+        return _number(schema, KIND[kind])
+    return KIND.get(kind, "value")
+
+
+def _choices(schema: Mapping[str, Any]) -> tuple[str, ...]:
+    if "enum" in schema:
+        return tuple(schema["enum"])
+    if "const" in schema:
+        return (schema["const"],)
+    if "anyOf" in schema:
+        return tuple(c for s in schema["anyOf"] for c in _choices(s))
+    return _choices(schema["items"]) if "items" in schema else ()
+
+
+@cache
+def json_schema() -> Mapping[str, Any]:
+    """JSON schema of a configuration file."""
+    return Config.model_json_schema()
+
+
+def _resolve(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``schema`` with its reference followed; keys beside the reference (default, description) win."""
+    if "$ref" in schema:
+        target = json_schema()["$defs"][schema["$ref"].rsplit("/", 1)[1]]
+        return {**target, **{k: v for k, v in schema.items() if k != "$ref"}}
+    return schema
+
+
+@cache
+def all_keys() -> Mapping[Path, Key]:
+    """Every key and table, tables before their keys, in the schema's order."""
+    found: dict[Path, Key] = {}
+
+    def walk(path: Path, table: Mapping[str, Any]) -> None:
+        # Plain keys first: in TOML a table's own keys stand before its sub-tables.
+        properties = {k: _resolve(v) for k, v in table["properties"].items()}
+        for name, schema in sorted(properties.items(), key=lambda item: "properties" in item[1]):
+            own = (*path, name)
+            kind = "array" if schema.get("type") == "array" else KIND.get(schema.get("type", ""), "string")
+            found[own] = Key(
+                own, kind, words(schema), _choices(schema), schema.get("default"), schema.get("description", ""), schema
+            )
+            if "properties" in schema:
+                walk(own, schema)
+
+    walk((), json_schema())
+    return found
+
+
+def leaves() -> Mapping[Path, Key]:
+    """The keys without the tables."""
+    return {path: key for path, key in all_keys().items() if key.kind != "table"}
+
+
+def siblings(path: Path) -> Sequence[str]:
+    """Names that may stand where ``path`` stands."""
+    return [p[-1] for p in all_keys() if p[:-1] == path[:-1]]
+
+
+def did_you_mean(given: str, among: Sequence[str]) -> str:
+    """The closest of ``among``, or an empty string."""
+    close = difflib.get_close_matches(given.lower(), [a.lower() for a in among], n=1, cutoff=0.6)
+    return next((a for a in among if close and a.lower() == close[0]), "")
+
+
+def suggest_key(path: Path) -> str:
+    """The known key that an unknown one most likely stands for, dotted; empty when none is close."""
+    near = did_you_mean(path[-1], siblings(path))
+    if near:
+        return ".".join((*path[:-1], near))
+    elsewhere = [".".join(p) for p in all_keys() if p[-1] == path[-1]]
+    return elsewhere[0] if elsewhere else did_you_mean(".".join(path), [".".join(p) for p in all_keys()])
+
+
+QAT_SHARED = frozenset(QatTraining.model_fields)
+"""Keys of [qat] that are also those of [qat.decoders] and [qat.diffusion]."""
