@@ -1,1 +1,1 @@
-
+"""OpenFWI files, normalisation, synthetic velocity maps and forward modelling."""

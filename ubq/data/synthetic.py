@@ -1,0 +1,245 @@
+"""Synthetic velocity maps that look like the ten OpenFWI families: "CurveFault-like", never OpenFWI.
+
+Sample ``i`` of a seed is the same whatever else is drawn: every map has its own random stream, keyed by
+(seed, family, index). What is imitated, measured on real maps: Vel sets hold 4 to 8 layers with sorted uniform
+velocities, integer valued, hard interfaces of one shape; Fault-A sets hold four plateaus, two of them in each half
+of the velocity range, shifted by faults, interfaces antialiased over 1 to 3 cells.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from ubq.config.schema import Family
+from ubq.data.families import FAMILIES, SAMPLES_PER_FILE, VELOCITY_RANGE, VELOCITY_SHAPE
+from ubq.errors import DataError, UsageError
+from ubq.i18n import gettext as _
+
+MANIFEST = "synthetic.json"
+VALIDATION_START = 2**32
+"""Index of the first held-out sample, so that more training samples never change the held-out ones."""
+_DEPTH, _WIDTH = VELOCITY_SHAPE[1:]
+_FAMILY_KEYS = {name: key for key, name in enumerate(FAMILIES)}
+
+
+@dataclass(frozen=True)
+class SyntheticSet:
+    """What ``write_synthetic`` wrote; its manifest lies beside the files."""
+
+    family: Family
+    seed: int
+    train: int
+    val: int
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Geology of one family. Pairs are bounds of a uniform draw; depths in cells."""
+
+    layers: tuple[int, int]
+    relief: tuple[float, float] = (0.0, 0.0)
+    """Peak to peak of the interfaces: log-uniform."""
+    humps: tuple[float, float] = (1.2, 3.2)
+    """Periods of the interfaces across the map."""
+    tilt: float = 0.0
+    """Largest rise of an interface across the map."""
+    faults: tuple[int, int] = (0, 0)
+    throw: tuple[float, float] = (4.0, 11.0)
+    shuffled: bool = False
+    """Velocities in random order instead of rising with depth."""
+
+
+_LAYERED: dict[Family, _Look] = {
+    "flatvel-a": _Look(layers=(4, 8)),
+    "flatvel-b": _Look(layers=(4, 8), shuffled=True),
+    "curvevel-a": _Look(layers=(4, 8), relief=(8.0, 52.0), tilt=8.0),
+    "curvevel-b": _Look(layers=(4, 8), relief=(8.0, 52.0), tilt=8.0, shuffled=True),
+    "flatfault-a": _Look(layers=(4, 4), faults=(1, 2)),
+    "flatfault-b": _Look(layers=(5, 8), faults=(2, 4), throw=(3.0, 10.0), tilt=25.0),
+    "curvefault-a": _Look(layers=(4, 4), faults=(1, 2), relief=(6.0, 20.0), humps=(0.7, 2.0)),
+    "curvefault-b": _Look(
+        layers=(5, 8), faults=(2, 4), throw=(3.0, 10.0), relief=(6.0, 24.0), humps=(1.0, 3.0), tilt=12.0
+    ),
+}
+_SMOOTHNESS: dict[Family, tuple[float, float]] = {"style-a": (5.0, 9.0), "style-b": (2.0, 4.5)}
+
+
+def synthesise_velocity(family: Family, count: int, seed: int, start: int = 0) -> np.ndarray:
+    """Velocity maps ``start`` to ``start + count - 1`` of a seed: (count, 1, 70, 70) float32, m/s, 1500 to 4500."""
+    maps = np.empty((count, *VELOCITY_SHAPE), np.float32)
+    for i in range(count):
+        key = np.random.SeedSequence((seed, _FAMILY_KEYS[family], start + i))
+        random = np.random.Generator(np.random.PCG64(key))
+        if family in _SMOOTHNESS:
+            maps[i, 0] = _style_map(random, _SMOOTHNESS[family])
+        else:
+            maps[i, 0] = _layered_map(random, _LAYERED[family])
+    return maps
+
+
+def _layered_map(random: np.random.Generator, look: _Look) -> np.ndarray:
+    """One map of layers, (70, 70) m/s."""
+    faulted = look.faults[1] > 0
+    count = int(random.integers(look.layers[0], look.layers[1] + 1))
+    velocities = _layer_velocities(random, count, two_halves=faulted and count == 4)
+    if look.shuffled:
+        random.shuffle(velocities)
+
+    # Depth of the interfaces where the shared shape is zero: evenly spaced, then jittered.
+    spacing = _DEPTH / count
+    base_K = spacing * np.arange(1, count) + random.uniform(-0.35, 0.35, count - 1) * spacing
+    gain_K = np.cumprod(np.r_[1.0, random.uniform(0.88, 1.14, count - 2)])
+    shape_knots, knots = _interface_shape(random, look)
+
+    # Backwards: where was the rock of this cell before the faults moved it? Faulted maps are computed on a grid
+    # twice as fine and averaged, which antialiases the fault lines too.
+    fine = 2 if faulted else 1
+    centres = (np.arange(_DEPTH * fine) + 0.5) / fine
+    z_HW, x_HW = np.meshgrid(centres, centres, indexing="ij")
+    source_z, source_x = z_HW, x_HW
+    if faulted:
+        # Sediments younger than the faults lie over them unbroken.
+        unbroken = random.random() < 0.35
+        for _fault in range(int(random.integers(look.faults[0], look.faults[1] + 1))):
+            source_z, source_x = _undo_fault(random, source_z, source_x, look.throw)
+
+    depth_HW = np.interp(source_x, knots, shape_knots)
+    map_HW = np.full_like(z_HW, velocities[0])
+    for k in range(count - 1):
+        if faulted and k == 0 and unbroken:
+            above = z_HW - (base_K[0] + gain_K[0] * np.interp(x_HW, knots, shape_knots))
+            map_HW = _step(map_HW, velocities[1], above, soft=True)
+            cover = above
+            continue
+        below = source_z - (base_K[k] + gain_K[k] * depth_HW)
+        if faulted and unbroken and k > 0:
+            below = np.minimum(below, cover)
+        map_HW = _step(map_HW, velocities[k + 1], below, soft=faulted)
+    if faulted:
+        map_HW = map_HW.reshape(_DEPTH, fine, _WIDTH, fine).mean(axis=(1, 3))
+    return map_HW.astype(np.float32)
+
+
+def _layer_velocities(random: np.random.Generator, count: int, two_halves: bool) -> np.ndarray:
+    """Velocities of the layers from the top down, rising, whole m/s."""
+    low, high = VELOCITY_RANGE
+    if two_halves:
+        middle = 0.5 * (low + high)
+        upper, lower = random.uniform(low, middle, count // 2), random.uniform(middle, high, count - count // 2)
+        return np.rint(np.sort(np.r_[upper, lower]))
+    return np.rint(np.sort(random.uniform(low, high, count)))
+
+
+def _interface_shape(random: np.random.Generator, look: _Look) -> tuple[np.ndarray, np.ndarray]:
+    """Depth of every interface relative to its base, at knots across (and beside) the map."""
+    knots = np.arange(-20.0, _WIDTH + 20.5, 0.5)
+    shape = np.zeros_like(knots)
+    if look.relief[1] > 0:
+        # Two sines of neighbouring periods beat, so that humps grow towards one side.
+        humps = random.uniform(*look.humps)
+        for weight, periods in ((1.0, humps), (random.uniform(0.3, 0.9), humps * random.uniform(0.4, 1.6))):
+            shape += weight * np.sin(2 * np.pi * (periods * knots / _WIDTH + random.random()))
+        inside = shape[(knots >= 0) & (knots <= _WIDTH)]
+        shape *= np.exp(random.uniform(*np.log(look.relief))) / max(np.ptp(inside), 1e-6)
+        shape -= shape[(knots >= 0) & (knots <= _WIDTH)].mean()
+    shape += random.uniform(-look.tilt, look.tilt) * (knots / _WIDTH - 0.5)
+    return shape, knots
+
+
+def _undo_fault(
+    random: np.random.Generator, z_HW: np.ndarray, x_HW: np.ndarray, throw: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Slide one side of a dipping line back along it."""
+    dip = np.deg2rad(random.uniform(40.0, 80.0)) * random.choice((-1.0, 1.0))
+    crossing = random.uniform(0.15, 0.85) * _WIDTH
+    slip = random.uniform(*throw) * random.choice((-1.0, 1.0))
+    moved = x_HW - crossing > (z_HW - 0.5 * _DEPTH) / np.tan(dip)
+    return z_HW - np.where(moved, slip, 0.0), x_HW - np.where(moved, slip / np.tan(dip), 0.0)
+
+
+def _step(map_HW: np.ndarray, velocity: float, below_HW: np.ndarray, soft: bool) -> np.ndarray:
+    """Fill in a layer where ``below_HW``, the depth under its top in cells, is positive."""
+    share = np.clip(below_HW + 0.5, 0.0, 1.0) if soft else below_HW > 0
+    return map_HW + (velocity - map_HW) * share
+
+
+def _style_map(random: np.random.Generator, smoothness: tuple[float, float]) -> np.ndarray:
+    """One smooth random map whose velocity rises with depth on the whole, (70, 70) m/s."""
+    sigma = random.uniform(*smoothness)
+    field = gaussian_filter(random.standard_normal((_DEPTH, _WIDTH)), sigma, mode="reflect")
+    bend = gaussian_filter(random.standard_normal((_DEPTH, _WIDTH)), 2 * sigma, mode="reflect")
+    field = field / field.std() + random.uniform(0.3, 1.0) * bend / bend.std()
+    field += random.uniform(0.8, 2.2) * np.linspace(-1.0, 1.0, _DEPTH)[:, None]
+    field = (field - field.min()) / np.ptp(field)
+    low, high = VELOCITY_RANGE
+    top, bottom = random.uniform(low, low + 500.0), random.uniform(high - 700.0, high)
+    return (top + (bottom - top) * field).astype(np.float32)
+
+
+def write_synthetic(family: Family, train: int, val: int, seed: int, out: Path) -> list[Path]:
+    """Write velocity maps in OpenFWI layout: 500 a file, file numbers on both sides of the official split.
+
+    Files appear whole or not at all; a call that was cut short is finished by the same call again, and files that
+    are there already are kept.
+
+    Returns:
+        The velocity files, training first.
+
+    Raises:
+        UsageError: more samples than the family has files for, or a side without samples.
+        DataError: the folder already holds other data, or cannot be written.
+    """
+    facts = FAMILIES[family]
+    plan: list[tuple[Path, int, int]] = []
+    for side, count, start in (("train", train, 0), ("val", val, VALIDATION_START)):
+        ids = facts.file_ids("train" if side == "train" else "val")
+        if not 1 <= count <= len(ids) * SAMPLES_PER_FILE:
+            raise UsageError(
+                _("{count} synthetic {side} samples asked for; {family} has room for 1 to {most}").format(
+                    count=count, side=side, family=family, most=len(ids) * SAMPLES_PER_FILE
+                ),
+                _("ask for another number"),
+            )
+        for number, first in enumerate(range(0, count, SAMPLES_PER_FILE)):
+            path = out / ids[number].relative_path("velocity")
+            plan.append((path, min(SAMPLES_PER_FILE, count - first), start + first))
+    wanted = asdict(SyntheticSet(family, seed, train, val))
+    manifest = out / MANIFEST
+    try:
+        if manifest.exists():
+            if json.loads(manifest.read_text()) != wanted:
+                raise DataError(
+                    _("{folder} already holds other synthetic maps").format(folder=out), _("choose another folder")
+                )
+        elif out.is_dir() and any(out.iterdir()):
+            raise DataError(_("{folder} is not empty").format(folder=out), _("choose another folder"))
+        for path, count, first in plan:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not manifest.exists():
+                _write_whole(manifest, json.dumps(wanted, indent=1).encode())
+            if not path.exists():
+                _write_whole(path, synthesise_velocity(family, count, seed, first))
+    except (OSError, json.JSONDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise DataError(
+            _("cannot write {folder}: {why}").format(folder=out, why=why), _("choose another folder")
+        ) from error
+    return [path for path, _count, _first in plan]
+
+
+def _write_whole(path: Path, content: bytes | np.ndarray) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as stream:
+        if isinstance(content, bytes):
+            stream.write(content)
+        else:
+            np.save(stream, content, allow_pickle=False)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
