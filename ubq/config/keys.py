@@ -56,7 +56,8 @@ class Key:
 def toml_value(value: object) -> str:
     """``value`` as TOML writes it in one line; what it cannot write is shown as text."""
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        # JSON's escapes are TOML's, but for DEL, which TOML wants escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (list, tuple)):

@@ -46,6 +46,9 @@ class Layer:
 
     def put(self, path: Path, value: Any, source: Source, written_as: Path | None = None) -> None:
         """Set one key; a table that becomes a value, or the reverse, replaces what was there."""
+        key = all_keys().get(path)
+        if value == {} and key and key.kind == "table":
+            return  # an empty [table] changes nothing
         for other in [p for p in self.entries if p[: len(path)] == path or path[: len(p)] == p]:
             del self.entries[other]
         self.entries[path] = Entry(value, source, written_as or path)
@@ -58,7 +61,7 @@ class Layer:
 
 
 def flatten(values: Mapping[str, Any], prefix: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Leaves of nested tables; an empty table is a leaf, so that a wrong one is noticed."""
+    """Leaves of nested tables; an empty table is a leaf too, so that an unknown one is noticed."""
     for name, value in values.items():
         path = (*prefix, name)
         if isinstance(value, Mapping) and value:

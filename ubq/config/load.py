@@ -19,7 +19,6 @@ from ubq.config.layers import (
     Layer,
     Source,
     environment_layer,
-    flatten,
     inherit,
     nested,
     override_layer,
@@ -88,7 +87,7 @@ def load_config(
     project_file: Path | None = None,
     environ: Mapping[str, str] | None = None,
     *,
-    user: bool = True,
+    isolated: bool = False,
 ) -> Loaded:
     """Merge all layers and validate the result.
 
@@ -97,19 +96,21 @@ def load_config(
         overrides: dotted key -> value, the highest layer; text is read as a TOML value where it is one.
         project_file: project configuration; None: ``ubq.toml`` in the working folder, if it is there.
         environ: environment; None: this process's.
-        user: whether the user's own file counts.
+        isolated: only what is named here counts: no user file, no ./ubq.toml, no environment.
 
     Raises:
         ConfigError: with every mistake of every layer.
     """
     above = Layer()
-    if user and user_file().is_file():
+    if not isolated and user_file().is_file():
         above.over(inherit(read_layer(user_file())))
     project = Path(PROJECT_FILE) if project_file is None else project_file
-    has_project = project_file is not None or project.is_file()
+    has_project = project_file is not None or (not isolated and project.is_file())
     if has_project:
         above.over(inherit(read_layer(project)))
-    above.over(inherit(environment_layer(os.environ if environ is None else environ)))
+    if environ is None:
+        environ = {} if isolated else os.environ
+    above.over(inherit(environment_layer(environ)))
     above.over(inherit(override_layer(overrides or {})))
 
     if preset:
@@ -338,11 +339,16 @@ def _provenance(config: Config, values: Layer) -> dict[str, str]:
     return found
 
 
-def write_frozen(config: Config) -> str:
-    """The whole configuration as TOML, every key spelled out: what a run's ``config.toml`` holds."""
-    import tomli_w
+def write_frozen(config: Config, provenance: Mapping[str, str] | None = None) -> str:
+    """The whole configuration as TOML, every key spelled out: what a run's ``config.toml`` holds.
 
-    return tomli_w.dumps(config.model_dump(mode="json"))
+    Args:
+        config: the values.
+        provenance: ``Loaded.provenance``; becomes a comment behind each value.
+    """
+    from ubq.config.rendering import as_toml
+
+    return as_toml(config, provenance)
 
 
 def read_frozen(file: Path) -> Config:
@@ -362,8 +368,3 @@ def _validate_frozen(layer: Layer) -> Config:
         return Config.model_validate(nested(layer.entries), strict=True)
     except ValidationError:
         return _validate(layer)
-
-
-def values_of(config: Config) -> dict[str, Any]:
-    """Dotted key -> value, for tables of differences and fingerprints."""
-    return {".".join(path): value for path, value in flatten(config.model_dump(mode="json"))}

@@ -1,0 +1,102 @@
+"""``ubq presets``: what there is to start from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ubq.errors import UsageError
+from ubq.i18n import gettext as _
+
+app = typer.Typer(help="Configurations to start from.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A preset; see ubq presets list.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
+def _file(name: str) -> Path:
+    from ubq.config import keys, presets
+
+    file = presets.find(name)
+    if file is None:
+        near = keys.did_you_mean(name, presets.names())
+        mend = _("did you mean {name}?").format(name=near) if near else "ubq presets list"
+        raise UsageError(_("{name} is not a preset").format(name=name), mend)
+    return file
+
+
+@app.command("list")
+def list_presets(as_json: Json = False) -> None:
+    """Name every preset with one line about it."""
+    from ubq.config import presets
+    from ubq.config.load import load_config
+
+    if as_json:
+        rows = []
+        for preset in presets.listing():
+            config = load_config(preset.name, isolated=True).config
+            rows.append(
+                {
+                    "name": preset.name,
+                    "description": preset.description,
+                    "file": str(preset.file),
+                    "family": config.data.family,
+                    "encoder_dim": config.model.encoder_dim,
+                    "dim_mults": list(config.model.dim_mults),
+                }
+            )
+        typer.echo(json.dumps({"presets": rows}, indent=2, ensure_ascii=False))
+        return
+    width = max(len(n) for n in presets.names())
+    for preset in presets.listing():
+        typer.echo(f"{preset.name:<{width}}  {preset.description}")
+
+
+@app.command()
+def show(
+    name: Name,
+    resolved: Annotated[bool, typer.Option("--resolved", help="Every key, with where it comes from.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print a preset as it is written, or with everything it extends."""
+    from ubq.config.load import load_config
+    from ubq.config.rendering import as_tables, as_toml
+
+    file = _file(name)
+    if as_json or resolved:
+        loaded = load_config(name, isolated=True)
+        if as_json:
+            found = {"name": name, "config": as_tables(loaded.config), "provenance": dict(loaded.provenance)}
+            typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        else:
+            typer.echo(as_toml(loaded.config, loaded.provenance), nl=False)
+    else:
+        typer.echo(file.read_text(encoding="utf-8"), nl=False)
+
+
+@app.command()
+def copy(
+    name: Name,
+    to: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Where to; default: ./NAME.toml.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Copy a preset here to change it; what it extends stays shared."""
+    from ubq.config.editing import write_file
+    from ubq.config.presets import is_path
+    from ubq.config.rendering import schema_comment
+
+    source = _file(name)
+    file = to or Path(source.name)
+    if file.is_dir():
+        file = file / source.name
+    if file.exists() and not force:
+        raise UsageError(_("{file} is there already").format(file=file), f"ubq presets copy {name} FILE")
+    text = source.read_text(encoding="utf-8")
+    body = text.partition("\n")[2] if text.startswith("#:schema") else text
+    write_file(file, schema_comment(file) + body)
+    shown = str(file) if is_path(str(file)) else f"./{file}"
+    command = "ubq run" if file == Path("ubq.toml") else f"ubq run --preset {shown}"
+    typer.echo(_("wrote {file}; next: {command}").format(file=file, command=command))
