@@ -107,24 +107,24 @@ class Normalization:
         amplitude_min, amplitude_max, velocity_min, velocity_max = (float(v) for v in values)
         return cls(amplitude_min, amplitude_max, velocity_min, velocity_max)
 
-    @classmethod
-    def for_config(cls, data: DataConfig) -> Normalization:
-        """The ranges that a configuration asks for.
 
-        Raises:
-            UsageError: ``fork`` for a family that the fork has no ranges for, or an empty range.
-        """
-        facts = FAMILIES[data.family]
-        if data.normalization == "openfwi":
-            return cls(*facts.amplitude, *VELOCITY_RANGE)
-        if data.normalization != "fork":
-            return cls.from_list(data.normalization)
-        if facts.fork_ranges is None:
-            known = ", ".join(name for name, other in FAMILIES.items() if other.fork_ranges)
-            raise UsageError(
-                _("data.normalization: the fork has no ranges for {family}, only for {known}").format(
-                    family=data.family, known=known
-                ),
-                _('use normalization = "openfwi" or give four numbers'),
-            )
-        return cls(*facts.fork_ranges)
+def for_config(data: DataConfig) -> Normalization:
+    """The ranges that a configuration asks for.
+
+    Raises:
+        UsageError: ``fork`` for a family that the fork has no ranges for, or an empty range.
+    """
+    facts = FAMILIES[data.family]
+    if data.normalization == "openfwi":
+        return Normalization(*facts.amplitude, *VELOCITY_RANGE)
+    if data.normalization != "fork":
+        return Normalization.from_list(data.normalization)
+    if facts.fork_ranges is None:
+        known = ", ".join(name for name, other in FAMILIES.items() if other.fork_ranges)
+        raise UsageError(
+            _("data.normalization: the fork has no ranges for {family}, only for {known}").format(
+                family=data.family, known=known
+            ),
+            _('use normalization = "openfwi" or give four numbers'),
+        )
+    return Normalization(*facts.fork_ranges)

@@ -1,0 +1,448 @@
+"""Forward modelling: the shot gathers of a velocity map, with OpenFWI's acquisition.
+
+Constant-density acoustic wave equation, 10 m cells, 1 ms steps, a 15 Hz Ricker wavelet, sources and receivers one cell
+under the top, no free surface, absorbing edges (OpenFWI, Deng et al. 2022, appendix on forward modelling). Needs
+deepwave (``pip install 'ubq[physics]'``), which is imported when the first map is modelled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from ubq.config.extras import install_line, missing_modules
+from ubq.data.array_file import ArrayFile, open_array
+from ubq.data.families import SEISMIC_SHAPE
+from ubq.data.pairs import list_files
+from ubq.durable import dump_json, write_atomic
+from ubq.errors import DataError, HeldError, PreflightError, StageError, UsageError
+from ubq.i18n import gettext as _
+
+if TYPE_CHECKING:
+    import torch
+
+CELL = 10.0
+"""Grid spacing, m."""
+TIME_STEP = 1e-3
+"""Sampling interval of the gathers, s."""
+PEAK_FREQUENCY = 15.0
+"""Of the Ricker wavelet, Hz."""
+WAVELET_PEAK = math.floor(1.1 / (PEAK_FREQUENCY * TIME_STEP)) * TIME_STEP
+"""When the wavelet peaks, s: its half width of 1.1 periods, in whole steps, so that it starts at zero."""
+SOURCES = (0, 17, 34, 52, 69)
+"""Cells across of the five sources; receivers are at every cell."""
+DEPTH_CELL = 1
+"""Depth of sources and receivers, cells."""
+ABSORBING_CELLS = 20
+ACCURACY: Literal[2, 4, 6, 8] = 4
+"""Order of the spatial differences."""
+PLAUSIBLE_VELOCITY = (100.0, 10_000.0)
+"""Velocities of rock and water in m/s, generously; anything else is a mistake of units or a damaged file."""
+
+MANIFEST = "forward.json"
+"""Beside the gathers: for each file, the SHA-256 of the velocity file it was modelled from."""
+_FLUSH_SECONDS = 2.0
+_FEW_MAPS = 16
+"""Fewer maps than this are modelled in this process: starting workers takes longer."""
+
+
+def require_deepwave() -> None:
+    """Fail early where deepwave is missing.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    if missing_modules("physics"):
+        raise UsageError(_("forward modelling needs deepwave, which is not installed"), install_line("physics"))
+
+
+@cache
+def _acquisition() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Source amplitudes (5, 1, T), source cells (5, 1, 2) and receiver cells (5, 70, 2) as (depth, offset)."""
+    import torch
+    from deepwave.wavelets import ricker
+
+    shots, samples, receivers = SEISMIC_SHAPE
+    # deepwave records the wavefield before a step's source is added, so the first of one sample more is always zero.
+    wavelet = ricker(PEAK_FREQUENCY, samples + 1, TIME_STEP, WAVELET_PEAK)
+    source_x = torch.tensor(SOURCES)
+    source_cells = torch.stack([torch.full_like(source_x, DEPTH_CELL), source_x], dim=1)[:, None]
+    receiver_x = torch.arange(receivers)
+    receiver_cells = torch.stack([torch.full_like(receiver_x, DEPTH_CELL), receiver_x], dim=1)
+    return (
+        -wavelet.repeat(shots, 1, 1),
+        source_cells,
+        receiver_cells.repeat(shots, 1, 1),
+    )
+
+
+def forward_model(velocity: np.ndarray) -> np.ndarray:
+    """Shot gathers of one velocity map.
+
+    Args:
+        velocity: (1, 70, 70) or (70, 70), m/s.
+
+    Returns:
+        (5, 1000, 70) float32: source, time, receiver.
+
+    Raises:
+        UsageError: deepwave is missing.
+    """
+    require_deepwave()
+    import deepwave
+    import torch
+
+    amplitudes, sources, receivers = _acquisition()
+    map_HW = torch.as_tensor(np.ascontiguousarray(velocity, np.float32)).reshape(np.shape(velocity)[-2:])
+    with torch.no_grad():
+        recorded = deepwave.scalar(
+            map_HW,
+            CELL,
+            TIME_STEP,
+            source_amplitudes=amplitudes,
+            source_locations=sources,
+            receiver_locations=receivers,
+            accuracy=ACCURACY,
+            pml_width=ABSORBING_CELLS,
+            pml_freq=PEAK_FREQUENCY,
+        )[-1]
+    return recorded[:, :, 1:].transpose(1, 2).contiguous().numpy()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One velocity file and the seismic file it becomes.
+
+    Until it is whole, the seismic file has another name, and a sidecar says which maps are in it.
+    """
+
+    velocity: ArrayFile
+    target: Path
+    digest: str
+
+    @property
+    def partial(self) -> Path:
+        return self.target.with_name(f".{self.target.name}.partial")
+
+    @property
+    def sidecar(self) -> Path:
+        return self.target.with_name(f".{self.target.name}.done")
+
+    @property
+    def bytes(self) -> int:
+        return self.velocity.samples * int(np.prod(SEISMIC_SHAPE)) * 4
+
+    def begin(self) -> np.ndarray:
+        """Which maps of the partial file are done, (N,) uint8; starts one where there is none of this velocity file."""
+        with contextlib.suppress(OSError):
+            head, done = self.sidecar.read_bytes()[:64], self.sidecar.read_bytes()[64:]
+            if (
+                head.decode(errors="replace") == self.digest
+                and len(done) == self.velocity.samples
+                and self.partial.stat().st_size == self._offset + self.bytes
+            ):
+                return np.frombuffer(done, np.uint8).copy()
+        self.sidecar.unlink(missing_ok=True)
+        with open(self.partial, "wb") as stream:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (self.velocity.samples, *SEISMIC_SHAPE)}
+            np.lib.format.write_array_header_1_0(stream, header)
+            assert stream.tell() == self._offset
+            stream.truncate(self._offset + self.bytes)
+        return np.zeros(self.velocity.samples, np.uint8)
+
+    @property
+    def _offset(self) -> int:
+        """Bytes of the header: numpy aligns it to 64, and 128 hold any shape of ours."""
+        return 128
+
+    def model(self, row: int) -> None:
+        """Model one map into the partial file."""
+        gather = forward_model(self.velocity.read((row,))[0])
+        if not np.isfinite(gather).all():
+            raise DataError(
+                _("{path}, sample {row}: the modelled gather is not finite").format(path=self.velocity.path, row=row),
+                _("check the map with ubq data inspect"),
+            )
+        with open(self.partial, "r+b", buffering=0) as stream:
+            stream.seek(self._offset + row * gather.nbytes)
+            view = gather.astype("<f4", copy=False).data.cast("B")
+            while view:
+                view = view[stream.write(view) :]
+
+    def save(self, done: np.ndarray) -> None:
+        """Note which maps are done, once they are safely on disk."""
+        with open(self.partial, "r+b") as stream:
+            os.fsync(stream.fileno())
+        write_atomic(self.sidecar, self.digest.encode() + done.tobytes())
+
+    def finish(self) -> None:
+        """Give the whole file its name."""
+        manifest = self.target.parent / MANIFEST
+        write_atomic(manifest, dump_json({**_manifest(self.target.parent), self.target.name: self.digest}, indent=1))
+        os.replace(self.partial, self.target)
+        self.sidecar.unlink(missing_ok=True)
+
+
+def _manifest(folder: Path) -> dict[str, str]:
+    try:
+        content = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def forward_files(
+    velocity_dir: Path,
+    out_dir: Path,
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> bool:
+    """Model the gathers of every velocity map of a folder, under the partners' names.
+
+    Resumable: a whole seismic file is left as it is, and an interrupted one goes on where it was, some seconds of work
+    at most being done twice. A file that was modelled from other maps of the same name is modelled again.
+
+    Args:
+        velocity_dir: a folder, file or pattern of velocity maps (``list_files``).
+        out_dir: where the seismic files go; made where it is missing, may be ``velocity_dir``.
+        workers: processes, one thread each; 0: one for each core.
+        progress: called with (maps done, maps in all).
+        should_stop: polled between maps.
+
+    Returns:
+        Whether every map is done; False only after ``should_stop``.
+
+    Raises:
+        UsageError: deepwave is missing.
+        DataError: a velocity file that cannot be used, a map with impossible velocities, an unwritable folder.
+        PreflightError: too little disk.
+        HeldError: another process is modelling into the same folder.
+    """
+    require_deepwave()
+    report, stop = progress or (lambda done, total: None), should_stop or (lambda: False)
+    velocity_files = [
+        (path, open_array(path, "velocity"), id) for id, path in list_files(velocity_dir, "velocity")
+    ]  # fails before anything is written
+    for path, _array, id in velocity_files:
+        if id is None:
+            raise DataError(
+                _("{path} is not named as OpenFWI names velocity files").format(path=path),
+                _("rename it to model1.npy or vel2_1_0.npy"),
+            )
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        with _locked(out_dir):
+            made_from = _manifest(out_dir)
+            jobs: list[_Job] = []
+            total = ready = 0
+            for path, array, id in velocity_files:
+                assert id is not None
+                total += array.samples
+                # A data set's own root keeps OpenFWI's subfolders; any other folder gets the files themselves.
+                in_root = path.resolve() == (out_dir / id.relative_path("velocity")).resolve()
+                target = out_dir / (id.relative_path("seismic") if in_root else id.name("seismic"))
+                target.parent.mkdir(exist_ok=True)
+                job = _Job(array, target, _checked_digest(path, array))
+                if target.exists() and made_from.get(target.name, job.digest) == job.digest:
+                    whole = open_array(target, "seismic")
+                    if whole.samples != array.samples:
+                        raise DataError(
+                            _("{seismic} has {given} samples, but {velocity} has {wanted}").format(
+                                seismic=target, given=whole.samples, velocity=path, wanted=array.samples
+                            ),
+                            _("remove it, or choose another folder"),
+                        )
+                    ready += array.samples
+                else:
+                    jobs.append(job)
+            _check_space(jobs, out_dir)
+            return _Run(jobs, ready, total, report, stop).work(workers or _cores())
+    except OSError as error:
+        raise DataError(
+            _("cannot write {folder}: {why}").format(folder=out_dir, why=error.strerror or error),
+            _("choose another folder"),
+        ) from error
+
+
+class _Run:
+    """Works through the jobs, in this process or in several."""
+
+    def __init__(
+        self,
+        jobs: list[_Job],
+        ready: int,
+        total: int,
+        report: Callable[[int, int], None],
+        stop: Callable[[], bool],
+    ) -> None:
+        self._jobs, self._total, self._report, self._stop = jobs, total, report, stop
+        self._done = {job.target: job.begin() for job in jobs}
+        self._ready = ready + sum(int(done.sum()) for done in self._done.values())
+        self._unsaved: set[_Job] = set()
+        self._saved_at = time.monotonic()
+        report(self._ready, total)
+
+    def work(self, workers: int) -> bool:
+        left = self._total - self._ready
+        try:
+            for job in self._jobs:
+                if self._done[job.target].all():
+                    job.finish()
+            if workers == 1 or left < _FEW_MAPS:
+                return self._here()
+            return self._in_workers(min(workers, left))
+        finally:
+            self._save()
+
+    def _open_rows(self) -> Iterator[tuple[_Job, int]]:
+        for job in self._jobs:
+            for row in np.flatnonzero(self._done[job.target] == 0):
+                yield job, int(row)
+
+    def _here(self) -> bool:
+        for job, row in self._open_rows():
+            if self._stop():
+                return False
+            job.model(row)
+            self._note(job, row)
+        return True
+
+    def _in_workers(self, workers: int) -> bool:
+        rows = self._open_rows()
+        pending: dict[Future[None], tuple[_Job, int]] = {}
+        context = multiprocessing.get_context("spawn")
+        with _one_thread_each(), ProcessPoolExecutor(workers, context, _start_worker) as pool:
+            try:
+                while True:
+                    stopping = self._stop()
+                    # A short queue keeps the workers busy and a stop quick.
+                    while not stopping and len(pending) < 2 * workers and (next_row := next(rows, None)):
+                        pending[pool.submit(next_row[0].model, next_row[1])] = next_row
+                    if not pending or stopping:
+                        break
+                    finished, _rest = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        future.result()
+                        self._note(*pending.pop(future))
+            except BrokenProcessPool as error:
+                raise StageError(
+                    _("a forward modelling process was killed"),
+                    _("lower data.workers, memory may be short; then resume"),
+                ) from error
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+            for future, (job, row) in pending.items():
+                if not future.cancelled() and future.exception() is None:
+                    self._note(job, row)
+        return self._ready == self._total
+
+    def _note(self, job: _Job, row: int) -> None:
+        self._done[job.target][row] = 1
+        self._ready += 1
+        self._unsaved.add(job)
+        if self._done[job.target].all():
+            self._unsaved.discard(job)
+            job.save(self._done[job.target])
+            job.finish()
+        elif time.monotonic() - self._saved_at > _FLUSH_SECONDS:
+            self._save()
+        self._report(self._ready, self._total)
+
+    def _save(self) -> None:
+        for job in self._unsaved:
+            job.save(self._done[job.target])
+        self._unsaved.clear()
+        self._saved_at = time.monotonic()
+
+
+def _checked_digest(path: Path, array: ArrayFile) -> str:
+    """SHA-256 of a velocity file whose every map can be modelled."""
+    slow, fast = PLAUSIBLE_VELOCITY
+    for row in range(array.samples):
+        sample = array.read((row,))
+        low, high = float(sample.min()), float(sample.max())
+        if not (slow <= low and high <= fast):  # NaN fails too
+            raise DataError(
+                _("{path}, sample {row}: velocities {low:g} to {high:g} are not m/s of rock").format(
+                    path=path, row=row, low=low, high=high
+                ),
+                _("repair or remove the sample; velocities are in m/s"),
+            )
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _check_space(jobs: list[_Job], out_dir: Path) -> None:
+    needed = sum(job.bytes - (job.partial.stat().st_blocks * 512 if job.partial.exists() else 0) for job in jobs)
+    free = shutil.disk_usage(out_dir).free
+    if needed > free:
+        raise PreflightError(
+            _("{folder} has {free:.1f} GB free, but the gathers need {needed:.1f} GB").format(
+                folder=out_dir, free=free / 1e9, needed=needed / 1e9
+            ),
+            _("free some space or choose another folder"),
+        )
+
+
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _locked(out_dir: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(out_dir / ".forward.lock", timeout=0)
+    try:
+        with lock:
+            yield
+    except Timeout:
+        raise HeldError(
+            _("another process is modelling into {folder}").format(folder=out_dir), _("wait for it or stop it")
+        ) from None
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Spawned workers read this before they load OpenMP; this process's own threads stay as they are."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def _start_worker() -> None:
+    """The parent alone handles signals; a worker whose parent was killed goes too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
