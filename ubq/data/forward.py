@@ -31,6 +31,7 @@ from ubq.config.extras import install_line, missing_modules
 from ubq.data.array_file import ArrayFile, open_array
 from ubq.data.families import SEISMIC_SHAPE
 from ubq.data.pairs import list_files
+from ubq.data.plausible import check_velocity
 from ubq.durable import dump_json, write_atomic
 from ubq.errors import DataError, HeldError, PreflightError, StageError, UsageError
 from ubq.i18n import gettext as _
@@ -53,8 +54,6 @@ DEPTH_CELL = 1
 ABSORBING_CELLS = 20
 ACCURACY: Literal[2, 4, 6, 8] = 4
 """Order of the spatial differences."""
-PLAUSIBLE_VELOCITY = (100.0, 10_000.0)
-"""Velocities of rock and water in m/s, generously; anything else is a mistake of units or a damaged file."""
 
 MANIFEST = "forward.json"
 """Beside the gathers: for each file, the SHA-256 of the velocity file it was modelled from."""
@@ -375,17 +374,9 @@ class _Run:
 
 def _checked_digest(path: Path, array: ArrayFile) -> str:
     """SHA-256 of a velocity file whose every map can be modelled."""
-    slow, fast = PLAUSIBLE_VELOCITY
     for row in range(array.samples):
         sample = array.read((row,))
-        low, high = float(sample.min()), float(sample.max())
-        if not (slow <= low and high <= fast):  # NaN fails too
-            raise DataError(
-                _("{path}, sample {row}: velocities {low:g} to {high:g} are not m/s of rock").format(
-                    path=path, row=row, low=low, high=high
-                ),
-                _("repair or remove the sample; velocities are in m/s"),
-            )
+        check_velocity(path, row, float(sample.min()), float(sample.max()))
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -285,6 +285,14 @@ def list_files(place: str | Path, kind: Kind) -> list[tuple[FileId | None, Path]
     return [(id, found[id]) for id in sorted(found)]
 
 
+def has_files(place: str | Path, kind: Kind) -> bool:
+    """Whether a folder has files of one kind, in itself or in its subfolders."""
+    path = Path(place).expanduser()
+    if not path.is_dir():
+        return False
+    return any((parsed := parse_name(p.name)) and parsed[0] == kind for p in _candidates(path, kind))
+
+
 def _candidates(folder: Path, kind: Kind) -> list[Path]:
     """``.npy`` files of the folder itself or, where it has none of this kind, of its subfolders."""
     here = sorted(folder.glob("*.npy"))

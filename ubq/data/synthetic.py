@@ -8,16 +8,19 @@ of the velocity range, shifted by faults, interfaces antialiased over 1 to 3 cel
 
 from __future__ import annotations
 
+import io
 import json
-import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from ubq.config.schema import Family
-from ubq.data.families import FAMILIES, SAMPLES_PER_FILE, VELOCITY_RANGE, VELOCITY_SHAPE
+from ubq.data.families import FAMILIES, SAMPLES_PER_FILE, VELOCITY_RANGE, VELOCITY_SHAPE, parse_name
+from ubq.durable import dump_json, write_atomic
 from ubq.errors import DataError, UsageError
 from ubq.i18n import gettext as _
 
@@ -182,11 +185,30 @@ def _style_map(random: np.random.Generator, smoothness: tuple[float, float]) -> 
     return (top + (bottom - top) * field).astype(np.float32)
 
 
-def write_synthetic(family: Family, train: int, val: int, seed: int, out: Path) -> list[Path]:
+def split_samples(samples: int, val_fraction: float, min_val_samples: int) -> tuple[int, int]:
+    """How many of ``samples`` are for training and how many are held out: the share, but at least the minimum, at most half."""
+    held_out = min(max(round(samples * val_fraction), min_val_samples), samples // 2)
+    return samples - held_out, held_out
+
+
+def write_synthetic(
+    family: Family,
+    train: int,
+    val: int,
+    seed: int,
+    out: Path,
+    *,
+    replace: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
     """Write velocity maps in OpenFWI layout: 500 a file, file numbers on both sides of the official split.
 
-    Files appear whole or not at all; a call that was cut short is finished by the same call again, and files that
-    are there already are kept.
+    Files appear whole or not at all. The same call again finishes what was cut short and keeps what is there.
+
+    Args:
+        replace: other synthetic maps in the folder make way, with their gathers; without it they are an error. A
+            folder with anything else in it is always an error.
+        progress: called with (maps written, maps in all).
 
     Returns:
         The velocity files, training first.
@@ -195,10 +217,53 @@ def write_synthetic(family: Family, train: int, val: int, seed: int, out: Path) 
         UsageError: more samples than the family has files for, or a side without samples.
         DataError: the folder already holds other data, or cannot be written.
     """
+    report = progress or (lambda done, total: None)
+    plan = _plan(family, train, val, out)
+    wanted = asdict(SyntheticSet(family, seed, train, val))
+    manifest = out / MANIFEST
+    try:
+        written = json.loads(manifest.read_bytes()) if manifest.exists() else None
+        if written is None and out.is_dir() and any(out.iterdir()):
+            raise DataError(_("{folder} is not empty").format(folder=out), _("choose another folder"))
+        if written not in (None, wanted):
+            if not replace:
+                raise DataError(
+                    _("{folder} already holds other synthetic maps").format(folder=out), _("choose another folder")
+                )
+            _clear(out)
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomic(manifest, dump_json(wanted, indent=1))
+        done = 0
+        for file in plan:
+            file.path.parent.mkdir(exist_ok=True)
+            if not file.path.exists():
+                content = io.BytesIO()
+                np.save(content, synthesise_velocity(family, file.samples, seed, file.first), allow_pickle=False)
+                write_atomic(file.path, content.getvalue())
+            done += file.samples
+            report(done, train + val)
+    except (OSError, json.JSONDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise DataError(
+            _("cannot write {folder}: {why}").format(folder=out, why=why), _("choose another folder")
+        ) from error
+    return [file.path for file in plan]
+
+
+@dataclass(frozen=True)
+class _PlannedFile:
+    path: Path
+    samples: int
+    first: int
+    """Index of its first sample."""
+
+
+def _plan(family: Family, train: int, val: int, out: Path) -> list[_PlannedFile]:
     facts = FAMILIES[family]
-    plan: list[tuple[Path, int, int]] = []
-    for side, count, start in (("train", train, 0), ("val", val, VALIDATION_START)):
-        ids = facts.file_ids("train" if side == "train" else "val")
+    plan = []
+    sides: tuple[tuple[Literal["train", "val"], int, int], ...] = (("train", train, 0), ("val", val, VALIDATION_START))
+    for side, count, start in sides:
+        ids = facts.file_ids(side)
         if not 1 <= count <= len(ids) * SAMPLES_PER_FILE:
             raise UsageError(
                 _("{count} synthetic {side} samples asked for; {family} has room for 1 to {most}").format(
@@ -206,40 +271,14 @@ def write_synthetic(family: Family, train: int, val: int, seed: int, out: Path) 
                 ),
                 _("ask for another number"),
             )
-        for number, first in enumerate(range(0, count, SAMPLES_PER_FILE)):
-            path = out / ids[number].relative_path("velocity")
-            plan.append((path, min(SAMPLES_PER_FILE, count - first), start + first))
-    wanted = asdict(SyntheticSet(family, seed, train, val))
-    manifest = out / MANIFEST
-    try:
-        if manifest.exists():
-            if json.loads(manifest.read_text()) != wanted:
-                raise DataError(
-                    _("{folder} already holds other synthetic maps").format(folder=out), _("choose another folder")
-                )
-        elif out.is_dir() and any(out.iterdir()):
-            raise DataError(_("{folder} is not empty").format(folder=out), _("choose another folder"))
-        for path, count, first in plan:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if not manifest.exists():
-                _write_whole(manifest, json.dumps(wanted, indent=1).encode())
-            if not path.exists():
-                _write_whole(path, synthesise_velocity(family, count, seed, first))
-    except (OSError, json.JSONDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise DataError(
-            _("cannot write {folder}: {why}").format(folder=out, why=why), _("choose another folder")
-        ) from error
-    return [path for path, _count, _first in plan]
+        for id, first in zip(ids, range(0, count, SAMPLES_PER_FILE), strict=False):
+            path = out / id.relative_path("velocity")
+            plan.append(_PlannedFile(path, min(SAMPLES_PER_FILE, count - first), start + first))
+    return plan
 
 
-def _write_whole(path: Path, content: bytes | np.ndarray) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as stream:
-        if isinstance(content, bytes):
-            stream.write(content)
-        else:
-            np.save(stream, content, allow_pickle=False)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+def _clear(out: Path) -> None:
+    """Remove the files that ubq made here: synthetic maps and their gathers."""
+    for path in [*out.glob("*.npy"), *out.glob("*/*.npy")]:
+        if parse_name(path.name):
+            path.unlink()
