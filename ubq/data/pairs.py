@@ -158,12 +158,17 @@ def open_pairs(
             ),
             _("add samples, or give data.val_velocity"),
         )
-    held = min(max(round(total * data.val_fraction), data.min_val_samples), total // 2)
+    held = held_out_samples(total, data)
     order = np.random.default_rng((seed, _SPLIT_KEY)).permutation(total)
     rule = _("random {held} of {total} samples held out with seed {seed}, because {reason}").format(
         held=held, total=total, seed=seed, reason=reason
     )
     return Split(every.subset(np.sort(order[held:])), every.subset(np.sort(order[:held])), rule)
+
+
+def held_out_samples(total: int, data: DataConfig) -> int:
+    """Samples that a random split holds out: the share asked for, but at least the minimum, at most half."""
+    return min(max(round(total * data.val_fraction), data.min_val_samples), total // 2)
 
 
 def _all_of(files: Sequence[FilePair]) -> Pairs:

@@ -185,12 +185,6 @@ def _style_map(random: np.random.Generator, smoothness: tuple[float, float]) -> 
     return (top + (bottom - top) * field).astype(np.float32)
 
 
-def split_samples(samples: int, val_fraction: float, min_val_samples: int) -> tuple[int, int]:
-    """How many of ``samples`` are for training and how many are held out: the share, but at least the minimum, at most half."""
-    held_out = min(max(round(samples * val_fraction), min_val_samples), samples // 2)
-    return samples - held_out, held_out
-
-
 def write_synthetic(
     family: Family,
     train: int,
@@ -279,6 +273,7 @@ def _plan(family: Family, train: int, val: int, out: Path) -> list[_PlannedFile]
 
 def _clear(out: Path) -> None:
     """Remove the files that ubq made here: synthetic maps and their gathers."""
-    for path in [*out.glob("*.npy"), *out.glob("*/*.npy")]:
-        if parse_name(path.name):
+    for path in [*out.iterdir(), *out.glob("*/*")]:
+        unfinished = path.suffix in (".partial", ".done")
+        if parse_name(path.stem.removeprefix(".") if unfinished else path.name):
             path.unlink()
