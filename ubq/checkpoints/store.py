@@ -1,0 +1,294 @@
+"""A stage's own checkpoints: crash-valid folders ``step-N``, the last few kept.
+
+::
+
+    step-500/state.pt        what the stage saved
+    step-500/manifest.json   step, and name, bytes and sha256 of each file
+    step-500/DONE            written last; a folder without it is not a checkpoint
+
+The files are written into ``.tmp-step-N``, made durable and renamed, so that a crash at any moment
+leaves the checkpoint before it usable. Whoever reads checks the hash and goes back to the one before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from ubq.durable import dump_json, sync_folder, write_atomic
+from ubq.errors import CheckpointError, StageError
+from ubq.i18n import gettext as _
+
+FORMAT_VERSION = 1
+STATE = "state.pt"
+MANIFEST = "manifest.json"
+DONE = "DONE"
+# Room for manifest, state file and logs beside the checkpoint itself.
+SPARE_BYTES = 1 << 20
+
+Payload = dict[str, Any]
+
+
+class _HashingFile:
+    """A binary file that hashes what passes, and keeps the error that the serialiser may hide."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.bytes = 0
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        self.digest.update(data)
+        self.bytes += memoryview(data).nbytes
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _torch_dump(payload: Payload, file: Any) -> None:
+    import torch
+
+    torch.save(payload, file)
+
+
+def _torch_load(path: Path) -> Payload:
+    import torch
+
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+class CheckpointStore:
+    """Checkpoints of one stage.
+
+    Args:
+        folder: the stage's folder; made on the first save.
+        keep: checkpoints kept, at least 2, so that one can be damaged.
+        warn: gets one line when a damaged checkpoint is passed over.
+        before_commit: called before a checkpoint becomes valid (the runner makes the metrics durable
+            there, so that no row up to the saved step can be lost).
+        dump, load: serialiser; PyTorch's, loading only tensors and plain Python values.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        keep: int = 2,
+        *,
+        warn: Callable[[str], None] | None = None,
+        before_commit: Callable[[], None] | None = None,
+        dump: Callable[[Payload, Any], None] = _torch_dump,
+        load: Callable[[Path], Payload] = _torch_load,
+    ) -> None:
+        if keep < 2:
+            raise ValueError(f"keep must be at least 2, not {keep}")
+        self.folder = folder
+        self.keep = keep
+        self.warn = warn or (lambda message: print(message, file=sys.stderr))
+        self.before_commit = before_commit or (lambda: None)
+        self._dump = dump
+        self._load = load
+        self._sound: set[int] = set()
+        self._damaged: set[int] = set()
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step}"
+
+    def steps(self) -> list[int]:
+        """Steps of the finished checkpoints, oldest first; the content is not checked."""
+        if not self.folder.is_dir():
+            return []
+        names = (p.name for p in self.folder.iterdir() if (p / DONE).is_file())
+        return sorted(int(n[5:]) for n in names if n.startswith("step-") and n[5:].isdecimal())
+
+    def save(self, step: int, payload: Payload) -> Path:
+        """Write one checkpoint and remove those beyond ``keep``.
+
+        Args:
+            step: training steps done so far; the same step again replaces its checkpoint.
+            payload: tensors and plain Python values, nested.
+
+        Raises:
+            StageError: too little room on the disk.
+            OSError: the disk filled up or failed on the way; no half checkpoint is left.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._check_space(payload)
+        temporary = self.folder / f".tmp-step-{step}"
+        final = self._path(step)
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir()
+            with open(temporary / STATE, "wb") as file:
+                hashing = _HashingFile(file)
+                try:
+                    self._dump(payload, hashing)
+                except Exception:
+                    if hashing.error is not None:
+                        raise hashing.error from None
+                    raise
+                file.flush()
+                os.fsync(file.fileno())
+            files = [{"name": STATE, "bytes": hashing.bytes, "sha256": hashing.digest.hexdigest()}]
+            manifest = {"format_version": FORMAT_VERSION, "step": step, "files": files}
+            write_atomic(temporary / MANIFEST, dump_json(manifest))
+            self.before_commit()
+            if final.exists():
+                self._remove(final)
+            os.rename(temporary, final)
+            sync_folder(self.folder)
+            write_atomic(final / DONE, b"")
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        self._damaged.discard(step)
+        self._sound.add(step)
+        self._prune()
+        return final
+
+    def latest(self) -> tuple[int, Payload] | None:
+        """The newest sound checkpoint, its hash checked; ``None`` where there is none.
+
+        Raises:
+            CheckpointError: the files are sound and yet hold something that must not be loaded.
+        """
+        step = self.latest_step()
+        if step == 0 and 0 not in self._sound:
+            return None
+        try:
+            return step, self._load(self._path(step) / STATE)
+        except OSError:
+            raise
+        except Exception as error:
+            raise CheckpointError(
+                _("checkpoint {path} cannot be loaded: {error}").format(
+                    path=self._path(step), error=(str(error) or type(error).__name__).splitlines()[0]
+                ),
+                _("remove that folder; the checkpoint before it is then used"),
+            ) from error
+
+    def latest_step(self) -> int:
+        """Step of the newest sound checkpoint, 0 where there is none. Loads nothing, so needs no torch."""
+        for step in reversed(self.steps()):
+            if step in self._sound:
+                return step
+            if step in self._damaged:
+                continue
+            reason = self._damage(step)
+            if reason is None:
+                self._sound.add(step)
+                return step
+            self._damaged.add(step)
+            self.warn(
+                _("checkpoint {path} is damaged ({reason}); using the one before").format(
+                    path=self._path(step), reason=reason
+                )
+            )
+        return 0
+
+    def clear(self) -> None:
+        """Remove every checkpoint, finished or not; the stage's final files stay."""
+        self._sound.clear()
+        self._damaged.clear()
+        if not self.folder.is_dir():
+            return
+        for path in sorted(self.folder.iterdir()):
+            if path.is_dir() and path.name.startswith(("step-", ".tmp-step-", ".old-step-")):
+                self._remove(path)
+        sync_folder(self.folder)
+
+    def _damage(self, step: int) -> str | None:
+        """Why a checkpoint cannot be used, or ``None``."""
+        folder = self._path(step)
+        try:
+            manifest = json.loads((folder / MANIFEST).read_bytes())
+            if manifest["format_version"] > FORMAT_VERSION:
+                return _("written by a newer ubq")
+            if manifest["step"] != step:
+                return _("its manifest names another step")
+            for entry in manifest["files"]:
+                path = folder / entry["name"]
+                if path.stat().st_size != entry["bytes"]:
+                    return _("{name} has the wrong size").format(name=entry["name"])
+                with open(path, "rb") as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+                        return _("{name} has another hash").format(name=entry["name"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return str(error) or type(error).__name__
+        return None
+
+    def _check_space(self, payload: Payload) -> None:
+        previous = [p.stat().st_size for step in self.steps() if (p := self._path(step) / STATE).is_file()]
+        needed = max([_tensor_bytes(payload), *previous[-1:]]) + SPARE_BYTES
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise StageError(
+                _(
+                    "too little disk space for a checkpoint in {folder}: {needed:.1f} MB needed, {free:.1f} MB free"
+                ).format(folder=self.folder, needed=needed / 1e6, free=free / 1e6),
+                _("make room, then resume the run"),
+            )
+
+    def _prune(self) -> None:
+        sound = [s for s in self.steps() if s not in self._damaged]
+        for step in self.steps():
+            if step not in sound[-self.keep :]:
+                self._remove(self._path(step))
+                self._sound.discard(step)
+        for leftover in self.folder.glob(".*-step-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def _remove(self, path: Path) -> None:
+        """Remove a checkpoint so that a crash on the way leaves none that looks finished."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path / DONE)
+        shutil.rmtree(path)
+
+
+class Cadence:
+    """When a training loop saves: every so many steps, and when the last save is so old.
+
+    Args:
+        steps: save at every multiple of this step; 0: never by steps.
+        minutes: save when the last checkpoint is this old; 0: never by time.
+    """
+
+    def __init__(self, steps: int, minutes: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.steps = steps
+        self.seconds = 60.0 * minutes
+        self._clock = clock
+        self._last = clock()
+
+    def due(self, step: int) -> bool:
+        """Whether to save after this step."""
+        if self.steps and step % self.steps == 0:
+            return True
+        return self.seconds > 0 and self._clock() - self._last >= self.seconds
+
+    def saved(self) -> None:
+        """A checkpoint was written now."""
+        self._last = self._clock()
+
+
+def _tensor_bytes(value: object) -> int:
+    """Bytes of the tensors and arrays in a nested value."""
+    if isinstance(value, Mapping):
+        return sum(_tensor_bytes(v) for v in value.values())
+    if isinstance(value, list | tuple):
+        return sum(_tensor_bytes(v) for v in value)
+    nbytes = getattr(value, "nbytes", 0)
+    return nbytes if isinstance(nbytes, int) else 0

@@ -1,0 +1,145 @@
+"""File writes that survive a crash, and line files whose last line may be torn.
+
+Everything that a run keeps on disk goes through here: a whole file is replaced in one step, a line
+file only ever gets whole lines. Standard library only, since the status command reads through it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable. File systems that cannot sync a folder are left alone."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write every byte, also when the kernel takes only a part at a time."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace a file in one durable step: a reader, and a restart after a crash, sees the old or the new one.
+
+    Raises:
+        OSError: the file cannot be written; the old one is untouched and no temporary file is left.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        try:
+            write_all(descriptor, data)
+            os.fchmod(descriptor, 0o644)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+    sync_folder(path.parent)
+
+
+def plain(value: object) -> object:
+    """A value as JSON holds it: NaN and infinities become null, array scalars and paths become plain."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in value]
+    item = getattr(value, "item", None)
+    return plain(item()) if callable(item) else str(value)
+
+
+def dump_json(value: object, indent: int | None = None) -> bytes:
+    """JSON in UTF-8, with :func:`plain` applied."""
+    return (json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=indent) + "\n").encode()
+
+
+class LineFile:
+    """A JSONL file that one process appends to, a whole line in one write.
+
+    A line that an earlier process left torn at the end is cut off on opening.
+
+    Raises:
+        OSError: the file cannot be opened or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._cut_torn_line()
+
+    def _cut_torn_line(self) -> None:
+        size = end = os.fstat(self._descriptor).st_size
+        while end:
+            start = max(0, end - 65536)
+            newline = os.pread(self._descriptor, end - start, start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end < size:
+            os.ftruncate(self._descriptor, end)
+
+    def append(self, row: Mapping[str, object]) -> None:
+        """Write one row; a row that does not fit on the disk is taken back whole."""
+        before = os.fstat(self._descriptor).st_size
+        try:
+            write_all(self._descriptor, dump_json(row))
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, before)
+            raise
+
+    def sync(self) -> None:
+        """Make the rows so far durable."""
+        os.fsync(self._descriptor)
+
+    def keep(self, wanted: Callable[[dict[str, object]], bool]) -> None:
+        """Replace the file by its rows for which ``wanted`` is true; torn and broken lines go."""
+        rows = list(read_rows(self.path))
+        kept = [row for row in rows if wanted(row)]
+        if len(kept) == len(rows) == sum(1 for line in self.path.read_bytes().splitlines() if line):
+            return
+        write_atomic(self.path, b"".join(dump_json(row) for row in kept))
+        self.close()
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def read_rows(path: Path) -> Iterator[dict[str, object]]:
+    """Rows of a JSONL file that may be being written: lines that are not a whole JSON object are left out."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return
+    for line in data.split(b"\n"):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            yield row

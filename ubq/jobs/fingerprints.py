@@ -1,0 +1,160 @@
+"""What decides a stage's output, kept as values, so that a change can be told in values.
+
+A fingerprint is a flat mapping:
+
+- ``version``: the stage's ``version``, raised by hand;
+- ``qat.epochs``: each configuration key that the stage reads;
+- ``fact NAME``: its further facts;
+- ``input PATH``: the content of each input file;
+- ``from STAGE: PATH``: the content of each output of the wanted stages in ``after``.
+
+Source code is never hashed and a file's time is never looked at. Files up to 64 MiB count by the SHA-256
+of their whole content. Larger ones (an OpenFWI file has 700 MB, a data set 75 GB) count by their size and
+256 blocks of 16 KiB spread evenly from the first byte (an ``.npy`` header) to the last: another file, a
+truncated one and a regenerated one are noticed, an edit of a few samples in place may not be;
+``--force STAGE`` is for that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ubq.durable import plain
+
+if TYPE_CHECKING:
+    from ubq.config.schema import Config
+    from ubq.stages.base import Stage
+    from ubq.stages.paths import RunPaths
+
+WHOLE_BYTES = 64 << 20
+BLOCKS = 256
+BLOCK_BYTES = 16 << 10
+
+Values = dict[str, Any]
+
+# Keys that decide where, how often and how fast, never what comes out.
+WITHOUT_EFFECT = ("extends", "run", "tracking", "data.workers")
+
+_seen: dict[tuple[str, int, int, int, int], str] = {}
+
+
+def file_signature(path: Path) -> str:
+    """Identity of a file's or folder's content; ``missing`` where there is none."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return "missing"
+    if path.is_dir():
+        digest = hashlib.sha256()
+        for child in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(f"{child.relative_to(path).as_posix()} {file_signature(child)}\n".encode())
+        return f"folder {digest.hexdigest()}"
+    # Within this process alone, an unchanged inode is not read twice.
+    key = (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    if key not in _seen:
+        _seen[key] = _content_signature(path, stat.st_size)
+    return _seen[key]
+
+
+def _content_signature(path: Path, size: int) -> str:
+    with open(path, "rb") as file:
+        if size <= WHOLE_BYTES:
+            return f"{size} bytes, sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
+        digest = hashlib.sha256()
+        for i in range(BLOCKS):
+            file.seek((size - BLOCK_BYTES) * i // (BLOCKS - 1))
+            digest.update(file.read(BLOCK_BYTES))
+        return f"{size} bytes, sampled {digest.hexdigest()}"
+
+
+def config_values(config: Config) -> Values:
+    """Every key of a configuration, dotted; lists are one value."""
+    flat: Values = {}
+
+    def walk(prefix: str, table: Mapping[str, Any]) -> None:
+        for key, value in table.items():
+            if isinstance(value, Mapping):
+                walk(f"{prefix}{key}.", value)
+            else:
+                flat[prefix + key] = value
+
+    walk("", config.model_dump(mode="json"))
+    return flat
+
+
+def fingerprint(stage: Stage, config: Config, paths: RunPaths, stages: Sequence[Stage]) -> Values:
+    """The values that decide a stage's output now.
+
+    Args:
+        stage: whose.
+        stages: the whole pipeline, for the outputs of ``stage.after``.
+
+    Raises:
+        UbqError: the stage cannot list its inputs.
+    """
+    values: Values = {"version": stage.version}
+    for key, value in config_values(config).items():
+        if _covers(stage.reads, key) and not _covers(WITHOUT_EFFECT, key):
+            values[key] = value
+    values |= {f"fact {name}": plain(value) for name, value in stage.facts(config).items()}
+    values |= {f"input {path}": file_signature(Path(path)) for path in stage.inputs(config)}
+    for other in stages:
+        if other.name in stage.after and other.wanted(config):
+            for path in other.outputs(config, paths):
+                values[f"from {other.name}: {relative(path, paths.root)}"] = file_signature(path)
+    return values
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    """Why two fingerprints differ, one reason each, in values; empty where they do not.
+
+    A configuration key that only one of them has was added or taken away by another version of ubq. It
+    counts only if it is not at its default: a new knob left alone makes nothing out of date.
+    """
+    reasons = []
+    for key in [*new, *(k for k in old if k not in new)]:
+        before, after = old.get(key), new.get(key)
+        if key in old and key in new and before == after:
+            continue
+        kind, _space, name = key.partition(" ")
+        if key == "version":
+            reasons.append(f"stage version {before} -> {after}")
+        elif kind == "input":
+            reasons.append(f"{name} {_what_happened(key, old, new)}")
+        elif kind == "from":
+            other, _colon, path = name.partition(": ")
+            reasons.append(f"{path} of {other} {_what_happened(key, old, new)}")
+        elif kind == "fact":
+            reasons.append(f"{name} {_text(before)} -> {_text(after)}")
+        else:
+            default = defaults.get(key)
+            known = (before if key in old else default), (after if key in new else default)
+            if known[0] != known[1] and (key in new or key in defaults):
+                reasons.append(f"{key} {_text(known[0])} -> {_text(known[1])}")
+    return reasons
+
+
+def _what_happened(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    if key not in old:
+        return "is new"
+    if key not in new:
+        return "is no longer used"
+    return "is missing" if new[key] == "missing" else "changed"
+
+
+def _covers(keys: Iterable[str], key: str) -> bool:
+    return any(key == k or key.startswith(k + ".") for k in keys)
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str | list | dict) else str(value).lower()
+
+
+def relative(path: Path, root: Path) -> str:
+    """A path inside the run's folder as state and messages name it."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)

@@ -1,0 +1,175 @@
+"""Which stages a start has to run, from where, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from ubq.checkpoints.store import CheckpointStore
+from ubq.errors import UsageError
+from ubq.i18n import gettext as _
+from ubq.jobs.fingerprints import Values, changes, config_values, fingerprint, relative
+from ubq.jobs.state import COMPLETED, RunState, StageState
+
+if TYPE_CHECKING:
+    from ubq.config.schema import Config
+    from ubq.stages.base import Stage
+    from ubq.stages.paths import RunPaths
+
+RUN = "run"
+RESUME = "resume"
+UP_TO_DATE = "up to date"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a start does with one stage."""
+
+    name: str
+    action: str
+    """``run``, ``resume`` or ``up to date``."""
+    step: int
+    """Training step it goes on from."""
+    reasons: tuple[str, ...]
+    """Why, in values (``qat.epochs 50 -> 30``)."""
+    values: Values
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "action": self.action, "step": self.step, "reasons": list(self.reasons)}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which stages the user asked for.
+
+    Args:
+        only: this stage alone, from the files that are there.
+        until: this stage and those before it.
+        force: this stage and those that depend on it run again.
+    """
+
+    only: str = ""
+    until: str = ""
+    force: str = ""
+
+    def check(self, config: Config, stages: Sequence[Stage]) -> None:
+        """Raises UsageError for a stage that does not exist or that this configuration leaves out."""
+        names = [s.name for s in stages]
+        for option, name in (("--only", self.only), ("--until", self.until), ("--force", self.force)):
+            if not name:
+                continue
+            if name not in names:
+                close = get_close_matches(name, names, n=1)
+                raise UsageError(
+                    _("{option}: there is no stage {name}").format(option=option, name=name),
+                    _("did you mean {close}?").format(close=close[0])
+                    if close
+                    else _("stages: {names}").format(names=", ".join(names)),
+                )
+            if not next(s for s in stages if s.name == name).wanted(config):
+                raise UsageError(
+                    _("{option}: this configuration has no stage {name}").format(option=option, name=name),
+                    _("stages: {names}").format(names=", ".join(s.name for s in stages if s.wanted(config))),
+                )
+
+    def of(self, config: Config, stages: Sequence[Stage]) -> list[Stage]:
+        """The stages to look at, in order."""
+        wanted = [s for s in stages if s.wanted(config)]
+        if self.only:
+            return [s for s in wanted if s.name == self.only]
+        if self.until:
+            return wanted[: [s.name for s in wanted].index(self.until) + 1]
+        return wanted
+
+    def forced(self, stages: Sequence[Stage]) -> set[str]:
+        """The forced stage and all that depend on it."""
+        names = {self.force} if self.force else set()
+        for stage in stages:  # in order, so that one pass finds the dependents of dependents
+            if names.intersection(stage.after):
+                names.add(stage.name)
+        return names
+
+
+def plan_stage(
+    stage: Stage,
+    entry: StageState | None,
+    config: Config,
+    paths: RunPaths,
+    stages: Sequence[Stage],
+    store: CheckpointStore,
+    forced: bool = False,
+    before: Collection[str] = (),
+) -> Planned:
+    """What to do with one stage.
+
+    Args:
+        entry: what ``state.json`` says of it.
+        store: its checkpoints.
+        forced: run it from the start whatever it is.
+        before: stages that will have run before it.
+    """
+    from ubq.config.schema import Config as Schema
+
+    values = fingerprint(stage, config, paths, stages)
+
+    def planned(action: str, *reasons: str, step: int = 0) -> Planned:
+        return Planned(stage.name, action, step, reasons, values)
+
+    if forced:
+        return planned(RUN, _("forced"))
+    if entry is None or entry.fingerprint is None:
+        return planned(RUN, _("not run yet"))
+    upstream = [name for name in stage.after if name in before]
+    known = {k: v for k, v in entry.fingerprint.items() if not _is_from(k, upstream)}
+    fresh = {k: v for k, v in values.items() if not _is_from(k, upstream)}
+    reasons = changes(known, fresh, config_values(Schema()))
+    reasons += [_("{stage} runs before it").format(stage=name) for name in upstream]
+    if reasons:
+        return planned(RUN, *reasons)
+    missing = [relative(p, paths.root) for p in stage.outputs(config, paths) if not p.exists()]
+    if entry.state == COMPLETED and not missing:
+        return planned(UP_TO_DATE)
+    why = _("{path} is missing").format(path=missing[0]) if entry.state == COMPLETED else entry.state
+    step = store.latest_step()
+    return planned(RESUME, why, step=step) if step else planned(RUN, why, _("no checkpoint yet"))
+
+
+def plan(
+    config: Config, paths: RunPaths, stages: Sequence[Stage], state: RunState | None, selection: Selection
+) -> list[Planned]:
+    """What a start would do with each stage asked for.
+
+    Raises:
+        UbqError: a stage's inputs cannot be listed; with ``only``, files of the stages before it are missing.
+    """
+    forced = selection.forced(stages)
+    result: list[Planned] = []
+    running: set[str] = set()
+    for stage in selection.of(config, stages):
+        store = CheckpointStore(paths.checkpoints(stage.name))
+        entry = state.stage(stage.name) if state else None
+        if selection.only:
+            check_predecessors(stage, config, paths, stages)
+        item = plan_stage(stage, entry, config, paths, stages, store, stage.name in forced, running)
+        if item.action != UP_TO_DATE:
+            running.add(stage.name)
+        result.append(item)
+    return result
+
+
+def check_predecessors(stage: Stage, config: Config, paths: RunPaths, stages: Sequence[Stage]) -> None:
+    """Raises UsageError where a file that a stage needs from those before it is missing."""
+    for other in stages:
+        if other.name in stage.after and other.wanted(config):
+            for path in other.outputs(config, paths):
+                if not path.exists():
+                    raise UsageError(
+                        _("stage {stage} needs {path}, which is not there").format(stage=stage.name, path=path),
+                        _("make it with: {command}").format(command=f"--only {other.name}"),
+                    )
+
+
+def _is_from(key: str, stages: Sequence[str]) -> bool:
+    return any(key.startswith(f"from {name}: ") for name in stages)

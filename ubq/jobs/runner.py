@@ -1,0 +1,584 @@
+"""Run the stages of a run, one after the other, in this process, and keep its files true.
+
+The order of what happens to disk is what makes a crash at any moment harmless:
+
+- a stage that starts over: its checkpoints go, its metric rows go, then its new fingerprint is written;
+- a stage that goes on: metric rows past its newest sound checkpoint go, then it starts;
+- a checkpoint becomes valid only after the metric rows up to it are durable;
+- a stage is ``completed`` in ``state.json`` only after its output files exist.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ubq.checkpoints.store import CheckpointStore
+from ubq.durable import LineFile, plain, write_atomic
+from ubq.errors import (
+    EXIT_MARK_FAILED,
+    EXIT_OK,
+    EXIT_PREFLIGHT,
+    EXIT_STAGE_FAILED,
+    PreflightError,
+    StageError,
+    UbqError,
+    UsageError,
+)
+from ubq.i18n import gettext as _
+from ubq.jobs.console import Console, console_for, duration
+from ubq.jobs.fingerprints import relative
+from ubq.jobs.owner import Hold
+from ubq.jobs.plan import RESUME, UP_TO_DATE, Planned, Selection, check_predecessors, plan, plan_stage
+from ubq.jobs.signals import StopSignals
+from ubq.jobs.state import (
+    COMPLETED,
+    FAILED,
+    INTERRUPTED,
+    PARTIAL,
+    PENDING,
+    RUNNING,
+    RunState,
+    StageState,
+    StateFile,
+    now,
+    read_state,
+)
+from ubq.stages.base import Interrupted
+from ubq.stages.paths import RunPaths
+
+if TYPE_CHECKING:
+    from ubq.config.schema import Config
+    from ubq.jobs.preflight import Check
+    from ubq.stages.base import Stage
+
+NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+def pipeline() -> Sequence[Stage]:
+    """The stages of ubq, in order."""
+    from ubq.stages import PIPELINE
+
+    return PIPELINE
+
+
+def run_name(config: Config, preset: str = "") -> str:
+    """Name of the run that a configuration makes."""
+    return config.run.name or preset or config.extends or "run"
+
+
+def resume_command(paths: RunPaths) -> str:
+    """The exact command that goes on with a run."""
+    folder = paths.root.parent
+    place = "" if folder == Path("runs") or folder == Path.cwd() / "runs" else f" --runs-dir {folder}"
+    return f"ubq resume {paths.root.name}{place}"
+
+
+def freeze(config: Config, paths: RunPaths, preset: str) -> Config:
+    """The configuration as the run keeps it: everything that was left to this machine is fixed.
+
+    The thread count is the one of the run's first start, since another count gives other last bits.
+    """
+    threads = config.threads
+    if not threads and paths.config.is_file():
+        with_threads = load_frozen(paths)
+        threads = with_threads.threads
+    changed = {
+        "threads": threads or available_cores(),
+        "run": config.run.model_copy(update={"name": paths.root.name, "dir": str(paths.root.parent)}),
+        "export": config.export.model_copy(update={"name": config.export.name or preset or paths.root.name}),
+    }
+    return config.model_copy(update=changed)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load_frozen(paths: RunPaths) -> Config:
+    """The configuration of an existing run.
+
+    Raises:
+        UsageError: there is none, or this ubq cannot read it.
+    """
+    import tomllib
+
+    from pydantic import ValidationError
+
+    from ubq.config.schema import Config
+
+    try:
+        return Config.model_validate(tomllib.loads(paths.config.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UsageError(
+            _("run {run} has no config.toml").format(run=paths.root), _("start it with: ubq run --run NAME --preset …")
+        ) from None
+    except (ValueError, ValidationError) as error:
+        raise UsageError(
+            _("{path} cannot be read: {error}").format(path=paths.config, error=" ".join(str(error).split())),
+            _("start the run again with: ubq run"),
+        ) from error
+
+
+def start_run(
+    config: Config,
+    paths: RunPaths,
+    *,
+    preset: str = "",
+    selection: Selection | None = None,
+    preflight: bool = True,
+    stages: Sequence[Stage] | None = None,
+    console: Console | None = None,
+    command: str = "",
+) -> int:
+    """Run what of a run is not up to date, in this process; a new run, the same again, or a changed one.
+
+    Args:
+        config: resolved configuration; frozen to ``config.toml``.
+        paths: the run's folder.
+        preset: name of the preset it came from, for status and file names.
+        selection: ``--only``, ``--until``, ``--force``.
+        preflight: check first what the machine has.
+        stages: the pipeline; ubq's own when left out.
+        console: where lines and progress go; decided by the terminal when left out.
+        command: the command line, for ``owner.json``.
+
+    Returns:
+        The exit code: 0 completed, 1 failed, 2 unusable input, 3 preflight, 5 a success mark failed,
+        129, 130, 143 stopped, saved and resumable.
+
+    Raises:
+        HeldError: another process holds the run.
+        UbqError: nothing could be started; nothing of the run was changed.
+    """
+    stages = pipeline() if stages is None else stages
+    selection = selection or Selection()
+    selection.check(config, stages)
+    fresh = not paths.root.exists()
+    with Hold(paths.root, command or " ".join(sys.argv)):
+        config = freeze(config, paths, preset)
+        state = read_state(paths.state)
+        try:
+            planned = plan(config, paths, stages, state, selection)
+        except UbqError:
+            if fresh:
+                _remove_empty(paths)
+            raise
+        console = console or console_for(sys.stdout, paths.log)
+        try:
+            if state and state.state == COMPLETED and all(p.action == UP_TO_DATE for p in planned):
+                _write_config(paths, config)
+                console.line(_("run {run} is complete and up to date").format(run=paths.root.name))
+                if state.error:
+                    console.line(_("error: {error}").format(error=state.error["message"]))
+                return state.exit_code or EXIT_OK
+            return _Runner(config, paths, preset, state, selection, stages, console).run(planned, preflight)
+        finally:
+            console.close()
+
+
+def resume_run(
+    paths: RunPaths,
+    *,
+    preflight: bool = True,
+    stages: Sequence[Stage] | None = None,
+    console: Console | None = None,
+    command: str = "",
+) -> int:
+    """Go on with an existing run from its frozen configuration; see :func:`start_run`."""
+    state = read_state(paths.state)
+    return start_run(
+        load_frozen(paths),
+        paths,
+        preset=state.preset if state else "",
+        preflight=preflight,
+        stages=stages,
+        console=console,
+        command=command,
+    )
+
+
+def dry_run(
+    config: Config,
+    paths: RunPaths,
+    *,
+    preset: str = "",
+    selection: Selection | None = None,
+    stages: Sequence[Stage] | None = None,
+) -> list[Planned]:
+    """What :func:`start_run` would do; changes nothing and takes no lock."""
+    stages = pipeline() if stages is None else stages
+    selection = selection or Selection()
+    selection.check(config, stages)
+    return plan(freeze(config, paths, preset), paths, stages, read_state(paths.state), selection)
+
+
+def _remove_empty(paths: RunPaths) -> None:
+    """Take a folder back that was made only to find that nothing can be started in it."""
+    for path in (*paths.root.glob("owner.json"), *paths.root.glob("run.lock"), paths.root):
+        try:
+            path.rmdir() if path.is_dir() else path.unlink()
+        except OSError:
+            return
+
+
+def _write_config(paths: RunPaths, config: Config) -> None:
+    import tomli_w
+
+    text = tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+    if not paths.config.is_file() or paths.config.read_text(encoding="utf-8") != text:
+        write_atomic(paths.config, text.encode())
+
+
+def _set_threads(threads: int) -> None:
+    """Fix the thread count, before torch is imported if it is not yet."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+class _Runner:
+    """One start of a run, from the plan to the exit code."""
+
+    def __init__(
+        self,
+        config: Config,
+        paths: RunPaths,
+        preset: str,
+        state: RunState | None,
+        selection: Selection,
+        stages: Sequence[Stage],
+        console: Console,
+    ) -> None:
+        self.config = config
+        self.paths = paths
+        self.selection = selection
+        self.stages = stages
+        self.console = console
+        state = state or RunState(run=paths.root.name, created=now())
+        state.run, state.preset = paths.root.name, preset or state.preset
+        known = {s.name: s for s in state.stages}
+        state.stages = [known.get(s.name, StageState(s.name)) for s in stages if s.wanted(config)]
+        self.state = state
+        self.file = StateFile(paths.state, state)
+        self.resume = resume_command(paths)
+
+    def run(self, planned: Sequence[Planned], preflight: bool) -> int:
+        try:
+            return self._run(planned, preflight)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            # Not even the end could be written; what state.json says is older, and true of the disk.
+            self.console.close()
+            print(_("error: {error}").format(error=_no_space(error, self.paths)), file=sys.stderr)
+            print(_("resume with: {command}").format(command=self.resume), file=sys.stderr)
+            return EXIT_STAGE_FAILED
+
+    def _run(self, planned: Sequence[Planned], preflight: bool) -> int:
+        self.log_file = os.open(self.paths.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        state = self.state
+        state.state, state.exit_code, state.error = PENDING, None, None
+        state.next_command = self.resume
+        # Forced stages forget what they did, so that an interruption does not undo the force.
+        for item in planned:
+            if item.name in self.selection.forced(self.stages):
+                state.put(StageState(item.name))
+        _write_config(self.paths, self.config)
+        self.file.save()
+        self.events = LineFile(self.paths.events)
+        self.metrics = LineFile(self.paths.metrics)
+        self.metrics.keep(lambda row: True)
+        self.event("run_started", plan=[p.as_dict() for p in planned])
+        self.log(_("run {run} in {folder}").format(run=state.run, folder=self.paths.root))
+        stop = StopSignals(
+            first=_("stopping after this step and a save; once more to leave at once"),
+            second=_("resume with: {command}").format(command=self.resume),
+        )
+        with stop:
+            try:
+                if preflight:
+                    self._preflight(planned)
+                state.state = RUNNING
+                self.file.save()
+                _set_threads(self.config.threads)
+                for stage in self.selection.of(self.config, self.stages):
+                    if stop.received is not None:
+                        raise Interrupted
+                    self._stage(stage, stop)
+                return self._completed()
+            except Interrupted:
+                return self._interrupted(stop)
+            except Exception as error:
+                return self._failed(error)
+
+    def _preflight(self, planned: Sequence[Planned]) -> None:
+        from ubq.jobs import preflight
+
+        todo = [s for s in self.stages if any(p.name == s.name and p.action != UP_TO_DATE for p in planned)]
+        checks: list[Check] = preflight.check_run(self.config, self.paths, todo)
+        self.state.preflight = [c.as_dict() for c in checks]
+        for check in checks:
+            if check.status != preflight.OK:
+                self.log(f"{check.status}: {check.figure}. {check.mend}".rstrip(". ") + ".")
+        failed = [c for c in checks if c.status == preflight.FAILED]
+        if failed:
+            raise PreflightError("; ".join(c.figure for c in failed), failed[0].mend)
+
+    def _stage(self, stage: Stage, stop: StopSignals) -> None:
+        """Run one stage unless it is up to date."""
+        from ubq.stages.base import StageContext
+
+        store = CheckpointStore(
+            self.paths.checkpoints(stage.name),
+            self.config.run.keep_checkpoints,
+            warn=self.log,
+            before_commit=self.metrics_sync,
+        )
+        if self.selection.only:
+            check_predecessors(stage, self.config, self.paths, self.stages)
+        old = self.state.stage(stage.name)
+        item = plan_stage(stage, old, self.config, self.paths, self.stages, store)
+        if item.action == UP_TO_DATE:
+            self.log(_("{stage}: up to date").format(stage=stage.name))
+            return
+        entry = self._begin(item, old, store)
+        context: StageContext = _Context(self, entry, store, stop)
+        begin = time.monotonic()
+        try:
+            stage.run(context)
+        except Interrupted:
+            entry.state = INTERRUPTED
+            raise
+        except UbqError as error:
+            if error.exit_code != EXIT_MARK_FAILED:
+                entry.state = FAILED
+                entry.error = {"message": error.message, "mend": error.mend}
+                raise
+            entry.error = {"message": error.message, "mend": error.mend}  # the stage did its work; the run is no good
+        except BaseException as error:
+            entry.state = FAILED
+            entry.error = {"message": _first_line(error), "mend": ""}
+            raise
+        finally:
+            entry.seconds += time.monotonic() - begin
+            entry.ended = now()
+            entry.eta = entry.rate = None
+        outputs = list(stage.outputs(self.config, self.paths))
+        missing = [p for p in outputs if not p.exists()]
+        if missing:
+            entry.state = FAILED
+            raise StageError(
+                _("stage {stage} ended without making {path}").format(stage=stage.name, path=missing[0]),
+                _("this is a defect of ubq; please report it with run.log"),
+            )
+        entry.state = COMPLETED
+        entry.step = entry.steps = max(entry.step, entry.steps)
+        entry.artifacts = [{"path": relative(p, self.paths.root), "bytes": _bytes(p)} for p in outputs]
+        self.file.save()
+        self.event("stage_completed", stage=stage.name, step=entry.step, seconds=round(entry.seconds, 3))
+        self.log(_("{stage}: complete in {time}").format(stage=stage.name, time=duration(entry.seconds)))
+
+    def _begin(self, item: Planned, old: StageState | None, store: CheckpointStore) -> StageState:
+        """Bring files and state to the step the stage starts from."""
+        why = "; ".join(item.reasons)
+        if item.action == RESUME:
+            assert old is not None
+            entry = old
+            entry.resumed_from = entry.step = item.step
+            entry.last_checkpoint = item.step
+        else:
+            store.clear()
+            entry = StageState(item.name)
+        self.metrics.keep(lambda row: row.get("stage") != item.name or _step(row) <= entry.step)
+        entry.state, entry.error, entry.ended = RUNNING, None, None
+        entry.started = entry.started or now()
+        entry.fingerprint = item.values
+        entry.artifacts = []
+        self.state.put(entry)
+        self.file.save()
+        if item.action == RESUME:
+            self.event("stage_resumed", stage=item.name, step=item.step, reasons=list(item.reasons))
+            self.log(_("{stage}: resuming at step {step} ({why})").format(stage=item.name, step=item.step, why=why))
+        else:
+            self.event("stage_started", stage=item.name, step=0, reasons=list(item.reasons))
+            self.log(_("{stage}: running ({why})").format(stage=item.name, why=why))
+        return entry
+
+    def metrics_sync(self) -> None:
+        self.metrics.sync()
+
+    def event(self, kind: str, **fields: object) -> None:
+        self.events.append({"time": now(), "event": kind, **fields})
+
+    def log(self, message: str) -> None:
+        os.write(self.log_file, f"{now()} {message}\n".encode())
+        self.console.line(message)
+
+    def _completed(self) -> int:
+        state = self.state
+        done = all(s.state == COMPLETED for s in state.stages)
+        state.state = COMPLETED if done else PARTIAL
+        marks = next(({"stage": s.name, **s.error} for s in state.stages if s.state == COMPLETED and s.error), None)
+        state.error, state.exit_code = marks, EXIT_MARK_FAILED if marks else EXIT_OK
+        state.next_command = "" if done else self.resume
+        self.file.save()
+        self.event("run_completed" if done else "run_paused", exit_code=state.exit_code)
+        seconds = sum(s.seconds for s in state.stages)
+        if done:
+            self.log(_("run {run} is complete after {time}").format(run=state.run, time=duration(seconds)))
+        else:
+            self.log(_("the stages asked for are complete; go on with: {command}").format(command=self.resume))
+        if state.error:
+            self._report(state.error["message"], state.error["mend"])
+        return state.exit_code
+
+    def _interrupted(self, stop: StopSignals) -> int:
+        state = self.state
+        state.state, state.exit_code = INTERRUPTED, stop.exit_code
+        for entry in state.stages:
+            if entry.state == RUNNING:
+                entry.state = INTERRUPTED
+        self.file.save()
+        self.event("interrupted", signal=stop.received)
+        self.log(_("interrupted and saved; resume with: {command}").format(command=self.resume))
+        return stop.exit_code
+
+    def _failed(self, error: Exception) -> int:
+        """Write down a failure and say it in one line; the traceback of a defect goes to run.log."""
+        if isinstance(error, UbqError):
+            message, mend, code = error.message, error.mend, error.exit_code
+        elif isinstance(error, OSError) and error.errno in NO_SPACE:
+            message, mend, code = _no_space(error, self.paths), _("make room, then resume"), EXIT_STAGE_FAILED
+        elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            message = _("out of memory: {error}").format(error=_first_line(error))
+            mend, code = _("make the stage's batch_size smaller, or its accumulate larger"), EXIT_STAGE_FAILED
+        else:
+            message, code = _first_line(error), EXIT_STAGE_FAILED
+            mend = _("the traceback is in {path}").format(path=self.paths.log)
+        if not isinstance(error, UbqError):
+            trace = "".join(traceback.format_exception(error))
+            try:
+                os.write(self.log_file, trace.encode())
+            except OSError:
+                sys.stderr.write(trace)
+        state = self.state
+        failed = next((s for s in state.stages if s.state in (FAILED, RUNNING)), None)
+        if failed:
+            failed.state, failed.error = FAILED, {"message": message, "mend": mend}
+        state.error = {"stage": failed.name if failed else "", "message": message, "mend": mend}
+        state.state, state.exit_code = FAILED, code
+        self._report(message, mend, failed.name if failed else "")
+        self.file.save()
+        kind = "preflight_failed" if code == EXIT_PREFLIGHT else "stage_failed"
+        self.event(kind, stage=failed.name if failed else "", message=message, exit_code=code)
+        os.write(self.log_file, f"{now()} error: {message}\n".encode())
+        return code
+
+    def _report(self, message: str, mend: str, stage: str = "") -> None:
+        self.console.close()
+        where = f"{stage}: " if stage else ""
+        print(_("error: {error}").format(error=where + message), file=sys.stderr)
+        if mend:
+            print(f"  {mend}", file=sys.stderr)
+        if self.state.next_command:
+            print("  " + _("resume with: {command}").format(command=self.resume), file=sys.stderr)
+
+
+class _Context:
+    """What a stage sees of the runner; see :class:`ubq.stages.base.StageContext`."""
+
+    # The first steps are slower (allocation, compilation) and would spoil the rate.
+    WARM_UP_STEPS = 3
+
+    def __init__(self, runner: _Runner, entry: StageState, store: CheckpointStore, stop: StopSignals) -> None:
+        self.config = runner.config
+        self.paths = runner.paths
+        self.stage = entry.name
+        self._runner = runner
+        self._entry = entry
+        self._store = store
+        self._stop = stop
+        self._first: tuple[int, float] | None = None
+        self._calls = 0
+        self._validates = "val_loss" in entry.figures
+
+    @property
+    def store(self) -> CheckpointStore:
+        return self._store
+
+    def progress(self, step: int, steps: int, **figures: float | str) -> None:
+        entry = self._entry
+        entry.step, entry.steps = step, steps
+        self._calls += 1
+        moment = time.monotonic()
+        if self._first is None or self._calls <= self.WARM_UP_STEPS:
+            self._first = step, moment
+        elif moment > self._first[1] and step > self._first[0]:
+            entry.rate = (step - self._first[0]) / (moment - self._first[1])
+            entry.eta = max(steps - step, 0) / entry.rate
+        self._take(figures)
+        self._runner.console.progress(entry)
+        self._runner.file.save_progress()
+
+    def metrics(self, step: int, **figures: float | str) -> None:
+        self._take(figures)
+        self._runner.metrics.append({"stage": self.stage, "step": step, **figures})
+
+    def _take(self, figures: dict[str, float | str]) -> None:
+        """Keep the latest figures; ``loss`` and the best of ``val_loss`` (else of ``loss``) stand apart."""
+        if not figures:
+            return
+        entry = self._entry
+        for name, value in figures.items():
+            entry.figures[name] = plain(value)
+        if "phase" in figures:
+            entry.phase = str(figures["phase"])
+        loss, validation = plain(figures.get("loss")), plain(figures.get("val_loss"))
+        if isinstance(loss, int | float):
+            entry.loss = float(loss)
+        if validation is not None and not self._validates:
+            self._validates, entry.best_loss = True, None
+        judged = validation if self._validates else loss
+        if isinstance(judged, int | float):
+            entry.best_loss = float(judged) if entry.best_loss is None else min(entry.best_loss, float(judged))
+
+    def event(self, kind: str, **fields: object) -> None:
+        self._runner.event(kind, stage=self.stage, **fields)
+
+    def log(self, message: str) -> None:
+        self._runner.log(f"{self.stage}: {message}")
+
+    def stop_requested(self) -> bool:
+        return self._stop.received is not None
+
+    def checkpoint_saved(self, step: int) -> None:
+        self._entry.last_checkpoint = step
+        self._runner.file.save()
+        self._runner.event("checkpoint", stage=self.stage, step=step)
+
+
+def _step(row: dict[str, object]) -> int:
+    step = row.get("step")
+    return step if isinstance(step, int) else 0
+
+
+def _bytes(path: Path) -> int:
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def _no_space(error: OSError, paths: RunPaths) -> str:
+    return _("no space left on the disk, writing in {folder}").format(folder=error.filename or paths.root)
