@@ -146,7 +146,7 @@ def test_diversity_of_known_sets() -> None:
 def test_nearest_distance_finds_a_copy_across_chunks() -> None:
     train = layered(50, 0)
     probe = torch.cat([train[[37]], layered(1, 9)])
-    found = nearest_distances(probe, train.numpy(), chunk=16)
+    found = nearest_distances(probe, train.split(16))
     assert found[0] == 0.0
     each = (train - probe[1]).double().flatten(1).norm(dim=1)
     assert float(found[1]) == pytest.approx(float(each.min()))

@@ -15,7 +15,7 @@ Suffixes: N maps, P patches of a map, D elements of a patch, R projections.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,14 +141,13 @@ def pairwise_diversity(maps: Tensor) -> float:
     return float(torch.pdist(maps.flatten(1).double()).mean())
 
 
-def nearest_distances(maps: Tensor, others: Sequence[np.ndarray] | np.ndarray | Tensor, chunk: int = 1024) -> Tensor:
-    """L2 distance of each of ``maps`` (N, 1, H, W) to the nearest of ``others`` (M, 1, H, W), read in chunks."""
+def nearest_distances(maps: Tensor, others: Iterable[Tensor]) -> Tensor:
+    """L2 distance (N,) of each of ``maps`` (N, 1, H, W) to the nearest of ``others``, given in blocks (M, 1, H, W)."""
     rows = maps.flatten(1).double()
     best = torch.full((len(rows),), float("inf"), dtype=torch.float64)
-    for start in range(0, len(others), chunk):
-        block = torch.as_tensor(np.array(others[start : start + chunk])).flatten(1).double()
+    for block in others:
         # the matrix-product form of cdist cancels badly for near copies, which are what this looks for
-        distances = torch.cdist(rows, block, compute_mode="donot_use_mm_for_euclid_dist")
+        distances = torch.cdist(rows, block.flatten(1).double(), compute_mode="donot_use_mm_for_euclid_dist")
         best = torch.minimum(best, distances.min(1).values)
     return best
 

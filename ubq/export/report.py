@@ -1,0 +1,182 @@
+"""``report.json``: the success marks of an exported model, and the checklist that people read.
+
+Light: imports neither torch nor numpy, so that status, the command line and the text UI can show a report.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ubq.errors import UsageError
+from ubq.i18n import gettext as _
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FORMAT_VERSION = 1
+MARK_IDS = (
+    "quantised_modules",
+    "conv1d_left",
+    "loss_falling",
+    "file_size",
+    "generation",
+    "int8_fidelity",
+    "diversity",
+    "beats_noise",
+)
+Figure = float | int | None | Mapping[str, float | int | None]
+"""One number, or several by name; None where nothing could be measured."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One success mark: what was measured and what it had to reach."""
+
+    id: str
+    passed: bool
+    value: Figure
+    threshold: Figure
+    how: str
+    """How it was measured, in one line; for a failed mark also what went wrong."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All marks of one run's export, and the figures behind them."""
+
+    run: str
+    marks: tuple[Mark, ...]
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Every mark of the contract is there and passed."""
+        return {m.id for m in self.marks} >= set(MARK_IDS) and all(m.passed for m in self.marks)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON object; figures that are not finite become null."""
+        marks = [
+            {"id": m.id, "passed": m.passed, "value": m.value, "threshold": m.threshold, "how": m.how}
+            for m in self.marks
+        ]
+        return _finite(
+            {
+                "format_version": FORMAT_VERSION,
+                "run": self.run,
+                "passed": self.passed,
+                "marks": marks,
+                "details": dict(self.details),
+            }
+        )
+
+    def write(self, path: Path) -> None:
+        """Write ``report.json`` whole or not at all."""
+        partial = path.with_name(path.name + ".part")
+        partial.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+
+    @classmethod
+    def read(cls, path: Path) -> Report:
+        """Read ``report.json``.
+
+        Raises:
+            UsageError: no such file, or not a report of this version.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format_version"] > FORMAT_VERSION:
+                raise UsageError(
+                    _("{path} is of a newer version of ubq").format(path=path), _("pip install --upgrade ubq")
+                )
+            keys = ("id", "passed", "value", "threshold", "how")
+            marks = tuple(Mark(**{k: m[k] for k in keys}) for m in content["marks"])
+            return cls(content["run"], marks, content.get("details", {}))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                _("{path} is not a report: {error}").format(path=path, error=error), _("ubq resume")
+            ) from error
+
+
+def title(mark_id: str) -> str:
+    """What a mark says, for people."""
+    titles = {
+        "quantised_modules": _("modules quantised"),
+        "conv1d_left": _("Conv1d layers left"),
+        "loss_falling": _("training losses behave"),
+        "file_size": _("file size"),
+        "generation": _("generates pairs without ubq"),
+        "int8_fidelity": _("int8 agrees with float"),
+        "diversity": _("generated maps differ"),
+        "beats_noise": _("better than decoded noise"),
+    }
+    return titles.get(mark_id, mark_id)
+
+
+def value_text(mark: Mark) -> str:
+    """The measured figure for people: ``38.9 %``, ``velocity 1.2 %, seismic 3.4 %``."""
+    return _figure_text(mark.id, mark.value)
+
+
+def threshold_text(mark: Mark) -> str:
+    """The figure to reach for people: ``> 30 %``, ``<= 0.5``."""
+    sign = {"quantised_modules": "> ", "file_size": "< ", "int8_fidelity": "<= ", "beats_noise": "<= "}
+    sign |= {"diversity": ">= ", "conv1d_left": "= ", "generation": "= "}
+    return sign.get(mark.id, "") + _figure_text(mark.id, mark.threshold)
+
+
+def print_checklist(report: Report, console: Console | None = None) -> None:
+    """Print the success checklist: a table on a terminal, one plain line for each mark elsewhere."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = console or Console(stderr=True)
+    word = {True: _("passed"), False: _("FAILED")}
+    if not console.is_terminal:
+        for mark in report.marks:
+            line = f"{word[mark.passed]}\t{mark.id}\t{value_text(mark)}\t{threshold_text(mark)}\t{mark.how}"
+            console.print(Text(line), soft_wrap=True)
+        return
+    table = Table(title=_("Success marks of {run}").format(run=report.run), title_justify="left")
+    for heading in (_("mark"), "", _("figure"), _("wanted")):
+        table.add_column(heading, overflow="fold")
+    for mark in report.marks:
+        style = "green" if mark.passed else "bold red"
+        table.add_row(title(mark.id), Text(word[mark.passed], style=style), value_text(mark), threshold_text(mark))
+    console.print(table)
+    for mark in report.marks:
+        if not mark.passed:
+            console.print(Text(f"{title(mark.id)}: {mark.how}", style="red"))
+
+
+def _figure_text(mark_id: str, figure: Figure) -> str:
+    if isinstance(figure, Mapping):
+        return ", ".join(f"{name} {_number_text(mark_id, value)}" for name, value in figure.items())
+    return _number_text(mark_id, figure)
+
+
+def _number_text(mark_id: str, number: float | int | None) -> str:
+    if number is None:
+        return _("not measured")
+    if mark_id in ("quantised_modules", "int8_fidelity"):
+        return f"{100 * number:.3g} %"
+    if mark_id == "file_size":
+        return f"{number / 1e9:.3g} GB" if number >= 1e9 else f"{number / 1e6:.3g} MB"
+    return f"{number:.3g}"
+
+
+def _finite(value: Any) -> Any:
+    """The same structure with numbers that JSON cannot hold as null."""
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
