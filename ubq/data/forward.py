@@ -342,6 +342,8 @@ class _Run:
                         future.result()
                         self._note(*pending.pop(future))
             except BrokenProcessPool as error:
+                if self._stop():  # whoever stops a whole process group stops the workers too
+                    return False
                 raise StageError(
                     _("a forward modelling process was killed"),
                     _("lower data.workers, memory may be short; then resume"),
@@ -427,8 +429,10 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def _start_worker() -> None:
-    """The parent alone handles signals; a worker whose parent was killed goes too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """The parent alone handles a terminal's signals; a worker whose parent was killed goes too."""
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -99,14 +99,19 @@ def validate(
     return _report(tuple(files.values()), progress, split.train, split.val, split.rule, for_config(data), data.family)
 
 
-def inspect_folder(folder: Path, progress: Callable[[int, int], None] | None = None) -> DataReport:
-    """Read every sample of a folder: pairs, or velocity maps alone where it holds no seismic file.
+def inspect_folder(
+    folder: Path, seismic: Path | None = None, progress: Callable[[int, int], None] | None = None
+) -> DataReport:
+    """Read every sample of a folder: pairs, or velocity maps alone where there is no seismic file.
+
+    Args:
+        folder: velocity maps, and the seismic files where ``seismic`` is None.
 
     Raises:
         DataError: as :func:`validate`.
     """
-    need_seismic = has_files(folder, "seismic")
-    return _report(tuple(find_files(folder, folder, need_seismic)), progress)
+    need_seismic = seismic is not None or has_files(folder, "seismic")
+    return _report(tuple(find_files(folder, seismic or folder, need_seismic)), progress)
 
 
 def _report(

@@ -1,0 +1,188 @@
+"""``ubq data``: look at a data set, synthesise velocity maps, model their seismic."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ubq.errors import UsageError
+from ubq.i18n import gettext as _
+
+app = typer.Typer(help="Data sets: inspect, synthesise, forward model.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes; 0: one for each core.")]
+
+_PLAIN_SECONDS = 5.0
+
+
+@app.command()
+def inspect(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with velocity maps, or with pairs.")],
+    seismic: Annotated[Path | None, typer.Option(help="Folder of the seismic files, where it is another.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Read every sample: shapes, ranges, family, damaged or missing files."""
+    from ubq.data.validate import inspect_folder
+
+    with _progress(_("reading"), _("samples")) as show:
+        report = inspect_folder(folder, seismic, show)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
+        return
+    typer.echo(report.summary())
+    typer.echo(
+        _("family: {families}").format(families=_(" or ").join(report.families) or _("not known from the names"))
+    )
+    width = max(len(file.path) for file in report.files)
+    for file in report.files:
+        shape = "x".join(map(str, file.shape))
+        typer.echo(
+            f"{file.path:<{width}}  {file.kind:<8}  {shape:<15}  {file.dtype}  {file.minimum:.6g} .. {file.maximum:.6g}"
+        )
+    for warning in report.warnings:
+        typer.echo(_("warning: {warning}").format(warning=warning), err=True)
+
+
+@app.command()
+def synth(
+    family: Annotated[str, typer.Option(help="Family to imitate: curvefault-a, flatvel-b, style-a, ...")],
+    samples: Annotated[int, typer.Option(min=2, help="Maps in all; a tenth is held out.")],
+    out: Annotated[Path, typer.Option(help="New folder.")],
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same maps.")] = 0,
+    val_samples: Annotated[int, typer.Option(min=0, help="Maps held out; 0: a tenth.")] = 0,
+    seismic: Annotated[bool, typer.Option("--seismic", help="Model the seismic too; needs deepwave.")] = False,
+    workers: Workers = 0,
+    as_json: Json = False,
+) -> None:
+    """Write synthetic velocity maps, files named and numbered as OpenFWI's."""
+    from ubq.config.keys import did_you_mean
+    from ubq.data.families import FAMILIES
+
+    chosen = next((name for name in FAMILIES if name == family.lower().replace("_", "-")), None)
+    if chosen is None:
+        near = did_you_mean(family.lower(), list(FAMILIES))
+        mend = _("did you mean {name}?").format(name=near) if near else ", ".join(FAMILIES)
+        raise UsageError(_("{name} is not an OpenFWI family").format(name=family), mend)
+    val = val_samples or max(1, round(samples / 10))
+    if val >= samples:
+        raise UsageError(
+            _("{val} of {samples} samples held out leaves none for training").format(val=val, samples=samples),
+            "--val-samples",
+        )
+    from ubq.data.forward import require_deepwave
+    from ubq.data.synthetic import write_synthetic
+
+    if seismic:
+        require_deepwave()
+    with _progress(_("maps"), _("maps")) as show:
+        files = write_synthetic(chosen, samples - val, val, seed, out, progress=show)
+    if seismic:
+        _forward(out, out, workers)
+    if as_json:
+        result = {"family": chosen, "seed": seed, "train": samples - val, "val": val, "seismic": seismic}
+        typer.echo(json.dumps({**result, "folder": str(out), "files": [str(f) for f in files]}, indent=2))
+        return
+    typer.echo(
+        _("{train} training and {val} held-out {family}-like maps in {folder}").format(
+            train=samples - val, val=val, family=chosen, folder=out
+        )
+    )
+    if not seismic:
+        typer.echo(_("next: {command}").format(command=f"ubq data forward --velocity {out} --out {out}"))
+
+
+@app.command()
+def forward(
+    velocity: Annotated[Path, typer.Option(help="Folder or file of velocity maps.")],
+    out: Annotated[Path, typer.Option(help="Folder for the seismic files.")],
+    workers: Workers = 0,
+    as_json: Json = False,
+) -> None:
+    """Model the shot gathers of velocity maps, with OpenFWI's acquisition; resumable."""
+    maps, seconds = _forward(velocity, out, workers)
+    if as_json:
+        result = {"velocity": str(velocity), "out": str(out), "samples": maps, "seconds": round(seconds, 3)}
+        typer.echo(json.dumps(result, indent=2))
+        return
+    typer.echo(_("{maps} gathers in {folder}").format(maps=maps, folder=out))
+    command = f"ubq run --train-data {out} --train-label {velocity}"
+    typer.echo(_("next: {command}").format(command=command))
+
+
+def _forward(velocity: Path, out: Path, workers: int) -> tuple[int, float]:
+    """Number of maps, and the seconds it took. Exits where a signal stopped it."""
+    from ubq.data.forward import forward_files
+    from ubq.jobs.signals import StopSignals
+
+    total, started = 0, time.monotonic()
+    with (
+        StopSignals(_("stopping; again to leave at once")) as signals,
+        _progress(_("forward modelling"), _("maps")) as show,
+    ):
+
+        def note(done: int, of: int) -> None:
+            nonlocal total
+            total = of
+            show(done, of)
+
+        finished = forward_files(velocity, out, workers, note, lambda: signals.received is not None)
+    if not finished:
+        typer.echo(_("stopped; the same command goes on from here"), err=True)
+        raise typer.Exit(signals.exit_code)
+    return total, time.monotonic() - started
+
+
+@contextmanager
+def _progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, a line now and then elsewhere; both on stderr, with rate and time left."""
+    from ubq.jobs.console import duration
+
+    printed = time.monotonic()
+    base: tuple[int, float] | None = None
+    resting = -1
+
+    def figures(done: int, total: int) -> str:
+        """Rate and ETA, counted from the first of this call's own work: neither what was there nor the start-up."""
+        nonlocal base, resting
+        now = time.monotonic()
+        if resting < 0:
+            resting = done
+        if base is None and done > resting:
+            base = done, now
+        if base is None or done == base[0] or now == base[1]:
+            return ""
+        rate = (done - base[0]) / (now - base[1])
+        text = _("{rate:.3g} {unit}/s").format(rate=rate, unit=unit)
+        return text + (_("  ETA {time}").format(time=duration((total - done) / rate)) if done < total else "")
+
+    if not sys.stderr.isatty():
+
+        def plain(done: int, total: int) -> None:
+            nonlocal printed
+            text = figures(done, total)
+            if time.monotonic() - printed >= _PLAIN_SECONDS:
+                printed = time.monotonic()
+                typer.echo(f"{label} {done}/{total} {unit}  {text}".rstrip(), err=True)
+
+        yield plain
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as bars:
+        task = bars.add_task(label, total=1, figures="")
+        yield lambda done, total: bars.update(task, completed=done, total=max(total, 1), figures=figures(done, total))
