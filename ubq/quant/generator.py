@@ -1,0 +1,220 @@
+"""The generator that is trained quantisation-aware and exported: U-Net, decoders, sampler, ranges.
+
+The same forward code serves the float, the fake-quantised and the integer model: only leaf layers
+differ. Everything here scripts.
+
+Shapes: B batch, L latent length, N sampling steps, S sources, T time samples, R receivers.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ubq.config.schema import ExportConfig, QuantConfig
+from ubq.data.normalization import Normalization
+from ubq.model import GaussianDiffusion, ModelSizes, UBDiff
+from ubq.model.layers import Projector
+from ubq.model.seismic import SeismicDecoder
+from ubq.model.unet import UNet
+from ubq.model.velocity import VelocityDecoder
+from ubq.quant import rewrites
+from ubq.quant.solver import COLUMNS, make_schedule, offered_steps
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything but the weights that decides a generator.
+
+    Attributes:
+        sizes: of the float model.
+        normalization: ranges the model was trained with.
+        quant: rewrites and quantisation.
+        export: solver and step counts.
+    """
+
+    sizes: ModelSizes
+    normalization: Normalization
+    quant: QuantConfig
+    export: ExportConfig
+
+
+class Sampler(nn.Module):
+    """Tables of every step count that a generator offers, one below the other.
+
+    Args:
+        alphas_cumprod: (S,) of the training process.
+        objective: what the U-Net predicts.
+        export: solver and step counts.
+    """
+
+    def __init__(self, alphas_cumprod: Tensor, objective: str, export: ExportConfig) -> None:
+        super().__init__()
+        offered = offered_steps(export, len(alphas_cumprod))
+        schedules = [make_schedule(alphas_cumprod, objective, export.solver, n) for n in offered]
+        self.steps: list[int] = list(offered)
+        self.solver: str = export.solver
+        self.diffusion_steps: int = len(alphas_cumprod)
+        self.stochastic: bool = export.solver == "ddpm"
+        self.times: Tensor
+        self.coefficients: Tensor
+        self.register_buffer("times", torch.cat([s.times for s in schedules]), persistent=False)
+        coefficients = torch.cat([s.coefficients for s in schedules]).float()
+        self.register_buffer("coefficients", coefficients, persistent=False)
+
+    def forward(self, steps: int) -> int:
+        """First row of a step count's table; raises a ValueError for one that is not offered."""
+        first = 0
+        for offered in self.steps:
+            if offered == steps:
+                return first
+            first += offered
+        raise ValueError("steps={} is not offered by this file, which has steps={}".format(steps, self.steps))  # noqa: UP032 (TorchScript has no f-strings with values)
+
+    def visited(self) -> Tensor:
+        """Every time step that some step count visits, distinct, rising."""
+        return self.times.unique()
+
+
+class Generator(nn.Module):
+    """Draws pairs of velocity map and shot gathers.
+
+    Args:
+        model: float model whose U-Net, projectors and decoders become this generator's.
+        recipe: ranges and sampler.
+    """
+
+    def __init__(self, model: UBDiff, recipe: Recipe) -> None:
+        super().__init__()
+        sizes, ranges = recipe.sizes, recipe.normalization
+        diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective)
+        self.unet = cast(UNet, model.unet)
+        self.velocity_projector = cast(Projector, model.velocity_projector)
+        self.velocity_decoder = cast(VelocityDecoder, model.velocity_decoder)
+        self.seismic_projector = cast(Projector, model.seismic_projector)
+        self.seismic_decoder = cast(SeismicDecoder, model.seismic_decoder)
+        self.sampler = Sampler(diffusion.alphas_cumprod, sizes.objective, recipe.export)
+        self.latent_length: int = sizes.encoder_dim
+        self.normalization: list[float] = ranges.to_list()
+        self.velocity_half: float = 0.5 * (ranges.velocity_max - ranges.velocity_min)
+        self.velocity_middle: float = 0.5 * (ranges.velocity_max + ranges.velocity_min)
+        self.log_half: float = 0.5 * (ranges.log_max - ranges.log_min)
+        self.log_middle: float = 0.5 * (ranges.log_max + ranges.log_min)
+
+    def forward(self, batch_size: int = 1, steps: int = 0) -> tuple[Tensor, Tensor]:
+        """Draw ``batch_size`` pairs: velocity (B, 1, 70, 70) in m/s, seismic (B, S, T, R) amplitude.
+
+        ``steps`` is one of the offered step counts; 0 takes the default.
+        """
+        count = steps if steps > 0 else self.sampler.steps[0]
+        x_T = torch.randn([batch_size, 1, self.latent_length], device=self.sampler.coefficients.device)
+        step_noise = torch.randn([count - 1, batch_size, 1, self.latent_length], device=x_T.device)
+        return self.decode(self.sample(x_T, step_noise, count))
+
+    @torch.jit.export
+    def sample(self, x_T: Tensor, step_noise: Tensor, steps: int) -> Tensor:
+        """Latents (B, 1, L) from noise.
+
+        Args:
+            x_T: (B, 1, L), standard normal.
+            step_noise: (steps-1, B, 1, L), used in order; deterministic solvers ignore it.
+            steps: one of the offered step counts; 0 takes the default.
+        """
+        count = steps if steps > 0 else self.sampler.steps[0]
+        first = self.sampler(count)
+        if self.sampler.stochastic and step_noise.size(0) != count - 1:
+            raise ValueError("step_noise must hold steps-1 draws, one for each step but the last")
+        x = x_T
+        previous = torch.zeros_like(x)
+        for i in range(count):
+            c = self.sampler.coefficients[first + i]
+            time = self.sampler.times[first + i].expand(x.size(0))
+            x0 = (c[0] * x + c[1] * self.unet(x, time)).clamp(-1.0, 1.0)
+            x = c[2] * x + c[3] * x0 + c[4] * previous
+            if self.sampler.stochastic and i < count - 1:
+                x = x + c[5] * step_noise[i]
+            previous = x0
+        return x
+
+    @torch.jit.export
+    def decode(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents (B, 1, L) -> velocity (B, 1, 70, 70) in m/s, seismic (B, S, T, R) amplitude."""
+        velocity, seismic = self.decode_normalised(latent)
+        log = seismic * self.log_half + self.log_middle
+        return velocity * self.velocity_half + self.velocity_middle, torch.copysign(torch.expm1(log.abs()), log)
+
+    @torch.jit.export
+    def decode_normalised(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents (B, 1, L) -> velocity in [-1, 1] and the gather on its logarithmic scale."""
+        z = latent.flatten(1)
+        velocity = self.velocity_decoder(self.velocity_projector(z))
+        return velocity, self.seismic_decoder(self.seismic_projector(z))
+
+
+assert COLUMNS.index("from_noise") == 5  # the order that ``sample`` counts on
+
+
+PARTS = {
+    "diffusion": ("unet",),
+    "velocity": ("velocity_projector", "velocity_decoder"),
+    "seismic": ("seismic_projector", "seismic_decoder"),
+}
+"""Modules of each part that ``[quant]`` switches."""
+
+
+def part_of(name: str) -> str:
+    """The part that a module or tensor of the generator belongs to; empty for the sampler's."""
+    top = name.split(".")[0]
+    return next((part for part, tops in PARTS.items() if top in tops), "")
+
+
+def deployable(model: UBDiff, recipe: Recipe, keep_model: bool = True) -> Generator:
+    """The generator of a float model, rewritten as ``recipe.quant`` says, in evaluation mode.
+
+    The time MLPs stay: they are trained; the export tabulates them.
+
+    Args:
+        model: with its weights.
+        recipe: of the generator.
+        keep_model: leave ``model`` as it is; otherwise its modules become the generator's.
+    """
+    quant = recipe.quant
+    source = model if not keep_model else copy.deepcopy(model, {id(model.encoder): None})
+    generator = Generator(source, recipe).eval()
+    rewrites.drop_unused(generator.unet, generator.seismic_decoder)
+    rewrite = rewrites.fold_batchnorms if quant.fold_batchnorm else rewrites.freeze_batchnorms
+    rewrite(generator)
+    if quant.convert_conv1d:
+        rewrites.convert_conv1d(generator.unet)
+    if quant.convert_transposed:
+        rewrites.convert_transposed(generator.velocity_decoder)
+    return generator
+
+
+def shared_copy(generator: Generator) -> Generator:
+    """A generator of its own modules over the same memory, without gradients; rewriting it spares the original."""
+    memo: dict[int, Tensor] = {id(t): t for t in generator.buffers()}
+    memo |= {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in generator.parameters()}
+    return copy.deepcopy(generator, memo)
+
+
+def with_time_tables(generator: Generator) -> Generator:
+    """A shared copy whose time MLPs are tables over the sampler's time steps."""
+    tabled = shared_copy(generator)
+    sampler = tabled.sampler
+    rewrites.tabulate_time(tabled.unet, sampler.visited(), sampler.diffusion_steps)
+    return tabled
+
+
+def decoders(generator: Generator) -> nn.ModuleDict:
+    """Both decoders behind their projectors, sharing the generator's modules: latents (B, L) -> normalised."""
+    return nn.ModuleDict(
+        {
+            "velocity": nn.Sequential(generator.velocity_projector, generator.velocity_decoder),
+            "seismic": nn.Sequential(generator.seismic_projector, generator.seismic_decoder),
+        }
+    )
