@@ -11,7 +11,7 @@ from typing import Any
 
 from ubq.config import keys
 from ubq.config.findings import ConfigError
-from ubq.config.layers import flatten, parse_text
+from ubq.config.layers import parse_text
 from ubq.config.load import load_config
 from ubq.config.rendering import schema_comment
 from ubq.durable import write_atomic
@@ -37,27 +37,63 @@ def edited(text: str, values: Mapping[str, object]) -> str:
     Raises:
         UsageError: ``text`` is not TOML, or a key runs through a value that is no table.
     """
+    for name, value in values.items():
+        text = _with_key(text, tuple(name.split(".")), value)
+    return text
+
+
+def _with_key(text: str, path: keys.Path, value: object) -> str:
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
+    reason: object = _("its layout is unusual")
     try:
-        document = tomlkit.parse(text)
-        for name, value in values.items():
-            *parents, last = name.split(".")
-            table: Any = document
-            for parent in parents:
-                if parent not in table:
-                    table[parent] = tomlkit.table(is_super_table=parent != parents[-1])
-                table = table[parent]
-            table[last] = value
-        result = tomlkit.dumps(document)
-        written = dict(flatten(tomllib.loads(result)))
-    except (TOMLKitError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise UsageError(_("cannot set {names}: {reason}").format(names=", ".join(values), reason=error)) from error
-    for name, value in values.items():
-        if written.get(tuple(name.split("."))) != value:
-            raise UsageError(_("cannot set {name} in this layout").format(name=name), _("edit the file by hand"))
-    return result
+        wanted = tomllib.loads(text)
+        table: Any = wanted
+        for parent in path[:-1]:
+            table = table.setdefault(parent, {})
+        table[path[-1]] = value
+    except (TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise UsageError(_("cannot set {name}: {reason}").format(name=".".join(path), reason=error)) from error
+    # A new table as a header where that reads the same, else as a dotted key. Only an exact result counts.
+    for place in (_under_headers, _dotted_in_table, _dotted_at_top):
+        try:
+            document = tomlkit.parse(text)
+            place(document, path, value)
+            result = tomlkit.dumps(document)
+            if tomllib.loads(result) == wanted:
+                return result
+        except (TOMLKitError, TypeError, AttributeError, ValueError) as error:
+            reason = error
+    raise UsageError(
+        _("cannot set {name}: {reason}").format(name=".".join(path), reason=reason), _("edit the file by hand")
+    )
+
+
+def _under_headers(document: Any, path: keys.Path, value: object) -> None:
+    import tomlkit
+
+    table = document
+    for depth, name in enumerate(path[:-1]):
+        if name not in table:
+            table[name] = tomlkit.table(is_super_table=depth < len(path) - 2)
+        table = table[name]
+    table[path[-1]] = value
+
+
+def _dotted_in_table(document: Any, path: keys.Path, value: object) -> None:
+    import tomlkit
+
+    depth = 0
+    while path[depth] in document:
+        document, depth = document[path[depth]], depth + 1
+    document.append(tomlkit.key(list(path[depth:])), value)
+
+
+def _dotted_at_top(document: Any, path: keys.Path, value: object) -> None:
+    import tomlkit
+
+    document.append(tomlkit.key(list(path)), value)
 
 
 def set_values(file: Path, values: Mapping[str, object]) -> dict[str, str]:
@@ -105,6 +141,11 @@ def _judge(draft: Path, file: Path, changed: set[str]) -> None:
     try:
         load_config(project_file=draft, isolated=True)
     except ConfigError as error:
-        mine = [f for f in error.findings if f.key in changed or any(f.key.startswith(f"{k}.") for k in changed)]
+        mine = [f for f in error.findings if any(_overlap(f.key, name) for name in changed)]
         if mine:
             raise ConfigError([replace(f, file=str(file), line=None) for f in mine]) from error
+
+
+def _overlap(a: str, b: str) -> bool:
+    """Whether one dotted key is the other, or lies in it."""
+    return f"{a}.".startswith(f"{b}.") or f"{b}.".startswith(f"{a}.")

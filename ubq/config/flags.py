@@ -39,6 +39,7 @@ FLAGS = (
     Flag("--val-label", "data.val_velocity"),
     Flag("--dataset", "data.family"),
     Flag("--pretrained-path", "pretrained.path"),
+    Flag("--decoder-checkpoint", "pretrained.decoder_path"),
     Flag("--epochs", "qat.epochs"),
     Flag("--batch-size", "qat.batch_size"),
     Flag("--lr", "qat.lr"),

@@ -212,9 +212,7 @@ def _validate(values: Layer) -> Config:
                         involved = {(*table, *k.split(".")) for k in c.keys}
                         if complete and not involved & bad:
                             findings.append(found)
-                        for path in involved:
-                            entries.pop(path, None)
-                        bad |= involved
+                        bad |= involved | _set_aside(involved, entries)
                 else:
                     findings += _mistakes(_known(problem["loc"]), entries, bad)
             if len(entries) == before:
@@ -250,30 +248,41 @@ def _mistakes(path: keys.Path, entries: dict[keys.Path, Entry], bad: set[keys.Pa
         allowed = key.allowed
         suggestion = ""
     hit = {p: e for p, e in entries.items() if p[: len(path)] == path}
-    found = []
+    bad |= _set_aside(hit, entries)
+    by_file: dict[str, dict[keys.Path, Entry]] = {}
     for p, entry in hit.items():
-        del entries[p]
-        bad.add(p)
-        if entry.written_as != p:
-            continue  # inherited from [qat]: said there
-        text = keys.toml_value(entry.value)
+        if entry.written_as == p:  # else inherited from [qat]: said there
+            by_file.setdefault(entry.source.file, {})[p] = entry
+    found = []
+    for written in by_file.values():
+        entry = next(iter(written.values()))
+        value = entry.value if path in written else nested({p[len(path) :]: e for p, e in written.items()})
         if key is not None and key.choices:
-            near = keys.did_you_mean(str(entry.value), key.choices)
+            near = keys.did_you_mean(str(value), key.choices)
             suggestion = _("did you mean {name}?").format(name=keys.toml_value(near)) if near else ""
-        elif key is not None and isinstance(entry.value, str) and key.kind in ("integer", "float", "boolean"):
-            bare = entry.value.lower() if key.kind == "boolean" else entry.value
+        elif key is not None and isinstance(value, str) and key.kind in ("integer", "float", "boolean"):
+            bare = value.lower() if key.kind == "boolean" else value
             suggestion = _("without quotes: {value}").format(value=bare) if _fits(key, bare) else ""
         found.append(
             Finding(
                 file=entry.source.file,
                 line=entry.source.line,
-                key=".".join(p),
-                given=text,
+                key=".".join(path),
+                given=keys.toml_value(value),
                 allowed=allowed if key is None or key.kind != "table" else _("a table of keys"),
                 suggestion=suggestion,
             )
         )
     return found
+
+
+def _set_aside(paths: Iterable[keys.Path], entries: dict[keys.Path, Entry]) -> set[keys.Path]:
+    """Take ``paths`` out of ``entries``, with all that was written by the same keys."""
+    origins = {entries[p].written_as for p in paths if p in entries}
+    gone = {p for p, entry in entries.items() if entry.written_as in origins}
+    for path in gone:
+        del entries[path]
+    return gone
 
 
 def _fits(key: keys.Key, text: str) -> bool:
@@ -285,9 +294,11 @@ def _fits(key: keys.Key, text: str) -> bool:
 
 
 def _contradiction(c: Contradiction, table: keys.Path, entries: Mapping[keys.Path, Entry]) -> Finding:
-    """Blames the first of the keys that somebody wrote, topmost in ``c.keys``."""
+    """Blames the topmost layer that wrote one of the keys, and there the first in ``c.keys``."""
     paths = [(*table, *k.split(".")) for k in c.keys]
-    written = next((p for p in paths if p in entries), paths[0])
+    # Entries stand in the order of their layers.
+    topmost = [entry.source.file for p, entry in entries.items() if p in paths][-1:]
+    written = next((p for p in paths if p in entries and entries[p].source.file in topmost), paths[0])
     entry = entries.get(written)
     source = entry.source if entry else DEFAULT
     value = entry.value if entry else keys.all_keys()[written].default

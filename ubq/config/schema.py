@@ -184,6 +184,8 @@ class PretrainedConfig(Table):
     """Checkpoint file to import instead of pretraining; empty: pretrain."""
     weights: Literal["ema", "raw"] = "ema"
     """Which weights of the checkpoint to use where it holds both."""
+    decoder_path: str = ""
+    """``final_qat_decoders.pt`` of another run, used instead of training the decoders; empty: train them."""
 
 
 class TrainingConfig(Table):
