@@ -29,6 +29,10 @@ format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.ready
+	$(BIN)/ubq config docs --output docs/configuration.md
+	$(BIN)/ubq config schema --output presets/schema.json
+
 # The stamp is newer than pyproject.toml once everything is installed.
 $(VENV)/.ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "ubq needs Python 3.11, 3.12 or 3.13 on the PATH (or: make PYTHON=/path/to/python)"; exit 1; }
