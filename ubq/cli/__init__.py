@@ -1,1 +1,151 @@
+"""The command tree of ``ubq``. A command's module is imported when it is needed, and torch when it runs."""
 
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ubq.errors import EXIT_INTERRUPT, EXIT_OK, EXIT_STAGE_FAILED, EXIT_USAGE, UbqError
+from ubq.i18n import gettext as _
+from ubq.i18n import set_language
+
+COMMANDS = {
+    "run": "ubq.cli.jobs:run",
+    "resume": "ubq.cli.jobs:resume",
+    "status": "ubq.cli.jobs:status",
+    "runs": "ubq.cli.jobs:runs",
+    "logs": "ubq.cli.jobs:logs",
+    "attach": "ubq.cli.jobs:attach",
+    "stop": "ubq.cli.jobs:stop",
+    "wizard": "ubq.cli.wizard:wizard",
+    "doctor": "ubq.cli.doctor:doctor",
+    "export": "ubq.cli.export:app",
+    "sample": "ubq.cli.sample:sample",
+    "bench": "ubq.cli.bench:app",
+    "deploy": "ubq.cli.deploy:deploy",
+    "config": "ubq.cli.config:app",
+    "presets": "ubq.cli.presets:app",
+    "data": "ubq.cli.data:app",
+    "checkpoint": "ubq.cli.checkpoint:app",
+    "quant": "ubq.cli.quant:app",
+}
+"""Name of each command -> ``module:attribute``, a Typer app or a function, in the order of ``--help``."""
+
+# The bases of Typer's own errors: Typer carries its own copy of click from some version on, so click is not imported.
+_CliUsageError: Any = typer.BadParameter.__mro__[1]
+_CliError: Any = typer.BadParameter.__mro__[2]
+
+
+class LazyGroup(TyperGroup):
+    """Commands from :data:`COMMANDS`; those whose module is not installed are not listed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for name in COMMANDS if _module_exists(COMMANDS[name].partition(":")[0])]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module, _colon, attribute = COMMANDS[cmd_name].partition(":")
+        found = getattr(importlib.import_module(module), attribute)
+        if not isinstance(found, typer.Typer):
+            single = typer.Typer(add_completion=False)
+            single.command(cmd_name)(found)
+            found = single
+        command = typer.main.get_command(found)
+        command.name = cmd_name
+        return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        names = self.list_commands(ctx)
+        if args and args[0] not in names and not args[0].startswith("-"):
+            close = get_close_matches(args[0], names, n=1)
+            hint = _("did you mean {close}?").format(close=close[0]) if close else _("list them with: ubq --help")
+            raise UsageProblem(_("there is no command {name}").format(name=args[0]), hint)
+        return super().resolve_command(ctx, args)
+
+
+class UsageProblem(UbqError):
+    """A command line that cannot be understood."""
+
+    exit_code = EXIT_USAGE
+
+
+def _module_exists(name: str) -> bool:
+    return name in sys.modules or importlib.util.find_spec(name) is not None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from ubq import __version__
+
+        typer.echo(f"ubq {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(cls=LazyGroup, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+    language: Annotated[
+        str, typer.Option("--lang", metavar="LANG", help="Language of messages: en, zh_CN.", is_eager=True)
+    ] = "",
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (also: UBQ_DEBUG=1).")] = False,
+) -> None:
+    """Quantisation-aware training and int8 export of UB-Diff for the Raspberry Pi."""
+    if language:
+        set_language(language)
+    if debug:
+        os.environ["UBQ_DEBUG"] = "1"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the console script.
+
+    Returns:
+        The exit code (``ubq.errors``). Errors are one line on stderr, and one with what mends them.
+    """
+    command = typer.main.get_command(app)
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        result = command.main(args=args, prog_name="ubq", standalone_mode=False)
+    except UbqError as error:
+        return _fail(error, error.message, error.mend, error.exit_code)
+    except _CliUsageError as error:
+        path = error.ctx.command_path if error.ctx else "ubq"
+        return _fail(error, error.format_message(), _("see: {command} --help").format(command=path), EXIT_USAGE)
+    except _CliError as error:
+        return _fail(error, error.format_message(), "", error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPT
+    except BrokenPipeError:
+        # The reader of our output has gone (`ubq logs | head`); keep the interpreter from saying so at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except Exception as error:
+        text = str(error).strip().splitlines()
+        message = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+        return _fail(error, message, _("this may be a defect of ubq; --debug shows the traceback"), EXIT_STAGE_FAILED)
+    return result if isinstance(result, int) else EXIT_OK
+
+
+def _fail(error: BaseException, message: str, mend: str, code: int) -> int:
+    if os.environ.get("UBQ_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    print(_("error: {error}").format(error=message), file=sys.stderr)
+    if mend:
+        print(f"  {mend}", file=sys.stderr)
+    return code

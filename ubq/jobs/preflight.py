@@ -6,41 +6,18 @@ shows the same. Nothing here imports torch, except where a device other than the
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ubq.i18n import gettext as _
+from ubq.jobs.checks import Check
 
 if TYPE_CHECKING:
     from ubq.config.schema import Config
     from ubq.stages.base import Stage
     from ubq.stages.paths import RunPaths
-
-OK = "ok"
-WARNING = "warning"
-FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Check:
-    """The result of one check."""
-
-    id: str
-    status: str
-    """``ok``, ``warning`` or ``failed``."""
-    figure: str
-    """What was found."""
-    why: str = ""
-    """Why it matters."""
-    mend: str = ""
-    """The exact command or key that mends it."""
-
-    def as_dict(self) -> dict[str, str]:
-        return dataclasses.asdict(self)
 
 
 def check_run(config: Config, paths: RunPaths, todo: Sequence[Stage]) -> list[Check]:
@@ -58,21 +35,22 @@ def check_run(config: Config, paths: RunPaths, todo: Sequence[Stage]) -> list[Ch
 def check_writable(folder: Path) -> Check:
     """Whether the run's folder takes a file, and how much room it has."""
     free = shutil.disk_usage(folder).free
-    return Check("disk", OK, _("{free:.1f} GB free in {folder}").format(free=free / 1e9, folder=folder))
+    figure = _("{free:.1f} GB free in {folder}").format(free=free / 1e9, folder=folder)
+    return Check(id="disk", status="ok", figure=figure)
 
 
 def check_inputs(config: Config, todo: Sequence[Stage]) -> list[Check]:
     """Whether the files are there that the stages read from outside the run."""
     missing = [p for stage in todo for p in stage.inputs(config) if not Path(p).exists()]
     if not missing:
-        return [Check("data", OK, _("all input files are there"))]
+        return [Check(id="data", status="ok", figure=_("all input files are there"))]
     return [
         Check(
-            "data",
-            FAILED,
-            _("{path} does not exist").format(path=missing[0]),
-            _("a stage reads it"),
-            _("correct the path in the configuration or on the command line"),
+            id="data",
+            status="failed",
+            figure=_("{path} does not exist").format(path=missing[0]),
+            why=_("a stage reads it"),
+            mend=_("correct the path in the configuration or on the command line"),
         )
     ]
 
@@ -80,7 +58,7 @@ def check_inputs(config: Config, todo: Sequence[Stage]) -> list[Check]:
 def check_device(device: str) -> Check:
     """Whether the device that was asked for can be used."""
     if device in ("auto", "cpu"):
-        return Check("device", OK, device)
+        return Check(id="device", status="ok", figure=device)
     import torch
 
     kind, _colon, index = device.partition(":")
@@ -89,11 +67,11 @@ def check_device(device: str) -> Check:
     else:
         usable = kind == "mps" and torch.backends.mps.is_available()
     if usable:
-        return Check("device", OK, device)
+        return Check(id="device", status="ok", figure=device)
     return Check(
-        "device",
-        FAILED,
-        _("device {device} cannot be used").format(device=device),
-        _("training would fail at its first step"),
-        "--device auto",
+        id="device",
+        status="failed",
+        figure=_("device {device} cannot be used").format(device=device),
+        why=_("training would fail at its first step"),
+        mend="--device auto",
     )

@@ -55,7 +55,7 @@ from ubq.stages.paths import RunPaths
 
 if TYPE_CHECKING:
     from ubq.config.schema import Config
-    from ubq.jobs.preflight import Check
+    from ubq.jobs.checks import Check
     from ubq.stages.base import Stage
 
 NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -66,11 +66,6 @@ def pipeline() -> Sequence[Stage]:
     from ubq.stages import PIPELINE
 
     return PIPELINE
-
-
-def run_name(config: Config, preset: str = "") -> str:
-    """Name of the run that a configuration makes."""
-    return config.run.name or preset or config.extends or "run"
 
 
 def resume_command(paths: RunPaths) -> str:
@@ -108,23 +103,13 @@ def load_frozen(paths: RunPaths) -> Config:
     Raises:
         UsageError: there is none, or this ubq cannot read it.
     """
-    import tomllib
+    from ubq.config.load import read_frozen
 
-    from pydantic import ValidationError
-
-    from ubq.config.schema import Config
-
-    try:
-        return Config.model_validate(tomllib.loads(paths.config.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    if not paths.config.is_file():
         raise UsageError(
             _("run {run} has no config.toml").format(run=paths.root), _("start it with: ubq run --run NAME --preset …")
-        ) from None
-    except (ValueError, ValidationError) as error:
-        raise UsageError(
-            _("{path} cannot be read: {error}").format(path=paths.config, error=" ".join(str(error).split())),
-            _("start the run again with: ubq run"),
-        ) from error
+        )
+    return read_frozen(paths.config)
 
 
 def start_run(
@@ -230,9 +215,9 @@ def _remove_empty(paths: RunPaths) -> None:
 
 
 def _write_config(paths: RunPaths, config: Config) -> None:
-    import tomli_w
+    from ubq.config.load import write_frozen
 
-    text = tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+    text = write_frozen(config)
     if not paths.config.is_file() or paths.config.read_text(encoding="utf-8") != text:
         write_atomic(paths.config, text.encode())
 
@@ -327,9 +312,9 @@ class _Runner:
         checks: list[Check] = preflight.check_run(self.config, self.paths, todo)
         self.state.preflight = [c.as_dict() for c in checks]
         for check in checks:
-            if check.status != preflight.OK:
+            if check.status != "ok":
                 self.log(f"{check.status}: {check.figure}. {check.mend}".rstrip(". ") + ".")
-        failed = [c for c in checks if c.status == preflight.FAILED]
+        failed = [c for c in checks if c.failed]
         if failed:
             raise PreflightError("; ".join(c.figure for c in failed), failed[0].mend)
 
