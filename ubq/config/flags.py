@@ -14,7 +14,7 @@ class Flag:
 
     Args:
         option: as typed, ``--epochs``.
-        key: dotted key it sets; empty: accepted, and what it asked for is always done.
+        key: dotted key it sets; empty: ``note`` says what it does.
         switch: values of ``--x`` and ``--no-x``; None for an option that takes a value.
         note: what to know when it differs from what it did.
     """
@@ -54,8 +54,8 @@ FLAGS = (
     Flag("--device", "device"),
     Flag("--run", "run.name"),
     Flag("--runs-dir", "run.dir"),
-    Flag("--force-quantization", "", ON_OFF, "always so: a layer that stays float is listed with its reason"),
-    Flag("--test-generation", "", ON_OFF, "always so: the stage verify samples the exported file"),
+    Flag("--force-quantization", "", ON_OFF, "`quant.keep_float = []` and `quant.max_quality_loss = 0.0`"),
+    Flag("--test-generation", "", ON_OFF, "nothing to set: the stage `verify` always samples the exported file"),
 )
 """Every named option; more specific ones after the general ones, since the later wins."""
 

@@ -74,11 +74,11 @@ class DataConfig(Table):
     family: Family = "curvefault-a"
     """OpenFWI data set: decides file names, the official split and the normalisation ranges."""
     train_seismic: str = ""
-    """Folder or file of training shot gathers, (N, 5, 1000, 70) per file; empty: synthesise."""
+    """Folder or file of training shot gathers, (N, 5, 1000, 70) per file; empty: beside train_velocity."""
     train_velocity: str = ""
     """Folder or file of training velocity maps, (N, 1, 70, 70) per file, m/s; empty: synthesise."""
     val_seismic: str = ""
-    """Held-out shot gathers; empty: the official file numbers of the training folder, or a fraction."""
+    """Held-out shot gathers; empty: beside val_velocity."""
     val_velocity: str = ""
     """Held-out velocity maps; empty: the official file numbers of the training folder, or a fraction."""
     normalization: Literal["openfwi", "fork"] | tuple[float, float, float, float] = "openfwi"
@@ -95,13 +95,13 @@ class DataConfig(Table):
     @model_validator(mode="after")
     def _pairs_and_ranges(self) -> DataConfig:
         found: list[Contradiction] = []
-        for side in ("train", "val"):
-            seismic, velocity = f"{side}_seismic", f"{side}_velocity"
-            if bool(getattr(self, seismic)) != bool(getattr(self, velocity)):
-                lone, partner = (seismic, velocity) if getattr(self, seismic) else (velocity, seismic)
-                found.append(Contradiction((lone, partner), f"{lone} and {partner} both, or neither"))
-        if self.val_velocity and not self.train_velocity:
-            found.append(Contradiction(("val_velocity", "train_velocity"), "held-out data only beside train_velocity"))
+        if self.train_seismic and not self.train_velocity:
+            # Without velocity maps pairs are synthesised; given gathers must not be passed over in silence.
+            text = "train_velocity beside train_seismic (the same folder where it holds both)"
+            found.append(Contradiction(("train_seismic", "train_velocity"), text))
+        for held_out in ("val_velocity", "val_seismic"):
+            if getattr(self, held_out) and not self.train_velocity:
+                found.append(Contradiction((held_out, "train_velocity"), "held-out data only beside train_velocity"))
         if isinstance(self.normalization, tuple):
             low, high, slow, fast = self.normalization
             if not (low < high and 0 < slow < fast):
