@@ -160,7 +160,7 @@ def test_a_good_file_passes_every_mark_and_the_report_says_how(judge, folder: Pa
     ids=["noise instead of a sampler", "mode collapse", "no randomness", "decoder off", "U-Net off", "range", "nan"],
 )
 def test_a_bad_file_fails_the_marks_it_should(judge, tmp_path: Path, model: nn.Module, wanted: set[str]) -> None:
-    report = judge(scripted(tmp_path / "bad.pt", model))
+    report = judge(scripted(tmp_path / "bad.pt", model), count=24)
     assert wanted <= failed(report)
     assert not report.passed
     assert not failed(report) & {"quantised_modules", "conv1d_left", "file_size", "loss_falling"}
@@ -176,7 +176,7 @@ def test_a_file_that_does_not_load_fails_with_its_reason(judge, tmp_path: Path) 
 
 
 def test_a_float_file_under_a_quantised_name_fails(judge, folder: Path) -> None:
-    report = judge(folder / "good.pt", counts=Counts(0, 100, 75, 75))
+    report = judge(folder / "good.pt", counts=Counts(0, 100, 75, 75), count=16)
     assert failed(report) == {"quantised_modules", "conv1d_left"}
 
 

@@ -141,7 +141,7 @@ def print_checklist(report: Report, console: Console | None = None) -> None:
     if not console.is_terminal:
         for mark in report.marks:
             line = f"{word[mark.passed]}\t{mark.id}\t{value_text(mark)}\t{threshold_text(mark)}\t{mark.how}"
-            console.print(Text(line), soft_wrap=True)
+            print(line, file=console.file)  # rich would turn tabs into blanks and wrap
         return
     table = Table(title=_("Success marks of {run}").format(run=report.run), title_justify="left")
     for heading in (_("mark"), "", _("figure"), _("wanted")):
