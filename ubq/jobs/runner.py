@@ -146,6 +146,26 @@ def start_run(
     stages = pipeline() if stages is None else stages
     selection = selection or Selection()
     selection.check(config, stages)
+    try:
+        return _start(config, paths, preset, selection, preflight, stages, console, command)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        # Not even the end could be written; what state.json says is older, and true of the disk.
+        mend = _("make room, then: {command}").format(command=resume_command(paths))
+        raise StageError(_no_space(error, paths), mend) from error
+
+
+def _start(
+    config: Config,
+    paths: RunPaths,
+    preset: str,
+    selection: Selection,
+    preflight: bool,
+    stages: Sequence[Stage],
+    console: Console | None,
+    command: str,
+) -> int:
     fresh = not paths.root.exists()
     with Hold(paths.root, command or " ".join(sys.argv)):
         config = freeze(config, paths, preset)
@@ -257,18 +277,6 @@ class _Runner:
         self.resume = resume_command(paths)
 
     def run(self, planned: Sequence[Planned], preflight: bool) -> int:
-        try:
-            return self._run(planned, preflight)
-        except OSError as error:
-            if error.errno not in NO_SPACE:
-                raise
-            # Not even the end could be written; what state.json says is older, and true of the disk.
-            self.console.close()
-            print(_("error: {error}").format(error=_no_space(error, self.paths)), file=sys.stderr)
-            print(_("resume with: {command}").format(command=self.resume), file=sys.stderr)
-            return EXIT_STAGE_FAILED
-
-    def _run(self, planned: Sequence[Planned], preflight: bool) -> int:
         self.log_file = os.open(self.paths.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         state = self.state
         state.state, state.exit_code, state.error = PENDING, None, None
@@ -442,7 +450,7 @@ class _Runner:
         if isinstance(error, UbqError):
             message, mend, code = error.message, error.mend, error.exit_code
         elif isinstance(error, OSError) and error.errno in NO_SPACE:
-            message, mend, code = _no_space(error, self.paths), _("make room, then resume"), EXIT_STAGE_FAILED
+            message, mend, code = _no_space(error, self.paths), _("make room on that disk"), EXIT_STAGE_FAILED
         elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             message = _("out of memory: {error}").format(error=_first_line(error))
             mend, code = _("make the stage's batch_size smaller, or its accumulate larger"), EXIT_STAGE_FAILED
