@@ -1,1 +1,15 @@
+"""The pipeline: one file per stage."""
 
+from ubq.stages.autoencoder import TrainAutoencoder
+from ubq.stages.base import Stage
+from ubq.stages.diffusion import TrainDiffusion
+from ubq.stages.prepare import Prepare
+from ubq.stages.seismic import TrainSeismic
+
+PIPELINE: tuple[Stage, ...] = (
+    Prepare(),
+    TrainAutoencoder(),
+    TrainSeismic(),
+    TrainDiffusion(),
+)
+"""Every stage, in the order in which they run."""

@@ -8,17 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ubq.durable import dump_json, sync_folder, write_atomic
 from ubq.errors import StageError
 from ubq.i18n import gettext as _
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-def _replace(temporary: Path, path: Path) -> None:
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -28,7 +23,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     torch.save({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary)
-    _replace(temporary, path)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -56,9 +54,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 def save_json(path: Path, facts: Mapping[str, Any]) -> None:
     """Write a JSON object; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    _replace(temporary, path)
+    write_atomic(path, dump_json(facts, indent=2))
 
 
 def load_json(path: Path) -> dict[str, Any]:

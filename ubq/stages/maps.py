@@ -29,6 +29,11 @@ def data_of(config: Config, paths: RunPaths) -> DataConfig:
     return config.data.model_copy(update={"train_velocity": folder, "train_seismic": folder})
 
 
+def seismic_shape(config: Config) -> tuple[int, int, int]:
+    """Sources, time samples and receivers of a gather."""
+    return config.model.sources, config.model.seismic_samples, config.model.receivers
+
+
 class NormalisedMaps:
     """Samples of one side of the split (``ubq.training.tasks.Maps``)."""
 
@@ -40,11 +45,11 @@ class NormalisedMaps:
 
     def velocity(self, samples: Tensor) -> Tensor:
         """(B, 1, 70, 70) in [-1, 1]."""
-        return self._normalization.velocity(self._pairs.velocity_batch(samples.tolist()).to(self._device))
+        return self._pairs.velocity_batch(samples.tolist(), self._normalization).to(self._device)
 
     def seismic(self, samples: Tensor) -> Tensor:
         """(B, 5, 1000, 70), log-normalised to [-1, 1]."""
-        return self._normalization.seismic(self._pairs.seismic_batch(samples.tolist()).to(self._device))
+        return self._pairs.seismic_batch(samples.tolist(), self._normalization).to(self._device)
 
 
 def open_maps(
@@ -53,5 +58,5 @@ def open_maps(
     """Training and held-out samples; without ``seismic`` no seismic file is opened."""
     from ubq.data.pairs import open_pairs
 
-    split = open_pairs(data_of(config, paths), config.seed, need_seismic=seismic)
+    split = open_pairs(data_of(config, paths), config.seed, seismic, seismic_shape(config))
     return NormalisedMaps(split.train, normalization, device), NormalisedMaps(split.val, normalization, device)

@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ubq.config.schema import Config
-from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.stages.base import Interrupted, Stage, StageContext
 from ubq.stages.files import save_json
-from ubq.stages.maps import data_of, synthetic_folder
+from ubq.stages.maps import data_of, seismic_shape, synthetic_folder
 from ubq.stages.paths import RunPaths
 
 
@@ -48,6 +47,7 @@ class Prepare(Stage):
             data_of(context.config, context.paths),
             context.config.seed,
             lambda done, total: context.progress(done, total, phase="validate"),
+            seismic_shape=seismic_shape(context.config),
         )
         for warning in report.warnings:
             context.log(_("warning: {warning}").format(warning=warning))
@@ -56,23 +56,19 @@ class Prepare(Stage):
 
     def _synthesise(self, context: StageContext) -> None:
         from ubq.data.forward import forward_files, require_deepwave
+        from ubq.data.pairs import held_out_samples
         from ubq.data.synthetic import write_synthetic
 
         require_deepwave()
         config, folder = context.config, synthetic_folder(context.paths)
         samples = config.data.synth_samples
-        held_out = min(samples // 2, max(config.data.min_val_samples, round(samples * config.data.val_fraction)))
-        if held_out < 1:
-            raise UsageError(
-                _("data.synth_samples = {samples} leaves no sample to hold out").format(samples=samples),
-                "--set data.synth_samples=64",
-            )
+        held_out = held_out_samples(samples, config.data)
         context.log(
             _("no data folder given: synthesising {train} training and {val} held-out {family}-like pairs").format(
                 train=samples - held_out, val=held_out, family=config.data.family
             )
         )
-        write_synthetic(config.data.family, samples - held_out, held_out, config.seed, folder)
+        write_synthetic(config.data.family, samples - held_out, held_out, config.seed, folder, replace=True)
         finished = forward_files(
             folder,
             folder,
