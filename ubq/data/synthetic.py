@@ -8,6 +8,7 @@ of the velocity range, shifted by faults, interfaces antialiased over 1 to 3 cel
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from collections.abc import Callable
@@ -47,9 +48,15 @@ class _Look:
 
     layers: tuple[int, int]
     relief: tuple[float, float] = (0.0, 0.0)
-    """Peak to peak of the interfaces: log-uniform."""
+    """Peak to peak of the interfaces, in mean layer thicknesses."""
     humps: tuple[float, float] = (1.2, 3.2)
     """Periods of the interfaces across the map."""
+    growth: tuple[float, float] = (0.0, 0.0)
+    """Logarithm of how much the relief grows from the left edge to the right."""
+    jitter: float = 0.35
+    """Of an interface's depth, in mean layer thicknesses."""
+    basement: bool = True
+    """Whether the deepest interface lies inside the map everywhere; else only its crests do."""
     tilt: float = 0.0
     """Largest rise of an interface across the map."""
     faults: tuple[int, int] = (0, 0)
@@ -58,16 +65,17 @@ class _Look:
     """Velocities in random order instead of rising with depth."""
 
 
+_CURVES = _Look((4, 8), relief=(0.6, 2.4), humps=(1.4, 3.8), growth=(-0.3, 1.6), jitter=0.05, basement=False)
 _LAYERED: dict[Family, _Look] = {
     "flatvel-a": _Look(layers=(4, 8)),
     "flatvel-b": _Look(layers=(4, 8), shuffled=True),
-    "curvevel-a": _Look(layers=(4, 8), relief=(8.0, 52.0), tilt=8.0),
-    "curvevel-b": _Look(layers=(4, 8), relief=(8.0, 52.0), tilt=8.0, shuffled=True),
+    "curvevel-a": _CURVES,
+    "curvevel-b": dataclasses.replace(_CURVES, shuffled=True),
     "flatfault-a": _Look(layers=(4, 4), faults=(1, 2)),
     "flatfault-b": _Look(layers=(5, 8), faults=(2, 4), throw=(3.0, 10.0), tilt=25.0),
-    "curvefault-a": _Look(layers=(4, 4), faults=(1, 2), relief=(6.0, 20.0), humps=(0.7, 2.0)),
+    "curvefault-a": _Look(layers=(4, 4), faults=(1, 2), relief=(0.3, 1.1), humps=(0.7, 2.0)),
     "curvefault-b": _Look(
-        layers=(5, 8), faults=(2, 4), throw=(3.0, 10.0), relief=(6.0, 24.0), humps=(1.0, 3.0), tilt=12.0
+        layers=(5, 8), faults=(2, 4), throw=(3.0, 10.0), relief=(0.4, 1.8), humps=(1.0, 3.0), tilt=12.0
     ),
 }
 _SMOOTHNESS: dict[Family, tuple[float, float]] = {"style-a": (5.0, 9.0), "style-b": (2.0, 4.5)}
@@ -95,10 +103,10 @@ def _layered_map(random: np.random.Generator, look: _Look) -> np.ndarray:
         random.shuffle(velocities)
 
     # Depth of the interfaces where the shared shape is zero: evenly spaced, then jittered.
-    spacing = _DEPTH / count
-    base_K = spacing * np.arange(1, count) + random.uniform(-0.35, 0.35, count - 1) * spacing
+    spacing = _DEPTH / (count if look.basement else count - 1)
+    base_K = spacing * np.arange(1, count) + random.uniform(-look.jitter, look.jitter, count - 1) * spacing
     gain_K = np.cumprod(np.r_[1.0, random.uniform(0.88, 1.14, count - 2)])
-    shape_knots, knots = _interface_shape(random, look)
+    shape_knots, knots = _interface_shape(random, look, spacing)
 
     # Backwards: where was the rock of this cell before the faults moved it? Faulted maps are computed on a grid
     # twice as fine and averaged, which antialiases the fault lines too.
@@ -139,7 +147,7 @@ def _layer_velocities(random: np.random.Generator, count: int, two_halves: bool)
     return np.rint(np.sort(random.uniform(low, high, count)))
 
 
-def _interface_shape(random: np.random.Generator, look: _Look) -> tuple[np.ndarray, np.ndarray]:
+def _interface_shape(random: np.random.Generator, look: _Look, spacing: float) -> tuple[np.ndarray, np.ndarray]:
     """Depth of every interface relative to its base, at knots across (and beside) the map."""
     knots = np.arange(-20.0, _WIDTH + 20.5, 0.5)
     shape = np.zeros_like(knots)
@@ -148,9 +156,9 @@ def _interface_shape(random: np.random.Generator, look: _Look) -> tuple[np.ndarr
         humps = random.uniform(*look.humps)
         for weight, periods in ((1.0, humps), (random.uniform(0.3, 0.9), humps * random.uniform(0.4, 1.6))):
             shape += weight * np.sin(2 * np.pi * (periods * knots / _WIDTH + random.random()))
+        shape *= np.exp(random.uniform(*look.growth) * knots / _WIDTH)
         inside = shape[(knots >= 0) & (knots <= _WIDTH)]
-        shape *= np.exp(random.uniform(*np.log(look.relief))) / max(np.ptp(inside), 1e-6)
-        shape -= shape[(knots >= 0) & (knots <= _WIDTH)].mean()
+        shape = (shape - inside.mean()) * (random.uniform(*look.relief) * spacing / max(np.ptp(inside), 1e-6))
     shape += random.uniform(-look.tilt, look.tilt) * (knots / _WIDTH - 0.5)
     return shape, knots
 
