@@ -68,7 +68,7 @@ class Probe:
         timing["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if job["reference"]:
             inputs = self._unet_inputs(model)
-            own = [_denoise(model, x, t, job["batch"]) for t, x in inputs]
+            own = [_unet(model, x, t, job["batch"]) for t, x in inputs]
             del model
             self._compare(torch.jit.load(job["reference"], map_location="cpu"), inputs, own)
 
@@ -140,7 +140,8 @@ class Probe:
         """(time, latents noised to that time) for times spread over the sampler's."""
         import torch
 
-        times = [int(t) for t in model.times(self.job["steps"])]
+        first = model.sampler(self.job["steps"])
+        times = model.sampler.times[first : first + self.job["steps"]].tolist()
         chosen = sorted({round(i * (len(times) - 1) / (STEPS_COMPARED - 1)) for i in range(STEPS_COMPARED)})
         clean, noise = self.tensors["latent"], self.tensors["x_T"]
         cumprod = torch.tensor(self.job["alphas_cumprod"], dtype=torch.float64)
@@ -156,7 +157,7 @@ class Probe:
         job, batch = self.job, self.job["batch"]
         error = size = 0.0
         for (t, x), result in zip(inputs, own):  # noqa: B905
-            wanted = _denoise(reference, x, t, batch)
+            wanted = _unet(reference, x, t, batch)
             apart, norm = float((result - wanted).double().norm()), float(wanted.double().norm())
             self.result["unet_steps"][str(t)] = apart / norm if norm else None
             error, size = error + apart**2, size + norm**2
@@ -178,10 +179,10 @@ class Probe:
         print(f"{done} {total}", flush=True)
 
 
-def _denoise(model: Any, x: Any, t: int, batch: int) -> Any:
+def _unet(model: Any, x: Any, t: int, batch: int) -> Any:
     import torch
 
-    return torch.cat([model.denoise(part, t) for part in x.split(batch)])
+    return torch.cat([model.unet(part, torch.full((len(part),), t)) for part in x.split(batch)])
 
 
 def main(job_path: str) -> None:

@@ -6,13 +6,12 @@ Light: imports neither torch nor numpy, so that status, the command line and the
 from __future__ import annotations
 
 import json
-import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from ubq.durable import dump_json, plain, write_atomic
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
@@ -65,21 +64,12 @@ class Report:
             {"id": m.id, "passed": m.passed, "value": m.value, "threshold": m.threshold, "how": m.how}
             for m in self.marks
         ]
-        return _finite(
-            {
-                "format_version": FORMAT_VERSION,
-                "run": self.run,
-                "passed": self.passed,
-                "marks": marks,
-                "details": dict(self.details),
-            }
-        )
+        document = {"format_version": FORMAT_VERSION, "run": self.run, "passed": self.passed, "marks": marks}
+        return cast("dict[str, Any]", plain({**document, "details": self.details}))
 
     def write(self, path: Path) -> None:
         """Write ``report.json`` whole or not at all."""
-        partial = path.with_name(path.name + ".part")
-        partial.write_text(json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_atomic(path, dump_json(self.to_json(), indent=2))
 
     @classmethod
     def read(cls, path: Path) -> Report:
@@ -169,14 +159,3 @@ def _number_text(mark_id: str, number: float | int | None) -> str:
     if mark_id == "file_size":
         return f"{number / 1e9:.3g} GB" if number >= 1e9 else f"{number / 1e6:.3g} MB"
     return f"{number:.3g}"
-
-
-def _finite(value: Any) -> Any:
-    """The same structure with numbers that JSON cannot hold as null."""
-    if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

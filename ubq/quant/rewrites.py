@@ -241,7 +241,7 @@ def tabulate_time(unet: UNet, times: Tensor, diffusion_steps: int) -> None:
     """
     if not unet.time_conditioned:
         return
-    embedding = unet.time_mlp(times)
+    embedding = unet.time_mlp(times.to(next(unet.parameters()).device))
     for block in unet.modules():
         if isinstance(block, ResidualBlock):
             block.add_module("mlp", TimeTable(block.mlp(embedding)))

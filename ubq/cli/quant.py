@@ -1,0 +1,145 @@
+"""``ubq quant``: what runs in int8, and what quantising each layer costs."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ubq.errors import UsageError
+from ubq.i18n import gettext as _
+
+if TYPE_CHECKING:
+    from ubq.quant.analysis import Count
+
+app = typer.Typer(help="What runs in int8, and what it costs.", no_args_is_help=True)
+
+Target = Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN|FILE", help="QAT checkpoint, run, or exported .pt.")]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Backend = Annotated[str, typer.Option("--backend", help="Engine to load an exported file under; empty: the default.")]
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps ``analyze`` a subcommand."""
+
+
+@app.command()
+def analyze(target: Target, runs_dir: RunsDir = Path("runs"), backend: Backend = "", as_json: Json = False) -> None:
+    """Count what is int8: in a model, and read off an exported file's own graph.
+
+    Of a run, both; of a complete QAT checkpoint, the model and the graph it would export; of an exported
+    file, its graph; of a float checkpoint, what the default quantisation would make of it.
+    """
+    document = analysis_of(target, runs_dir, backend)
+    if as_json:
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        from ubq.quant.analysis import as_text
+
+        typer.echo(as_text(document), nl=False)
+
+
+def analysis_of(target: str, runs_dir: Path, backend: str = "") -> dict[str, Any]:
+    """The document of ``ubq.quant.analysis.as_json`` for a checkpoint, a run or a file.
+
+    Raises:
+        UsageError: there is no such thing, or it cannot be read.
+    """
+    from ubq.quant.analysis import as_json, count_model
+    from ubq.quant.checkpoint import is_qat, load_qat
+    from ubq.quant.generator import PARTS
+
+    checkpoint, exported = _files(target, runs_dir)
+    model = recipe = None
+    graph: Count | None = None
+    if checkpoint is not None and not is_qat(checkpoint):
+        return _float_checkpoint(checkpoint)
+    if checkpoint is not None:
+        loaded = load_qat(checkpoint)
+        recipe = loaded.recipe
+        backend = backend or recipe.quant.backend
+        model = count_model(loaded.generator, recipe.quant)
+        if exported is None and set(loaded.parts) == set(PARTS):
+            graph = _exported_graph(loaded.generator, recipe.quant.backend, recipe.quant.time_tables)
+    if exported is not None:
+        graph = _file_graph(exported, backend)
+    return as_json(model, graph, recipe)
+
+
+def _files(target: str, runs_dir: Path) -> tuple[Path | None, Path | None]:
+    """Checkpoint and exported file that a command line means."""
+    from ubq.stages.paths import RunPaths
+
+    path = Path(target)
+    if path.is_file():
+        return (None, path) if _is_torchscript(path) else (path, None)
+    folder = path if path.is_dir() else runs_dir / target
+    if not folder.is_dir():
+        raise UsageError(
+            _("{target} is neither a file nor a run in {folder}").format(target=target, folder=runs_dir),
+            _("list the runs with: ubq runs"),
+        )
+    paths = RunPaths(folder)
+    checkpoints = [
+        paths.checkpoints("qat-diffusion") / "final_qat_model.pt",
+        paths.checkpoints("qat-decoders") / "final_qat_decoders.pt",
+    ]
+    checkpoint = next((c for c in checkpoints if c.is_file()), None)
+    exported = next((f for f in sorted(paths.exported.glob("*.pt")) if _is_torchscript(f)), None)
+    if checkpoint is None and exported is None:
+        raise UsageError(
+            _("run {run} has no quantised model yet").format(run=folder.name),
+            _("ubq resume {run}").format(run=folder.name),
+        )
+    return checkpoint, exported
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+def _file_graph(path: Path, backend: str) -> Count:
+    import torch
+
+    from ubq.export.torchscript import engine, load_torchscript
+    from ubq.export.torchscript_graph import count_file
+
+    backend = backend or torch.backends.quantized.engine
+    with engine(backend):
+        return count_file(load_torchscript(path, backend))
+
+
+def _exported_graph(generator: Any, backend: str, time_tables: bool) -> Count | None:
+    """The graph that exporting a calibrated generator would give; None before it was calibrated."""
+    import tempfile
+
+    from ubq.export.torchscript import write_torchscript
+    from ubq.quant.phases import quant_layers
+
+    if any(int(o.batches) == 0 for layer in quant_layers(generator).values() for o in layer.observers()):
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.pt"
+        write_torchscript(generator, path, backend, time_tables)
+        return _file_graph(path, backend)
+
+
+def _float_checkpoint(path: Path) -> dict[str, Any]:
+    from ubq.checkpoints.importer import import_checkpoint
+    from ubq.config.schema import ExportConfig, QuantConfig
+    from ubq.quant.analysis import as_json, count_model
+    from ubq.quant.checkpoint import skeleton
+    from ubq.quant.generator import Recipe
+
+    imported = import_checkpoint(path)
+    recipe = Recipe(imported.sizes, imported.normalization, QuantConfig(), ExportConfig())
+    return as_json(count_model(skeleton(recipe), recipe.quant), None, recipe)

@@ -1,0 +1,171 @@
+"""The text files beside an exported model: ``<name>_info.txt`` and ``deployment_guide.md``.
+
+Light: imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ubq.export.manifest import Facts
+from ubq.i18n import gettext as _
+
+PI_TORCH = "2.9.1"
+"""The newest PyTorch that runs on both Pis: 2.10 stops with an illegal instruction on a Pi 4 (pytorch#176993), and
+from 2.11 on the default wheels for aarch64 are CUDA builds."""
+_TORCH_MB = 350
+_LOAD_FACTOR = 2.2
+
+
+def memory_mb(file_bytes: int) -> int:
+    """Memory that loading and calling a file takes at its peak, MB: PyTorch itself, and the file being unpacked."""
+    return round(_TORCH_MB + _LOAD_FACTOR * file_bytes / 1e6)
+
+
+def sample_script(facts: Facts) -> str:
+    """A program of a few lines that generates one pair on a Pi."""
+    return f"""\
+import torch
+
+torch.backends.quantized.engine = "qnnpack"  # before torch.jit.load
+model = torch.jit.load("{facts.name}.pt")
+torch.manual_seed(0)
+with torch.no_grad():
+    velocity, seismic = model(1)  # {_shape(facts.velocity_shape)} m/s, {_shape(facts.seismic_shape)}
+print(velocity.shape, seismic.shape)
+torch.save({{"velocity": velocity, "seismic": seismic}}, "pair.pt")
+"""
+
+
+def info_text(facts: Facts, file_bytes: int, file_sha256: str, weights_sha256: str | None) -> str:
+    """``<name>_info.txt``: the facts in a few lines."""
+    model, ranges = facts.model, facts.normalization
+    lines = [
+        (_("file"), f"{facts.name}.pt"),
+        (_("size"), f"{file_bytes / 1e6:.1f} MB"),
+        (_("weights"), "int8" if facts.quantised else _("float32, not quantised")),
+        (_("made for engine"), facts.backend),
+        (_("imitates"), facts.family),
+        (_("sampler"), _("{solver}, {steps} steps").format(solver=facts.solver, steps=facts.steps)),
+        (_("steps offered"), ", ".join(map(str, facts.step_counts))),
+        (_("U-Net"), _unet_text(model)),
+        (_("velocity"), f"(B, {_inner(facts.velocity_shape)}) m/s"),
+        (_("velocity range"), f"{ranges['velocity_min']:g} - {ranges['velocity_max']:g} m/s"),
+        (_("seismic"), f"(B, {_inner(facts.seismic_shape)})"),
+        (_("amplitude range"), f"{ranges['amplitude_min']:g} - {ranges['amplitude_max']:g}"),
+        (_("written by"), ", ".join(f"{name} {version}" for name, version in facts.versions.items())),
+        ("sha256", file_sha256),
+    ]
+    if weights_sha256:
+        lines.append(("weights_sha256", weights_sha256))
+    calls = [
+        "forward(batch_size=1, steps=0) -> (velocity, seismic)",
+        "sample(x_T (B, 1, L), step_noise (steps-1, B, 1, L), steps) -> latent (B, 1, L)",
+        "decode(latent (B, 1, L)) -> (velocity, seismic)",
+    ]
+    table = "".join(f"{name}: {value}\n" for name, value in lines)
+    return table + "\n" + _("calls") + ":\n" + "".join(f"  {call}\n" for call in calls)
+
+
+def guide_text(facts: Facts, file_bytes: int) -> str:
+    """``deployment_guide.md``: from the training box to a generated pair on a Raspberry Pi 4 or 5."""
+    file = f"{facts.name}.pt"
+    need = memory_mb(file_bytes)
+    board = next((gb for gb in (1, 2, 4, 8, 16) if need < 0.7 * gb * 1000), None)
+    fits = (
+        _("A board with {gb} GB has room for it.").format(gb=board)
+        if board
+        else _("No Raspberry Pi has room for that; export a smaller preset.")
+    )
+    counts = ", ".join(map(str, facts.step_counts))
+    parts = [
+        "# " + _("{name} on a Raspberry Pi").format(name=facts.name),
+        _(
+            "`{file}` ({size:.0f} MB) generates pairs of a velocity map and its seismic shot gathers in the manner of"
+            " {family}. It needs PyTorch and nothing else; ubq is not needed on the Pi."
+        ).format(file=file, size=file_bytes / 1e6, family=facts.family),
+        "## " + _("1. Set up the Pi (once)"),
+        _("A Raspberry Pi 4 or 5 with a 64-bit system and Python 3.10 to 3.13."),
+        _code(
+            "sh",
+            "python3 -m venv ~/ubq-pi",
+            f"~/ubq-pi/bin/pip install torch=={PI_TORCH} numpy",
+        ),
+        _(
+            "Keep to this version. PyTorch 2.10 stops with `Illegal instruction` on a Pi 4, and from 2.11 on the default"
+            " wheels are CUDA builds that a Pi cannot use."
+        ),
+        "## " + _("2. Copy the model"),
+        _("From this folder; write your own user and host."),
+        _code("sh", "ssh pi@raspberrypi.local mkdir -p ubq", f"scp {file} manifest.json pi@raspberrypi.local:ubq/"),
+        "## " + _("3. Generate"),
+        _("Save this as `generate.py` beside the model and run it with `~/ubq-pi/bin/python generate.py`."),
+        _code("python", sample_script(facts).rstrip()),
+        _(
+            "The engine must be set before the file is loaded: on a Pi PyTorch starts with another one, which takes"
+            " several times as many instructions."
+        ),
+        "- " + _("`model(8)` gives eight pairs in one call."),
+        "- "
+        + _(
+            "`model(1, steps)` trades time for quality; this file offers {counts} steps, {steps} unless told otherwise."
+        ).format(counts=counts, steps=facts.steps),
+        "- "
+        + _(
+            "The velocity is in m/s, {low:g} to {high:g} and a little beyond; the seismic is in OpenFWI's units."
+        ).format(low=facts.normalization["velocity_min"], high=facts.normalization["velocity_max"]),
+        "## " + _("4. Memory and time"),
+        _("Loading takes about {need} MB at its peak.").format(need=need) + " " + fits,
+        _("The first call is slower than the others. Close other programs, and cool the board: a hot Pi slows down."),
+        "## " + _("5. If it does not work"),
+        _table(
+            (_("what happens"), _("what mends it")),
+            (
+                "`Illegal instruction`",
+                _("another PyTorch than {version}: install this version").format(version=PI_TORCH),
+            ),
+            (
+                "`Didn't find engine for operation quantized`",
+                _('set `torch.backends.quantized.engine = "qnnpack"` before `torch.jit.load`'),
+            ),
+            (
+                "`Killed`, `MemoryError`",
+                _("too little memory: generate one pair at a time, or export a smaller preset"),
+            ),
+            (
+                "`PytorchStreamReader failed`",
+                _("the copy is damaged: compare `sha256sum {file}` with `manifest.json`").format(file=file),
+            ),
+            ("`steps=... is not offered`", _("one of {counts}").format(counts=counts)),
+        ),
+    ]
+    if not facts.quantised:
+        parts.insert(2, _("**This file is the float reference. It is large and slow; deploy the int8 file instead.**"))
+    return "\n\n".join(parts) + "\n"
+
+
+def _unet_text(model: Mapping[str, Any]) -> str:
+    widths = ", ".join(map(str, model["dim_mults"]))
+    base = model.get("unet_dim") or model["encoder_dim"]
+    return _("{variant}; {base} x ({widths}), {steps} diffusion steps").format(
+        variant=model["variant"], base=base, widths=widths, steps=model["diffusion_steps"]
+    )
+
+
+def _inner(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"(1, {_inner(shape)})"
+
+
+def _code(language: str, *lines: str) -> str:
+    return "\n".join([f"```{language}", *lines, "```"])
+
+
+def _table(header: tuple[str, str], *rows: tuple[str, str]) -> str:
+    lines = [f"| {a} | {b} |" for a, b in (header, *rows)]
+    lines.insert(1, "|---|---|")
+    return "\n".join(lines)

@@ -1,0 +1,108 @@
+"""``manifest.json``: what an exported model is, and what its files must be to the byte.
+
+Light: imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ubq.durable import dump_json, write_atomic
+from ubq.errors import UsageError
+from ubq.i18n import gettext as _
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a user of an exported file may want to know; also kept inside the file itself.
+
+    Args:
+        name: of the exported files, without suffix.
+        family: OpenFWI data set that the model imitates.
+        quantised: False for a float reference.
+        backend: integer engine it was made and judged for.
+        solver: sampler inside the file.
+        steps: its default sampling steps.
+        step_counts: every step count that the file offers.
+        model: sizes, as in ``[model]``.
+        normalization: amplitude and velocity ranges.
+        velocity_shape: of one map.
+        seismic_shape: of one map's gathers.
+        versions: of ubq and torch that wrote it.
+    """
+
+    name: str
+    family: str
+    quantised: bool
+    backend: str
+    solver: str
+    steps: int
+    step_counts: tuple[int, ...]
+    model: Mapping[str, Any]
+    normalization: Mapping[str, float]
+    velocity_shape: tuple[int, ...]
+    seismic_shape: tuple[int, ...]
+    versions: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The facts as a JSON object."""
+        return {"format_version": FORMAT_VERSION, **asdict(self)}
+
+
+def write_manifest(folder: Path, facts: Facts, files: Iterable[Path], weights_sha256: str | None) -> Path:
+    """Write ``manifest.json`` for files that lie in ``folder``.
+
+    Args:
+        folder: ``exported_models``.
+        facts: of the model.
+        files: to list, with size and hash.
+        weights_sha256: of the int8 layers (``ubq.export.digest``); None for a float file.
+    """
+    listed = [{"name": f.name, "bytes": f.stat().st_size, "sha256": sha256(f)} for f in files]
+    path = folder / MANIFEST
+    write_atomic(path, dump_json({**facts.to_json(), "files": listed, "weights_sha256": weights_sha256}, indent=2))
+    return path
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read ``manifest.json``.
+
+    Raises:
+        UsageError: missing, damaged, or of a newer ubq.
+    """
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        newer = manifest["format_version"] > FORMAT_VERSION
+        for entry in manifest["files"]:
+            assert {"name", "bytes", "sha256"} <= set(entry)
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise UsageError(
+            _("{path} is not the manifest of an exported model").format(path=path), _("export the model again")
+        ) from error
+    if newer:
+        raise UsageError(_("{path} was written by a newer ubq").format(path=path), _("upgrade ubq"))
+    return manifest
+
+
+def damaged_files(path: Path) -> list[str]:
+    """Names of files that are missing beside a manifest, or are not what it lists."""
+    bad = []
+    for entry in read_manifest(path)["files"]:
+        file = path.parent / entry["name"]
+        if not file.is_file() or file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"]:
+            bad.append(entry["name"])
+    return bad
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
