@@ -23,6 +23,27 @@ SEISMIC = (1, 700, 4)
 CUMPROD = np.linspace(0.999, 0.01, 16).tolist()
 
 
+class FakeUNet(nn.Module):
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        return self.gain * torch.sin(x + time[0])
+
+
+class FakeSampler(nn.Module):
+    """Times of two step counts, one below the other; the first is the file's default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[int] = [STEPS, 2]
+        self.register_buffer("times", torch.tensor([15, 10, 5, 0, 15, 0]))
+
+    def forward(self, steps: int) -> int:
+        return 0 if steps == 4 else 4
+
+
 class Layers(nn.Module):
     """A generator in TorchScript: three layers whose depths and speeds are the latent's elements.
 
@@ -31,25 +52,18 @@ class Layers(nn.Module):
 
     def __init__(self, sampler: str = "shrink", gain: float = 1.0, offset: float = 0.0, unet_gain: float = 1.0) -> None:
         super().__init__()
-        self.sampler, self.gain, self.offset, self.unet_gain = sampler, gain, offset, unet_gain
+        self.kind, self.gain, self.offset = sampler, gain, offset
+        self.unet, self.sampler = FakeUNet(unet_gain), FakeSampler()
         self.register_buffer("depth", torch.arange(70.0).reshape(1, 1, 70, 1))
         self.register_buffer("time", torch.linspace(0, 40, 700).reshape(1, 1, 700, 1))
 
     @torch.jit.export
-    def times(self, steps: int) -> list[int]:
-        return [15 - (15 * i) // max(steps - 1, 1) for i in range(steps)]
-
-    @torch.jit.export
-    def denoise(self, x: Tensor, time: int) -> Tensor:
-        return self.unet_gain * torch.sin(x + time)
-
-    @torch.jit.export
     def sample(self, x_T: Tensor, step_noise: Tensor, steps: int) -> Tensor:
-        if self.sampler == "noise":
+        if self.kind == "noise":
             return torch.randn_like(x_T)
-        if self.sampler == "collapsed":
+        if self.kind == "collapsed":
             return 0.3 + 0.01 * x_T
-        if self.sampler == "constant":
+        if self.kind == "constant":
             return torch.full_like(x_T, 0.1)
         return 0.3 * x_T
 

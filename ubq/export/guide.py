@@ -93,8 +93,8 @@ def guide_text(facts: Facts, file_bytes: int) -> str:
             f"~/ubq-pi/bin/pip install torch=={PI_TORCH} numpy",
         ),
         _(
-            "Keep to this version. PyTorch 2.10 stops with `Illegal instruction` on a Pi 4, and from 2.11 on the default"
-            " wheels are CUDA builds that a Pi cannot use."
+            "Keep to this version. PyTorch 2.10 stops with `Illegal instruction` on a Pi 4, and from 2.11 on the"
+            " default wheels are CUDA builds that a Pi cannot use."
         ),
         "## " + _("2. Copy the model"),
         _("From this folder; write your own user and host."),
