@@ -4,6 +4,8 @@ from ubq.stages.autoencoder import TrainAutoencoder
 from ubq.stages.base import Stage
 from ubq.stages.diffusion import TrainDiffusion
 from ubq.stages.prepare import Prepare
+from ubq.stages.qat_decoders import QatDecoders
+from ubq.stages.qat_diffusion import QatDiffusion
 from ubq.stages.seismic import TrainSeismic
 
 PIPELINE: tuple[Stage, ...] = (
@@ -11,5 +13,7 @@ PIPELINE: tuple[Stage, ...] = (
     TrainAutoencoder(),
     TrainSeismic(),
     TrainDiffusion(),
+    QatDecoders(),
+    QatDiffusion(),
 )
 """Every stage, in the order in which they run."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from ubq.config.schema import QatTraining
@@ -55,9 +54,3 @@ class QatDiffusionTask(DiffusionTask):
 
     def enter(self, phase: str) -> None:
         set_phase(self.model, phase)
-
-
-@torch.no_grad()
-def calibration_latents(latents: Latents, batches: int, batch_size: int) -> list[Tensor]:
-    """Training latents, (B, L) each, that observers see before training and on the final weights."""
-    return list(latents.train.split(batch_size)[:batches])
