@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 CheckStatus = Literal["ok", "warning", "failed"]
 
@@ -19,6 +19,7 @@ class Check:
         figure: what was measured, with its unit (``3.1 GB free in runs/``).
         why: why it matters, one sentence.
         mend: the exact command or configuration key that mends it; empty when there is nothing to do.
+        apply: configuration keys and the values that mend it, for a front end that offers to set them.
     """
 
     id: str
@@ -26,13 +27,14 @@ class Check:
     figure: str
     why: str = ""
     mend: str = ""
+    apply: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:
         """Whether this check alone stops a run."""
         return self.status == "failed"
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, Any]:
         """The JSON object of ``ubq doctor --json``."""
         return asdict(self)
 

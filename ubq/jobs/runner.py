@@ -151,9 +151,8 @@ def start_run(
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
-        # Not even the end could be written; what state.json says is older, and true of the disk.
         mend = _("make room, then: {command}").format(command=resume_command(paths))
-        raise StageError(_no_space(error, paths), mend) from error
+        raise StageError(_no_space(paths), mend) from error
 
 
 def _start(
@@ -450,30 +449,33 @@ class _Runner:
         if isinstance(error, UbqError):
             message, mend, code = error.message, error.mend, error.exit_code
         elif isinstance(error, OSError) and error.errno in NO_SPACE:
-            message, mend, code = _no_space(error, self.paths), _("make room on that disk"), EXIT_STAGE_FAILED
+            message, mend, code = _no_space(self.paths), _("make room on that disk"), EXIT_STAGE_FAILED
         elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             message = _("out of memory: {error}").format(error=_first_line(error))
             mend, code = _("make the stage's batch_size smaller, or its accumulate larger"), EXIT_STAGE_FAILED
         else:
             message, code = _first_line(error), EXIT_STAGE_FAILED
             mend = _("the traceback is in {path}").format(path=self.paths.log)
-        if not isinstance(error, UbqError):
-            trace = "".join(traceback.format_exception(error))
-            try:
-                os.write(self.log_file, trace.encode())
-            except OSError:
-                sys.stderr.write(trace)
+        full = isinstance(error, OSError) and error.errno in NO_SPACE
         state = self.state
         failed = next((s for s in state.stages if s.state in (FAILED, RUNNING)), None)
         if failed:
             failed.state, failed.error = FAILED, {"message": message, "mend": mend}
-        state.error = {"stage": failed.name if failed else "", "message": message, "mend": mend}
+        where = failed.name if failed else ""
+        state.error = {"stage": where, "message": message, "mend": mend}
         state.state, state.exit_code = FAILED, code
-        self._report(message, mend, failed.name if failed else "")
-        self.file.save()
-        kind = "preflight_failed" if code == EXIT_PREFLIGHT else "stage_failed"
-        self.event(kind, stage=failed.name if failed else "", message=message, exit_code=code)
-        os.write(self.log_file, f"{now()} error: {message}\n".encode())
+        self._report(message, mend, where)
+        try:
+            if not isinstance(error, UbqError) and not full:
+                os.write(self.log_file, "".join(traceback.format_exception(error)).encode())
+            os.write(self.log_file, f"{now()} error: {message}\n".encode())
+            self.file.save()
+            kind = "preflight_failed" if code == EXIT_PREFLIGHT else "stage_failed"
+            self.event(kind, stage=where, message=message, exit_code=code)
+        except OSError as second:
+            if second.errno not in NO_SPACE:
+                raise
+            # It was said above; what state.json says is older, and true of the disk.
         return code
 
     def _report(self, message: str, mend: str, stage: str = "") -> None:
@@ -573,5 +575,5 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
-def _no_space(error: OSError, paths: RunPaths) -> str:
-    return _("no space left on the disk, writing in {folder}").format(folder=error.filename or paths.root)
+def _no_space(paths: RunPaths) -> str:
+    return _("no space left on the disk that holds {folder}").format(folder=paths.root)
