@@ -1,125 +1,164 @@
 """Names of upstream's tensors and ours: the one place that knows how the two code bases name things.
 
-An upstream name maps to exactly one name of ours; upstream stores some tensors twice
-(``encoder.module_list*``, ``diffusion.model.*``), so several of its names may map to one of ours.
 Ours are those of ``UBDiff.state_dict()``, with ``diffusion.<buffer>`` for the schedule's arrays.
+Upstream stores some tensors twice (``encoder.module_list*``, ``diffusion.model.*``), so several of
+its names may belong to one of ours.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
+from functools import cache
 
-# Schedule buffers stay as they are; everything else below ``diffusion.`` is upstream's second U-Net.
-_BLOCK = r"(?P<rest>(?:weight|bias|running_mean|running_var|num_batches_tracked))"
-_CONV_LAYERS = {"0": "conv", "1": "norm"}
+from ubq.model import GaussianDiffusion
+from ubq.model.diffusion import Variant
 
-_ENCODER = (
-    re.compile(rf"encoder\.(?:stage|module_list)(?P<stage>[12])\.(?P<index>\d+)\.layers\.(?P<layer>[01])\.{_BLOCK}"),
-    re.compile(rf"encoder\.convBlock(?P<pair>\d+)(?:_(?P<half>[12]))?\.layers\.(?P<layer>[01])\.{_BLOCK}"),
-)
-_FIRST_STAGE = 10
-"""Blocks in the encoder's first stage."""
-_VELOCITY = (
-    re.compile(
-        r"dual_decoder\.velocity_decoder\.(?:blocks\.(?P<index>\d+)|output_layer)"
-        rf"\.layers\.(?P<layer>[01])\.{_BLOCK}"
-    ),
-    re.compile(rf"decoder_v\.deconvBlock(?P<pair>\d+)(?:_(?P<half>[12]))?\.layers\.(?P<layer>[01])\.{_BLOCK}"),
-)
-_PROJECTOR = (
-    re.compile(rf"dual_decoder\.(?P<which>velocity|seismic)_projector\.(?P<layer>fc|batch_norm)\.{_BLOCK}"),
-    re.compile(rf"(?P<layer>fc|batch_norm)_(?P<which>[vs])\.{_BLOCK}"),
-)
-_SEISMIC = re.compile(r"(?:dual_decoder\.seismic_decoder|decoder_s)\.(?P<rest>.+)")
-_SEISMIC_PARTS = (
-    (re.compile(r"decoder\.cls_token"), "cls_token"),
-    (re.compile(r"decoder\.pos_embed"), "position"),
-    (re.compile(r"decoder\.patch_embed\.proj\.(weight|bias)"), r"patch.\1"),
-    (re.compile(r"decoder\.blocks\.(\d+)\.(norm1|norm2|mlp\.fc1|mlp\.fc2)\.(weight|bias)"), r"blocks.\1.\2.\3"),
-    (re.compile(r"decoder\.blocks\.(\d+)\.attn\.(qkv|proj)\.(weight|bias)"), r"blocks.\1.attention.\2.\3"),
-    (re.compile(r"decoder\.norm\.(weight|bias)"), r"norm.\1"),
-    (re.compile(r"decoder\.head\.(weight|bias)"), r"unused_head.\1"),
-    (re.compile(r"mlp\.(weight|bias)"), r"output.\1"),
-)
-_UNET = re.compile(r"(?:unet|diffusion\.model)\.(?P<rest>.+)")
-_UNET_PLACES = (
-    (re.compile(r"(downs|ups)\.(\d+)\.([01])\.(.+)"), lambda m: f"{m[1]}.{m[2]}.block{int(m[3]) + 1}.", 4),
-    (re.compile(r"(downs|ups)\.(\d+)\.2\.fn\.(fn|norm)\.(.+)"), lambda m: f"{m[1]}.{m[2]}.attention.{_attn(m[3])}.", 4),
-    (re.compile(r"mid_attn\.fn\.(fn|norm)\.(.+)"), lambda m: f"mid_attention.{_attn(m[1])}.", 2),
-    (re.compile(r"downs\.(\d+)\.3\.(weight|bias)"), lambda m: f"downs.{m[1]}.downsample.", 2),
-    (re.compile(r"ups\.(\d+)\.3\.(?:1\.)?(weight|bias)"), lambda m: f"ups.{m[1]}.conv.", 2),
-    (re.compile(r"(mid_block1|mid_block2)\.(.+)"), lambda m: f"{m[1]}.", 2),
-    (re.compile(r"final_res_block\.(.+)"), lambda m: "final_block.", 1),
-    (re.compile(r"((?:init_conv|time_mlp\.[13]|final_conv)\.(?:weight|bias))"), lambda m: "", 1),
-)
-_UNET_LEAVES = (
-    (re.compile(r"block([12])\.proj\.(weight|bias)"), r"conv\1.\2"),
-    (re.compile(r"block([12])\.norm\.(weight|bias)"), r"norm\1.\2"),
-    (re.compile(r"res_conv\.(weight|bias)"), r"shortcut.\1"),
-    (re.compile(r"to_out\.0\.(weight|bias)"), r"to_out.\1"),
-    (re.compile(r"to_out\.1\.g"), "out_norm.g"),
-)
-_BUFFER = re.compile(r"diffusion\.\w+")
+MAX_LEVELS = 8
+"""U-Net levels that are looked for in a checkpoint."""
+MAX_DEPTH = 24
+"""Transformer blocks that are looked for in a checkpoint."""
+
+_LAYER = ("weight", "bias")
+_BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+_ENCODER_BLOCKS = 15
+_ENCODER_FIRST_STAGE = 10
+_VELOCITY_BLOCKS = 10
+
+Pair = tuple[str, str]
+"""(our name, upstream's name)."""
+
+
+@cache
+def upstream_names(variant: Variant, levels: int, depth: int) -> dict[str, tuple[str, ...]]:
+    """Every tensor of a model with so many U-Net levels and transformer blocks: our name -> upstream's names."""
+    names: dict[str, tuple[str, ...]] = {}
+    for ours, upstream in _pairs(variant, levels, depth):
+        names[ours] = (*names.get(ours, ()), upstream)
+    return names
 
 
 def our_name(upstream: str) -> str | None:
     """Our name of an upstream tensor; None for a tensor that no version of UB-Diff has."""
-    if _BUFFER.fullmatch(upstream):
-        return upstream
-    for convert in (_encoder_name, _velocity_name, _projector_name, _seismic_name, _unet_name):
-        if name := convert(upstream):
-            return name
-    return None
+    return _our_names().get(upstream)
 
 
-def _attn(word: str) -> str:
-    return "attention" if word == "fn" else "norm"
+@cache
+def _our_names() -> dict[str, str]:
+    variants: tuple[Variant, ...] = ("paper", "fork")
+    return {
+        upstream: ours
+        for variant in variants
+        for levels in range(1, MAX_LEVELS + 1)
+        for ours, upstream in _pairs(variant, levels, MAX_DEPTH)
+    }
 
 
-def _encoder_name(name: str) -> str | None:
-    if m := _ENCODER[0].fullmatch(name):
-        index = int(m["index"]) + (_FIRST_STAGE if m["stage"] == "2" else 0)
-    elif m := _ENCODER[1].fullmatch(name):
-        index = 2 * (int(m["pair"]) - 1) + (m["half"] == "2")
-    else:
-        return None
-    return f"encoder.blocks.{index}.{_CONV_LAYERS[m['layer']]}.{m['rest']}"
+def _pairs(variant: Variant, levels: int, depth: int) -> Iterator[Pair]:
+    paper = variant == "paper"
+    yield from _encoder(paper)
+    yield from _velocity(paper)
+    for side in ("velocity", "seismic"):
+        linear, norm = (
+            (f"fc_{side[0]}", f"batch_norm_{side[0]}")
+            if paper
+            else (f"dual_decoder.{side}_projector.fc", f"dual_decoder.{side}_projector.batch_norm")
+        )
+        yield from _leaves(f"{side}_projector.linear", linear, _LAYER)
+        yield from _leaves(f"{side}_projector.norm", norm, _BATCH_NORM)
+    yield from _seismic("decoder_s" if paper else "dual_decoder.seismic_decoder", depth)
+    for ours, upstream in _unet(paper, levels):
+        yield f"unet.{ours}", f"unet.{upstream}"
+        yield f"unet.{ours}", f"diffusion.model.{upstream}"
+    for buffer in GaussianDiffusion(2, variant=variant).state_dict():
+        yield f"diffusion.{buffer}", f"diffusion.{buffer}"
 
 
-def _velocity_name(name: str) -> str | None:
-    if m := _VELOCITY[0].fullmatch(name):
-        place = "output" if m["index"] is None else f"blocks.{m['index']}"
-    elif m := _VELOCITY[1].fullmatch(name):
-        # the last block stands alone
-        place = "output" if m["half"] is None else f"blocks.{2 * (int(m['pair']) - 1) + int(m['half']) - 1}"
-    else:
-        return None
-    return f"velocity_decoder.{place}.{_CONV_LAYERS[m['layer']]}.{m['rest']}"
+def _leaves(ours: str, upstream: str, leaves: tuple[str, ...]) -> Iterator[Pair]:
+    for leaf in leaves:
+        yield f"{ours}.{leaf}", f"{upstream}.{leaf}"
 
 
-def _projector_name(name: str) -> str | None:
-    for pattern in _PROJECTOR:
-        if m := pattern.fullmatch(name):
-            which = "velocity" if m["which"].startswith("v") else "seismic"
-            return f"{which}_projector.{'linear' if m['layer'] == 'fc' else 'norm'}.{m['rest']}"
-    return None
+def _conv_block(ours: str, upstream: str) -> Iterator[Pair]:
+    yield from _leaves(f"{ours}.conv", f"{upstream}.layers.0", _LAYER)
+    yield from _leaves(f"{ours}.norm", f"{upstream}.layers.1", _BATCH_NORM)
 
 
-def _seismic_name(name: str) -> str | None:
-    if m := _SEISMIC.fullmatch(name):
-        for pattern, ours in _SEISMIC_PARTS:
-            if part := pattern.fullmatch(m["rest"]):
-                return f"seismic_decoder.{part.expand(ours)}"
-    return None
+def _encoder(paper: bool) -> Iterator[Pair]:
+    for i in range(_ENCODER_BLOCKS):
+        ours = f"encoder.blocks.{i}"
+        stage, place = (1, i) if i < _ENCODER_FIRST_STAGE else (2, i - _ENCODER_FIRST_STAGE)
+        if not paper:
+            yield from _conv_block(ours, f"encoder.stage{stage}.{place}")
+            continue
+        last = i == _ENCODER_BLOCKS - 1
+        yield from _conv_block(ours, f"encoder.convBlock{i // 2 + 1}" + ("" if last else f"_{i % 2 + 1}"))
+        yield from _conv_block(ours, f"encoder.module_list{stage}.{place}")
 
 
-def _unet_name(name: str) -> str | None:
-    if m := _UNET.fullmatch(name):
-        for pattern, place, rest in _UNET_PLACES:
-            if found := pattern.fullmatch(m["rest"]):
-                leaf = found[rest]
-                for leaf_pattern, ours in _UNET_LEAVES:
-                    if part := leaf_pattern.fullmatch(leaf):
-                        leaf = part.expand(ours)
-                return f"unet.{place(found)}{leaf}"
-    return None
+def _velocity(paper: bool) -> Iterator[Pair]:
+    for i in range(_VELOCITY_BLOCKS):
+        upstream = (
+            f"decoder_v.deconvBlock{i // 2 + 1}_{i % 2 + 1}" if paper else f"dual_decoder.velocity_decoder.blocks.{i}"
+        )
+        yield from _conv_block(f"velocity_decoder.blocks.{i}", upstream)
+    yield from _conv_block(
+        "velocity_decoder.output", "decoder_v.deconvBlock6" if paper else "dual_decoder.velocity_decoder.output_layer"
+    )
+
+
+def _seismic(root: str, depth: int) -> Iterator[Pair]:
+    ours = "seismic_decoder"
+    yield f"{ours}.cls_token", f"{root}.decoder.cls_token"
+    yield f"{ours}.position", f"{root}.decoder.pos_embed"
+    yield from _leaves(f"{ours}.patch", f"{root}.decoder.patch_embed.proj", _LAYER)
+    for i in range(depth):
+        for layer, upstream in (
+            ("norm1", "norm1"),
+            ("attention.qkv", "attn.qkv"),
+            ("attention.proj", "attn.proj"),
+            ("norm2", "norm2"),
+            ("mlp.fc1", "mlp.fc1"),
+            ("mlp.fc2", "mlp.fc2"),
+        ):
+            yield from _leaves(f"{ours}.blocks.{i}.{layer}", f"{root}.decoder.blocks.{i}.{upstream}", _LAYER)
+    yield from _leaves(f"{ours}.norm", f"{root}.decoder.norm", _LAYER)
+    yield from _leaves(f"{ours}.unused_head", f"{root}.decoder.head", _LAYER)
+    yield from _leaves(f"{ours}.output", f"{root}.mlp", _LAYER)
+
+
+def _unet(paper: bool, levels: int) -> Iterator[Pair]:
+    yield from _leaves("init_conv", "init_conv", _LAYER)
+    yield from _leaves("time_mlp.1", "time_mlp.1", _LAYER)
+    yield from _leaves("time_mlp.3", "time_mlp.3", _LAYER)
+    for i in range(levels):
+        last = i == levels - 1
+        for way in ("downs", "ups"):
+            # the way up takes skips and always changes its width, so it has the shortcut convolution
+            yield from _block(f"{way}.{i}.block1", f"{way}.{i}.0", paper, shortcut=way == "ups")
+            yield from _block(f"{way}.{i}.block2", f"{way}.{i}.1", paper, shortcut=way == "ups")
+            yield from _attention(f"{way}.{i}.attention", f"{way}.{i}.2", paper, linear=True)
+        yield from _leaves(f"downs.{i}.downsample", f"downs.{i}.3", _LAYER)
+        yield from _leaves(f"ups.{i}.conv", f"ups.{i}.3" if last else f"ups.{i}.3.1", _LAYER)
+    yield from _block("mid_block1", "mid_block1", paper, shortcut=False)
+    yield from _attention("mid_attention", "mid_attn", paper, linear=False)
+    yield from _block("mid_block2", "mid_block2", paper, shortcut=False)
+    yield from _block("final_block", "final_res_block", paper, shortcut=True)
+    yield from _leaves("final_conv", "final_conv", _LAYER)
+
+
+def _block(ours: str, upstream: str, paper: bool, shortcut: bool) -> Iterator[Pair]:
+    if paper:
+        yield from _leaves(f"{ours}.mlp.1", f"{upstream}.mlp.1", _LAYER)
+    for i in (1, 2):
+        yield from _leaves(f"{ours}.conv{i}", f"{upstream}.block{i}.proj", _LAYER)
+        yield from _leaves(f"{ours}.norm{i}", f"{upstream}.block{i}.norm", _LAYER)
+    if shortcut:
+        yield from _leaves(f"{ours}.shortcut", f"{upstream}.res_conv", _LAYER)
+
+
+def _attention(ours: str, upstream: str, paper: bool, linear: bool) -> Iterator[Pair]:
+    yield f"{ours}.attention.to_qkv.weight", f"{upstream}.fn.fn.to_qkv.weight"
+    yield from _leaves(f"{ours}.attention.to_out", f"{upstream}.fn.fn.to_out" + (".0" if linear else ""), _LAYER)
+    if linear:
+        yield f"{ours}.attention.out_norm.g", f"{upstream}.fn.fn.to_out.1.g"
+    yield from _leaves(f"{ours}.norm", f"{upstream}.fn.norm", ("g",) if paper else _LAYER)

@@ -1,6 +1,6 @@
 """The float model, independent of the rest of ubq."""
 
 from ubq.model.diffusion import GaussianDiffusion, Objective
-from ubq.model.ubdiff import ModelSizes, UBDiff, build_part
+from ubq.model.ubdiff import PARTS, ModelSizes, UBDiff, build_part
 
-__all__ = ["GaussianDiffusion", "ModelSizes", "Objective", "UBDiff", "build_part"]
+__all__ = ["PARTS", "GaussianDiffusion", "ModelSizes", "Objective", "UBDiff", "build_part"]

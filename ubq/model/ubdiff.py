@@ -6,7 +6,7 @@ Shapes: B batch, L latent length, S sources, T time samples, R receivers.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,41 +65,65 @@ class ModelSizes:
         return cls(**plain)
 
 
+def _encoder(sizes: ModelSizes) -> VelocityEncoder:
+    return VelocityEncoder(sizes.encoder_dims, sizes.encoder_dim)
+
+
+def _velocity_projector(sizes: ModelSizes) -> Projector:
+    return Projector(sizes.encoder_dim, sizes.velocity_latent)
+
+
+def _velocity_decoder(sizes: ModelSizes) -> VelocityDecoder:
+    return VelocityDecoder(sizes.velocity_latent, sizes.velocity_dims)
+
+
+def _seismic_projector(sizes: ModelSizes) -> Projector:
+    return Projector(sizes.encoder_dim, sizes.seismic_latent)
+
+
+def _seismic_decoder(sizes: ModelSizes) -> SeismicDecoder:
+    return SeismicDecoder(
+        sizes.seismic_latent,
+        sizes.seismic_depth,
+        sizes.seismic_heads,
+        sizes.seismic_mlp_ratio,
+        sizes.sources,
+        sizes.seismic_samples,
+        sizes.receivers,
+        read_token=PATCH_TOKEN if sizes.variant == "paper" else CLS_TOKEN,
+    )
+
+
+def _unet(sizes: ModelSizes) -> UNet:
+    return UNet(
+        sizes.unet_dim,
+        sizes.dim_mults,
+        time_conditioned=sizes.variant == "paper",
+        groups=sizes.norm_groups,
+        heads=sizes.attention_heads,
+        dim_head=sizes.attention_dim_head,
+    )
+
+
+_BUILDERS: dict[str, Callable[[ModelSizes], nn.Module]] = {
+    "encoder": _encoder,
+    "velocity_projector": _velocity_projector,
+    "velocity_decoder": _velocity_decoder,
+    "seismic_projector": _seismic_projector,
+    "seismic_decoder": _seismic_decoder,
+    "unet": _unet,
+}
+PARTS = tuple(_BUILDERS)
+"""Names of the model's parts: attributes of ``UBDiff``."""
+
+
 def build_part(sizes: ModelSizes, part: str) -> nn.Module:
-    """One part of a UBDiff alone, under its attribute's name, so that a stage holds only what it trains.
+    """One of ``PARTS`` alone, with fresh weights, so that a stage holds only what it trains.
 
     Raises:
         KeyError: no such part.
     """
-    if part == "encoder":
-        return VelocityEncoder(sizes.encoder_dims, sizes.encoder_dim)
-    if part == "velocity_projector":
-        return Projector(sizes.encoder_dim, sizes.velocity_latent)
-    if part == "velocity_decoder":
-        return VelocityDecoder(sizes.velocity_latent, sizes.velocity_dims)
-    if part == "seismic_projector":
-        return Projector(sizes.encoder_dim, sizes.seismic_latent)
-    if part == "seismic_decoder":
-        return SeismicDecoder(
-            sizes.seismic_latent,
-            sizes.seismic_depth,
-            sizes.seismic_heads,
-            sizes.seismic_mlp_ratio,
-            sizes.sources,
-            sizes.seismic_samples,
-            sizes.receivers,
-            read_token=PATCH_TOKEN if sizes.variant == "paper" else CLS_TOKEN,
-        )
-    if part == "unet":
-        return UNet(
-            sizes.unet_dim,
-            sizes.dim_mults,
-            time_conditioned=sizes.variant == "paper",
-            groups=sizes.norm_groups,
-            heads=sizes.attention_heads,
-            dim_head=sizes.attention_dim_head,
-        )
-    raise KeyError(part)
+    return _BUILDERS[part](sizes)
 
 
 class UBDiff(nn.Module):
@@ -107,12 +131,12 @@ class UBDiff(nn.Module):
 
     def __init__(self, sizes: ModelSizes) -> None:
         super().__init__()
-        self.encoder = build_part(sizes, "encoder")
-        self.velocity_projector = build_part(sizes, "velocity_projector")
-        self.velocity_decoder = build_part(sizes, "velocity_decoder")
-        self.seismic_projector = build_part(sizes, "seismic_projector")
-        self.seismic_decoder = build_part(sizes, "seismic_decoder")
-        self.unet = build_part(sizes, "unet")
+        self.encoder = _encoder(sizes)
+        self.velocity_projector = _velocity_projector(sizes)
+        self.velocity_decoder = _velocity_decoder(sizes)
+        self.seismic_projector = _seismic_projector(sizes)
+        self.seismic_decoder = _seismic_decoder(sizes)
+        self.unet = _unet(sizes)
 
     @torch.jit.export
     def encode(self, velocity: Tensor) -> Tensor:
