@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
+from torch.autograd.profiler_legacy import profile
 
 from ubq.quant.analysis import Count, Layer, is_conv1d, tally
 from ubq.quant.generator import part_of
@@ -139,9 +139,10 @@ def _ints(value: Any) -> list[int]:
 
 def _profiled(run: Callable[[], object], ops: list[_Op]) -> tuple[dict[str, int], int]:
     """MACs of each layer, and those of the products of activations, from the shapes of one run."""
-    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recorded:
+    # the legacy profiler: the newer one writes to the terminal
+    with profile(record_shapes=True) as recorded:
         run()
-    events = sorted(recorded.events(), key=lambda e: e.time_range.start)
+    events = sorted(recorded.function_events, key=lambda e: e.time_range.start)
     # an operator may call itself with other arguments; only the outer call is the graph's
     outer = [e for e in events if e.cpu_parent is None or e.cpu_parent.name != e.name]
     weighted = [e for e in outer if e.name in QUANTISED_OPS or e.name in FLOAT_OPS]

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from ubq.config.schema import ExportConfig, QuantConfig
 from ubq.data.normalization import Normalization
-from ubq.model import GaussianDiffusion, ModelSizes, UBDiff
+from ubq.model import ModelSizes, UBDiff
 from ubq.model.layers import Projector
 from ubq.model.seismic import SeismicDecoder
 from ubq.model.unet import UNet
 from ubq.model.velocity import VelocityDecoder
 from ubq.quant import rewrites
-from ubq.quant.solver import COLUMNS, make_schedule, offered_steps
+from ubq.quant.solver import COLUMNS, make_schedule, offered_steps, training_schedule
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,19 @@ class Sampler(nn.Module):
     """Tables of every step count that a generator offers, one below the other.
 
     Args:
-        alphas_cumprod: (S,) of the training process.
+        diffusion_steps: of the training process, S.
         objective: what the U-Net predicts.
         export: solver and step counts.
     """
 
-    def __init__(self, alphas_cumprod: Tensor, objective: str, export: ExportConfig) -> None:
+    def __init__(self, diffusion_steps: int, objective: str, export: ExportConfig) -> None:
         super().__init__()
-        offered = offered_steps(export, len(alphas_cumprod))
+        alphas_cumprod = training_schedule(diffusion_steps)
+        offered = offered_steps(export, diffusion_steps)
         schedules = [make_schedule(alphas_cumprod, objective, export.solver, n) for n in offered]
         self.steps: list[int] = list(offered)
         self.solver: str = export.solver
-        self.diffusion_steps: int = len(alphas_cumprod)
+        self.diffusion_steps: int = diffusion_steps
         self.stochastic: bool = export.solver == "ddpm"
         self.times: Tensor
         self.coefficients: Tensor
@@ -91,13 +92,12 @@ class Generator(nn.Module):
     def __init__(self, model: UBDiff, recipe: Recipe) -> None:
         super().__init__()
         sizes, ranges = recipe.sizes, recipe.normalization
-        diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective)
         self.unet = cast(UNet, model.unet)
         self.velocity_projector = cast(Projector, model.velocity_projector)
         self.velocity_decoder = cast(VelocityDecoder, model.velocity_decoder)
         self.seismic_projector = cast(Projector, model.seismic_projector)
         self.seismic_decoder = cast(SeismicDecoder, model.seismic_decoder)
-        self.sampler = Sampler(diffusion.alphas_cumprod, sizes.objective, recipe.export)
+        self.sampler = Sampler(sizes.diffusion_steps, sizes.objective, recipe.export)
         self.latent_length: int = sizes.encoder_dim
         self.normalization: list[float] = ranges.to_list()
         self.velocity_half: float = 0.5 * (ranges.velocity_max - ranges.velocity_min)

@@ -25,6 +25,7 @@ from torch import Tensor
 from ubq.config.schema import ExportConfig, Solver
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
+from ubq.model.diffusion import cosine_betas
 
 DEFAULT_STEPS = 20
 """Steps of the deterministic solvers when the configuration names none."""
@@ -44,6 +45,11 @@ class Schedule:
 
     times: Tensor
     coefficients: Tensor
+
+
+def training_schedule(diffusion_steps: int) -> Tensor:
+    """alphas_cumprod (S,) of the training process in float64: near 0 and 1 float32 loses half its digits."""
+    return torch.cumprod(1 - cosine_betas(diffusion_steps), dim=0)
 
 
 def offered_steps(export: ExportConfig, diffusion_steps: int) -> tuple[int, ...]:
@@ -69,8 +75,7 @@ def offered_steps(export: ExportConfig, diffusion_steps: int) -> tuple[int, ...]
 
 def log_snr(alphas_cumprod: Tensor) -> Tensor:
     """lambda at every time step, (S,) float64."""
-    cumprod = alphas_cumprod.double()
-    return 0.5 * (cumprod.log() - torch.log1p(-cumprod))
+    return 0.5 * (alphas_cumprod.log() - torch.log1p(-alphas_cumprod))
 
 
 def spaced_times(alphas_cumprod: Tensor, steps: int) -> Tensor:
@@ -100,13 +105,13 @@ def make_schedule(alphas_cumprod: Tensor, objective: str, solver: Solver, steps:
     """The schedule of one solver and step count.
 
     Args:
-        alphas_cumprod: (S,) of the training process.
+        alphas_cumprod: (S,) float64, of the training process.
         objective: what the U-Net predicts: ``v``, ``noise`` or ``x0``.
         solver: ``ddpm`` (ancestral), ``ddim`` (eta 0) or ``dpmpp2m``.
         steps: steps to take, at most S.
     """
     times = spaced_times(alphas_cumprod, steps)
-    cumprod = alphas_cumprod.double()[times]
+    cumprod = alphas_cumprod[times]
     after = torch.cat((cumprod[1:], torch.ones(1, dtype=torch.float64)))
     a, s = cumprod.sqrt(), (1 - cumprod).sqrt()
     a_next, s_next = after.sqrt(), (1 - after).sqrt()
