@@ -3,10 +3,12 @@
 from ubq.stages.autoencoder import TrainAutoencoder
 from ubq.stages.base import Stage
 from ubq.stages.diffusion import TrainDiffusion
+from ubq.stages.export import Export
 from ubq.stages.prepare import Prepare
 from ubq.stages.qat_decoders import QatDecoders
 from ubq.stages.qat_diffusion import QatDiffusion
 from ubq.stages.seismic import TrainSeismic
+from ubq.stages.verify import Verify
 
 PIPELINE: tuple[Stage, ...] = (
     Prepare(),
@@ -15,5 +17,7 @@ PIPELINE: tuple[Stage, ...] = (
     TrainDiffusion(),
     QatDecoders(),
     QatDiffusion(),
+    Export(),
+    Verify(),
 )
 """Every stage, in the order in which they run."""

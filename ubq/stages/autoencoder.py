@@ -19,6 +19,7 @@ class TrainAutoencoder(Stage):
     """Reads velocity maps only, makes ``autoencoder.pt`` and ``latents.pt``."""
 
     name = "train-autoencoder"
+    trains = True
     reads = (
         "seed",
         "device",

@@ -68,6 +68,8 @@ class Stage(ABC):
     """Configuration keys or tables that decide the output (``train.autoencoder``, ``seed``)."""
     after: ClassVar[tuple[str, ...]] = ()
     """Stages whose outputs it reads; those that the configuration leaves out are skipped."""
+    trains: ClassVar[bool] = False
+    """Whether its losses count for the success mark ``loss_falling``."""
 
     def wanted(self, config: Config) -> bool:
         """Whether this configuration has the stage at all."""

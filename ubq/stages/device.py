@@ -19,6 +19,13 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
+def set_threads(config: Config) -> None:
+    """Use the run's thread count in this process."""
+    import torch
+
+    torch.set_num_threads(config.threads or cores())
+
+
 def use_device(config: Config) -> torch.device:
     """The training device, with threads set; every step on it repeats to the bit for one thread count.
 
@@ -27,7 +34,7 @@ def use_device(config: Config) -> torch.device:
     """
     import torch
 
-    torch.set_num_threads(config.threads or cores())
+    set_threads(config)
     name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

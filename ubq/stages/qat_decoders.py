@@ -22,6 +22,7 @@ class QatDecoders(Stage):
     """Reads the float decoders, the latents and the pairs, makes ``final_qat_decoders.pt``."""
 
     name = "qat-decoders"
+    trains = True
     reads = (
         "seed",
         "device",

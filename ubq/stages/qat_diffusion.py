@@ -31,6 +31,7 @@ class QatDiffusion(Stage):
     """Reads the float U-Net, the latents and the quantised decoders, makes ``final_qat_model.pt``."""
 
     name = "qat-diffusion"
+    trains = True
     reads = (
         "seed",
         "device",

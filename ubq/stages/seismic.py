@@ -20,6 +20,7 @@ class TrainSeismic(Stage):
     """Reads the latents and the seismic files, makes ``seismic.pt``."""
 
     name = "train-seismic"
+    trains = True
     reads = (
         "seed",
         "device",

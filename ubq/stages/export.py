@@ -1,0 +1,77 @@
+"""export: the int8 files for the Pi, and the float reference they are judged against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ubq.config.schema import Config
+from ubq.i18n import gettext as _
+from ubq.stages.base import Stage, StageContext
+from ubq.stages.device import set_threads
+from ubq.stages.paths import RunPaths
+from ubq.stages.qat_diffusion import FINAL, QatDiffusion
+
+FLOAT = "float"
+"""Folder, inside the stage's own, that the float reference is written to."""
+
+
+def name_of(config: Config, paths: RunPaths) -> str:
+    """Name of the exported files: as configured, or the run's."""
+    return config.export.name or paths.root.name
+
+
+class Export(Stage):
+    """Reads ``final_qat_model.pt``, makes ``exported_models/``."""
+
+    name = "export"
+    reads = ("export", "quant.backend", "quant.time_tables", "data.family")
+    after = ("qat-diffusion",)
+
+    def outputs(self, config: Config, paths: RunPaths) -> Iterable[Path]:
+        name = name_of(config, paths)
+        return [
+            paths.exported / f"{name}.pt",
+            paths.exported / f"{name}_info.txt",
+            paths.exported / "deployment_guide.md",
+            paths.exported / "manifest.json",
+            reference_file(config, paths),
+        ]
+
+    def run(self, context: StageContext) -> None:
+        from ubq.export.files import export_generator, without_quantisation
+        from ubq.export.torchscript import engine, load_torchscript, write_torchscript
+        from ubq.export.torchscript_graph import count_file
+        from ubq.quant.analysis import as_json, count_model, require_equal, write_analysis
+        from ubq.quant.checkpoint import load_qat
+
+        config, paths = context.config, context.paths
+        set_threads(config)
+        checkpoint = load_qat(paths.checkpoints(QatDiffusion.name) / FINAL)
+        generator, recipe = checkpoint.generator, checkpoint.recipe
+        files = export_generator(
+            generator, recipe, paths.exported, name_of(config, paths), family=config.data.family
+        )
+        backend = recipe.quant.backend
+        with engine(backend):
+            exported = count_file(load_torchscript(files.model, backend))
+        model = count_model(generator, recipe.quant)
+        write_analysis(paths.checkpoints(self.name), as_json(model, exported, recipe))
+        require_equal(model, exported)
+        write_torchscript(
+            without_quantisation(generator), reference_file(config, paths), backend, recipe.quant.time_tables
+        )
+        context.log(
+            _("{file}: {size:.1f} MB, {quantised} of {total} weight layers int8, weights_sha256 {digest}").format(
+                file=files.model,
+                size=files.model.stat().st_size / 1e6,
+                quantised=exported.weight_layers.quantised,
+                total=exported.weight_layers.total,
+                digest=files.weights_sha256,
+            )
+        )
+
+
+def reference_file(config: Config, paths: RunPaths) -> Path:
+    """The float model with the same methods as the exported file."""
+    return paths.checkpoints(Export.name) / FLOAT / f"{name_of(config, paths)}.pt"
