@@ -119,7 +119,9 @@ def load_config(
     values = Layer()
     if chosen and chosen.value:
         is_project = has_project and chosen.source.file == str(project)
-        values.over(_extended(chosen, project.parent if is_project else Path(), ()))
+        home = project.parent if is_project else Path()
+        values.over(_extended(chosen, home, ()))
+        above.put(("extends",), _absolute(chosen.value, home), chosen.source)
     elif not has_project:
         raise ConfigError([_nothing_chosen()])
     name = _preset_name(chosen.value) if chosen else ""
@@ -145,6 +147,13 @@ def _nothing_chosen() -> Finding:
 def _preset_name(extends: Any) -> str:
     last = extends[-1] if isinstance(extends, (list, tuple)) and extends else extends
     return Path(last).stem if isinstance(last, str) else ""
+
+
+def _absolute(extends: Any, home: Path) -> Any:
+    """``extends`` with paths that mean the same from anywhere, as a run's frozen configuration needs them."""
+    if isinstance(extends, str) and presets.is_path(extends):
+        return str((home / Path(extends).expanduser()).absolute())
+    return [_absolute(e, home) for e in extends] if isinstance(extends, list | tuple) else extends
 
 
 def _extended(entry: Entry, relative_to: Path, chain: tuple[str, ...]) -> Layer:

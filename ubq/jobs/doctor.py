@@ -378,11 +378,18 @@ def checkpoint(config: Config) -> Iterator[Check]:
 
 
 def _importable(path: Path) -> Check:
-    from ubq.checkpoints.inspect import inspect_checkpoint
+    import zipfile
 
-    found = inspect_checkpoint(path)
+    # torch.save writes a zip archive; older ones are bare pickles that begin with its protocol mark.
+    with path.open("rb") as file:
+        pickled = file.read(2)[:1] == b"\x80"
+    fits = pickled or zipfile.is_zipfile(path)
     return Check(
-        id="checkpoint.path", status="ok", figure=f"{path}: {found.summary()}", why=_("the model is read from it")
+        id="checkpoint.path",
+        status="ok" if fits else "failed",
+        figure=f"{path}, {path.stat().st_size / GB:.2f} GB" if fits else _("{path} is no checkpoint").format(path=path),
+        why=_("the model is read from it"),
+        mend="" if fits else f"ubq checkpoint inspect {path}",
     )
 
 

@@ -113,7 +113,8 @@ def _quantised_modules(config: Config, how: str) -> Mend:
 
 def _conv1d_left(config: Config, how: str) -> Mend:
     cause = _("there is no integer kernel for Conv1d; the U-Net's have to be rewritten as Conv2d")
-    return Mend(cause, "", {"quant.convert_conv1d": True, "quant.diffusion": True})
+    off = {f"quant.{n}": True for n in ("convert_conv1d", "diffusion") if not getattr(config.quant, n)}
+    return Mend(cause, "" if off else _("export the file again: ubq run --force export"), off)
 
 
 def _loss_falling(config: Config, how: str) -> Mend:
