@@ -322,7 +322,8 @@ def describe(shot: Snapshot) -> str:
         )
     elif shot.shown == "crashed":
         lines.append(_("its process is gone without saving; it goes on from the last checkpoint"))
-    lines += [f"{a['path']}  {_size(a['bytes'])}" for a in state.artifacts if str(a["path"]).startswith("exported")]
+    exported = [a for a in state.artifacts if str(a.get("path")).startswith("exported")]
+    lines += [f"{shot.paths.root / a['path']}  {_size(a.get('bytes'))}" for a in exported]
     if state.next_command and not shot.running:
         lines.append(_("next: {command}").format(command=state.next_command))
     return "\n".join(lines)
@@ -349,7 +350,9 @@ def _stage_line(stage: StageState, width: int, shot: Snapshot) -> str:
     return "  ".join(p for p in parts if p).rstrip()
 
 
-def _size(count: int) -> str:
+def _size(count: object) -> str:
+    if not isinstance(count, int):
+        return ""
     return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
 
 

@@ -193,14 +193,33 @@ def _from_dict(raw: dict[str, Any]) -> RunState:
         names = {f.name for f in dataclasses.fields(cls)}
         return {k: v for k, v in values.items() if k in names}
 
-    stages = raw["stages"]
-    if not isinstance(stages, list) or not isinstance(raw["run"], str) or not isinstance(raw["state"], str):
-        raise ValueError("run, state or stages have the wrong type")
-    state = RunState(**{**known(RunState, raw), "stages": [StageState(**known(StageState, s)) for s in stages]})
-    for entry in state.stages:
-        if not isinstance(entry.name, str) or type(entry.step) is not int or type(entry.steps) is not int:
-            raise ValueError("a stage's name, step or steps has the wrong type")
+    raw = {**raw, "stages": [StageState(**known(StageState, s)) for s in raw["stages"]]}
+    state = RunState(**known(RunState, raw))
+    entries: list[RunState | StageState] = [state, *state.stages]
+    for entry in entries:
+        for f in dataclasses.fields(entry):
+            if not _fits(getattr(entry, f.name), str(f.type)):
+                raise ValueError(f"{f.name} is {getattr(entry, f.name)!r:.40}, not {f.type}")
     return state
+
+
+_TYPES: Mapping[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "None": type(None)}
+
+
+def _fits(value: object, annotation: str) -> bool:
+    """Whether a value is of a field's type, which is a name, ``X | None``, or a list or dict of plain values."""
+    for name in annotation.split(" | "):
+        if name.startswith("list[dict"):
+            fits = isinstance(value, list) and all(isinstance(v, dict) for v in value)
+        elif name.startswith("list["):
+            fits = isinstance(value, list)
+        elif name.startswith("dict["):
+            fits = isinstance(value, dict)
+        else:
+            fits = isinstance(value, _TYPES[name]) and not isinstance(value, bool)
+        if fits:
+            return True
+    return False
 
 
 class StateFile:
