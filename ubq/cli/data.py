@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ubq.cli.progress import progress
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
@@ -19,8 +17,6 @@ app = typer.Typer(help="Data sets: inspect, synthesise, forward model.", no_args
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes; 0: one for each core.")]
-
-_PLAIN_SECONDS = 5.0
 
 
 @app.command()
@@ -32,7 +28,7 @@ def inspect(
     """Read every sample: shapes, ranges, family, damaged or missing files."""
     from ubq.data.validate import inspect_folder
 
-    with _progress(_("reading"), _("samples")) as show:
+    with progress(_("reading"), _("samples")) as show:
         report = inspect_folder(folder, seismic, show)
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
@@ -82,7 +78,7 @@ def synth(
 
     if seismic:
         require_deepwave()
-    with _progress(_("maps"), _("maps")) as show:
+    with progress(_("maps"), _("maps")) as show:
         files = write_synthetic(chosen, samples - val, val, seed, out, progress=show)
     if seismic:
         _forward(out, out, workers)
@@ -125,7 +121,7 @@ def _forward(velocity: Path, out: Path, workers: int) -> tuple[int, float]:
     total, started = 0, time.monotonic()
     with (
         StopSignals(_("stopping; again to leave at once")) as signals,
-        _progress(_("forward modelling"), _("maps")) as show,
+        progress(_("forward modelling"), _("maps")) as show,
     ):
 
         def note(done: int, of: int) -> None:
@@ -138,51 +134,3 @@ def _forward(velocity: Path, out: Path, workers: int) -> tuple[int, float]:
         typer.echo(_("stopped; the same command goes on from here"), err=True)
         raise typer.Exit(signals.exit_code)
     return total, time.monotonic() - started
-
-
-@contextmanager
-def _progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, a line now and then elsewhere; both on stderr, with rate and time left."""
-    from ubq.jobs.console import duration
-
-    printed = time.monotonic()
-    base: tuple[int, float] | None = None
-    resting = -1
-
-    def figures(done: int, total: int) -> str:
-        """Rate and ETA, counted from the first of this call's own work: neither what was there nor the start-up."""
-        nonlocal base, resting
-        now = time.monotonic()
-        if resting < 0:
-            resting = done
-        if base is None and done > resting:
-            base = done, now
-        if base is None or done == base[0] or now == base[1]:
-            return ""
-        rate = (done - base[0]) / (now - base[1])
-        text = _("{rate:.3g} {unit}/s").format(rate=rate, unit=unit)
-        return text + (_("  ETA {time}").format(time=duration((total - done) / rate)) if done < total else "")
-
-    if not sys.stderr.isatty():
-
-        def plain(done: int, total: int) -> None:
-            nonlocal printed
-            text = figures(done, total)
-            if time.monotonic() - printed >= _PLAIN_SECONDS:
-                printed = time.monotonic()
-                typer.echo(f"{label} {done}/{total} {unit}  {text}".rstrip(), err=True)
-
-        yield plain
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TextColumn("{task.fields[figures]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as bars:
-        task = bars.add_task(label, total=1, figures="")
-        yield lambda done, total: bars.update(task, completed=done, total=max(total, 1), figures=figures(done, total))

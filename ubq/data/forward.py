@@ -249,7 +249,6 @@ def forward_files(
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         with _locked(out_dir):
-            made_from = _manifest(out_dir)
             jobs: list[_Job] = []
             total = ready = 0
             for path, array, id in velocity_files:
@@ -260,7 +259,7 @@ def forward_files(
                 target = out_dir / (id.relative_path("seismic") if in_root else id.name("seismic"))
                 target.parent.mkdir(exist_ok=True)
                 job = _Job(array, target, _checked_digest(path, array))
-                if target.exists() and made_from.get(target.name, job.digest) == job.digest:
+                if target.exists() and _manifest(target.parent).get(target.name, job.digest) == job.digest:
                     whole = open_array(target, "seismic")
                     if whole.samples != array.samples:
                         raise DataError(
