@@ -124,6 +124,8 @@ def test_presets_list_show_copy() -> None:
     assert all(p["description"] for p in listed)
     assert not any(p["name"].startswith("_") for p in listed)
     assert run("presets", "show", "demo").stdout.startswith("#:schema")
+    assert all(p["data"]["amplitude_range"][0] < 0 < p["data"]["val_numbers"][0] for p in listed)
+    assert "# train_files: 120" in run("presets", "show", "style-b").stdout
     assert "# preset _edge" in run("presets", "show", "style-b-edge", "--resolved").stdout
 
     assert run("presets", "copy", "style-b-edge").exit_code == 0

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
+
+if TYPE_CHECKING:
+    from ubq.config.schema import Family
 
 app = typer.Typer(help="Configurations to start from.", no_args_is_help=True)
 
@@ -28,6 +31,25 @@ def _file(name: str) -> Path:
     return file
 
 
+def _data_set(family: Family) -> dict[str, object]:
+    """File patterns, official split and ranges of a data set."""
+    from ubq.data.families import FAMILIES, VELOCITY_RANGE
+
+    facts = FAMILIES[family]
+    train, val = facts.train_numbers, facts.val_numbers
+    first = facts.file_ids("train")[0]
+    return {
+        "family": family,
+        "first_files": [first.relative_path("seismic"), first.relative_path("velocity")],
+        "train_files": len(facts.file_ids("train")),
+        "val_files": len(facts.file_ids("val")),
+        "train_numbers": [train[0], train[-1]],
+        "val_numbers": [val[0], val[-1]],
+        "amplitude_range": list(facts.amplitude),
+        "velocity_range": list(VELOCITY_RANGE),
+    }
+
+
 @app.command("list")
 def list_presets(as_json: Json = False) -> None:
     """Name every preset with one line about it."""
@@ -43,7 +65,7 @@ def list_presets(as_json: Json = False) -> None:
                     "name": preset.name,
                     "description": preset.description,
                     "file": str(preset.file),
-                    "family": config.data.family,
+                    "data": _data_set(config.data.family),
                     "encoder_dim": config.model.encoder_dim,
                     "dim_mults": list(config.model.dim_mults),
                 }
@@ -62,19 +84,26 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Print a preset as it is written, or with everything it extends."""
+    from ubq.config.keys import toml_value
     from ubq.config.load import load_config
     from ubq.config.rendering import as_tables, as_toml
 
     file = _file(name)
-    if as_json or resolved:
-        loaded = load_config(name, isolated=True)
-        if as_json:
-            found = {"name": name, "config": as_tables(loaded.config), "provenance": dict(loaded.provenance)}
-            typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
-        else:
-            typer.echo(as_toml(loaded.config, loaded.provenance), nl=False)
-    else:
-        typer.echo(file.read_text(encoding="utf-8"), nl=False)
+    loaded = load_config(name, isolated=True)
+    data = _data_set(loaded.config.data.family)
+    if as_json:
+        found = {
+            "name": name,
+            "data": data,
+            "config": as_tables(loaded.config),
+            "provenance": dict(loaded.provenance),
+        }
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    typer.echo(as_toml(loaded.config, loaded.provenance) if resolved else file.read_text(encoding="utf-8"), nl=False)
+    typer.echo("")
+    for key, value in data.items():
+        typer.echo(f"# {key}: {toml_value(value)}")
 
 
 @app.command()
