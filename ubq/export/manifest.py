@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from ubq.i18n import gettext as _
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+FACTS = "ubq.json"
+"""Extra file inside an exported TorchScript archive that holds the facts as JSON."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,26 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if newer:
         raise UsageError(_("{path} was written by a newer ubq").format(path=path), _("upgrade ubq"))
     return manifest
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The facts that an exported TorchScript file carries (``Facts.to_json``); the weights are not read.
+
+    Raises:
+        UsageError: not a file that ubq exported.
+    """
+    if not path.is_file():
+        raise UsageError(_("{path} does not exist").format(path=path), _("give the .pt of exported_models"))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (entry,) = [name for name in archive.namelist() if name.endswith(f"/extra/{FACTS}")]
+            facts = json.loads(archive.read(entry))
+        Facts(**{name: facts[name] for name in Facts.__dataclass_fields__})
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            _("{path} is not a model that ubq exported").format(path=path), _("give the .pt of exported_models")
+        ) from error
+    return facts
 
 
 def damaged_files(path: Path) -> list[str]:

@@ -18,11 +18,10 @@ from torch import Tensor, nn
 
 from ubq.errors import UsageError
 from ubq.export.integer import Grid, IntegerLayer, integer_layers
+from ubq.export.manifest import FACTS
 from ubq.i18n import gettext as _
 from ubq.quant.generator import Generator, shared_copy, with_time_tables
 
-FACTS = "ubq.json"
-"""Extra file inside the TorchScript archive: what a reader of the file may want to know, as JSON."""
 
 
 class _Grids(nn.Module):

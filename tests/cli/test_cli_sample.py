@@ -1,0 +1,114 @@
+"""``ubq sample`` on a small exported file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_generator import tiny_generator, tiny_recipe
+
+from ubq.cli import main
+from ubq.data.pairs import find_files
+from ubq.export import sampling
+from ubq.export.files import ExportedFiles, export_generator
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> ExportedFiles:
+    """A run's folder with an exported model of a fault family."""
+    run = tmp_path_factory.mktemp("runs") / "trial"
+    (run / "exported_models").mkdir(parents=True)
+    (run / "config.toml").write_text("")
+    recipe = tiny_recipe(solver="ddpm")
+    return export_generator(tiny_generator(recipe), recipe, run / "exported_models", "tiny", family="flatfault-a")
+
+
+def test_pairs_lie_as_openfwi_lays_them_out(exported: ExportedFiles, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    assert main(["sample", str(exported.model), "--count", "3", "--seed", "7", "--out", str(out), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    velocity, seismic = np.load(out / "vel2_1_0.npy"), np.load(out / "seis2_1_0.npy")
+    assert velocity.shape == (3, 1, 70, 70)
+    assert seismic.shape == (3, 5, 1000, 70)
+    assert velocity.dtype == seismic.dtype == np.float32
+    assert not np.array_equal(velocity[0], velocity[1])
+    assert result["files"] == [str(out / "vel2_1_0.npy"), str(out / "seis2_1_0.npy")]
+    assert (result["steps"], result["solver"], result["count"]) == (4, "ddpm", 3)
+    assert (out / "samples.png").read_bytes()[:4] == b"\x89PNG"
+    assert not list(out.glob(".*"))
+    assert len(find_files(out, "", need_seismic=True)) == 1  # ubq run reads it back
+
+
+def test_the_seed_repeats_and_more_pairs_keep_the_first(exported: ExportedFiles, tmp_path: Path) -> None:
+    for name, count, seed in (("a", 2, 3), ("b", 2, 3), ("c", 4, 3), ("d", 2, 4)):
+        arguments = ["--count", str(count), "--seed", str(seed), "--batch", "2", "--out", str(tmp_path / name)]
+        assert main(["sample", str(exported.model), *arguments]) == 0
+    a, b, c, d = (np.load(tmp_path / name / "vel2_1_0.npy") for name in "abcd")
+    assert np.array_equal(a, b)
+    assert np.array_equal(a, c[:2])
+    assert not np.array_equal(a, d)
+
+
+def test_the_files_hold_what_the_model_draws_for_that_noise(exported: ExportedFiles, tmp_path: Path) -> None:
+    assert main(["sample", str(exported.model), "--count", "2", "--steps", "2", "--out", str(tmp_path / "o")]) == 0
+    x, noise = sampling._noise(0, 1, 2, 16)
+    loaded = torch.jit.load(str(exported.model))
+    latent = loaded.sample(x[None], noise[:, None], 2)
+    with torch.no_grad():
+        wanted = loaded.decode_normalised(latent)[0] * 1500 + 3000
+    found = np.load(tmp_path / "o" / "vel2_1_0.npy")[1]
+    assert np.linalg.norm(found - wanted[0].numpy()) < 0.02 * np.linalg.norm(found)
+
+
+def test_files_split_at_500_and_are_named_by_family(exported: ExportedFiles, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sampling, "SAMPLES_PER_FILE", 2)
+    model = sampling.load_exported(exported.model)
+    seen: list[tuple[int, int]] = []
+    files = sampling.write_pairs(model, tmp_path, 5, 4, 0, 2, lambda *x: seen.append(x))
+    assert [f.name for f in files] == ["vel2_1_0.npy", "seis2_1_0.npy", "vel2_1_1.npy", "seis2_1_1.npy",
+                                       "vel2_1_2.npy", "seis2_1_2.npy"]  # fmt: skip
+    assert [len(np.load(f)) for f in files[::2]] == [2, 2, 1]
+    assert seen == [(2, 5), (4, 5), (5, 5)]
+    assert [i.relative_path("velocity") for i in sampling.file_ids("curvevel-a", 3)] == [
+        "model/model1.npy",
+        "model/model2.npy",
+    ]
+
+
+def test_a_run_is_sampled_by_name(exported: ExportedFiles, tmp_path: Path) -> None:
+    runs = exported.model.parents[2]
+    assert main(["sample", "trial", "--runs-dir", str(runs), "--count", "1", "--out", str(tmp_path / "o")]) == 0
+    assert (tmp_path / "o" / "vel2_1_0.npy").is_file()
+
+
+def test_one_clear_line_for_what_cannot_be(exported: ExportedFiles, tmp_path: Path, capsys) -> None:
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "other.pt"))
+    out = ["--out", str(tmp_path / "o")]
+    for arguments, words in (
+        ([str(tmp_path / "missing.pt")], "does not exist"),
+        ([str(tmp_path / "junk.pt")], "not a model that ubq exported"),
+        ([str(tmp_path / "other.pt")], "not a model that ubq exported"),
+        ([str(exported.model), "--steps", "3"], "does not offer 3"),
+        ([str(exported.model), "--backend", "tpu"], "no quantised engine tpu"),
+        ([str(exported.model), "--count", "999999"], "48000 pairs"),
+        (["nothing", "--runs-dir", str(tmp_path)], "no run nothing"),
+    ):
+        assert main(["sample", *arguments, *out]) == 2
+        captured = capsys.readouterr()
+        assert words in captured.err
+        assert captured.out == ""
+    assert not (tmp_path / "o").exists()
+    assert main(["sample", str(exported.model), "--count", "1", *out]) == 0
+    assert main(["sample", str(exported.model), "--count", "1", *out]) == 2
+    assert "exists" in capsys.readouterr().err
+
+
+def test_help_and_usage_errors_import_no_torch() -> None:
+    code = "import sys, ubq.cli.sample, ubq.cli.export; assert not {'torch', 'numpy', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
