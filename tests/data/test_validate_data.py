@@ -59,7 +59,7 @@ def test_a_folder_of_maps_alone_is_fine_to_inspect(pairs: Path) -> None:
         path.unlink()
     report = inspect_folder(pairs)
     assert report.seismic_shape is None
-    assert report.train_samples is None
+    assert (report.train_samples, report.val_samples) == (20, 20)
     assert "40 velocity maps" in report.summary()
     with pytest.raises(DataError, match="seismic"):
         validate(config(pairs), seed=0)
@@ -104,6 +104,14 @@ def test_what_is_odd_but_usable_is_a_warning(pairs: Path) -> None:
     text = warnings()
     assert "seis2_1_0.npy: gathers that are zero everywhere, the first is sample 3" in text
     assert "vel2_1_0.npy is float64 and is converted to float32" in text
+
+
+def test_file_numbers_that_two_splits_explain_are_not_guessed_from(tmp_path: Path, write_velocity: Writer) -> None:
+    write_velocity(tmp_path / "model50.npy")
+    report = inspect_folder(tmp_path)
+    assert {"flatvel-a", "style-b"} < set(report.families)
+    assert report.train_samples is None
+    assert "training" not in report.summary()
 
 
 def test_real_maps_are_recognised(shared: Path) -> None:

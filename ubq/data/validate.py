@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,11 @@ class FileReport:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What a data set holds. ``families``: those that the file names allow."""
+    """What a data set holds.
+
+    ``families``: those that the names allow. ``train_samples`` and ``val_samples``: after the split that the run will
+    use or, where only a folder was named, by the official file numbers if the names tell enough.
+    """
 
     samples: int
     files: tuple[FileReport, ...]
@@ -137,6 +141,10 @@ def _report(
     ids = [pair.id for pair in files if pair.id is not None]
     folders = {part for pair in files for part in pair.velocity.path.resolve().parent.parts[-3:]}
     families = recognise(ids, folders) if len(ids) == len(files) else ()
+    train_samples, val_samples = (len(train), len(val)) if train is not None and val is not None else (None, None)
+    if train_samples is None and (official := _official_counts(files, families)):
+        train_samples, val_samples = official
+        rule = _("official file numbers")
     velocity_range = _range(reports, "velocity")
     assert velocity_range is not None
     seismic_range = _range(reports, "seismic")
@@ -149,12 +157,21 @@ def _report(
         seismic_shape=seismic.sample_shape if seismic is not None else None,
         velocity_range=velocity_range,
         seismic_range=seismic_range,
-        train_samples=len(train) if train is not None else None,
-        val_samples=len(val) if val is not None else None,
+        train_samples=train_samples,
+        val_samples=val_samples,
         split_rule=rule,
         normalization=normalization,
         warnings=tuple(_warnings(reports, velocity_range, seismic_range, families, family, normalization)),
     )
+
+
+def _official_counts(files: Sequence[FilePair], families: Sequence[Family]) -> tuple[int, int] | None:
+    """Training and held-out samples by file number, where all the families that it may be agree."""
+    counts = set()
+    for name in families:
+        held_out = sum(pair.samples for pair in files if pair.id is not None and FAMILIES[name].held_out(pair.id))
+        counts.add((sum(pair.samples for pair in files) - held_out, held_out))
+    return counts.pop() if len(counts) == 1 else None
 
 
 def _read_file(kind: Kind, array: ArrayFile, advance: Callable[[int], None]) -> FileReport:
