@@ -23,7 +23,6 @@ from ubq.i18n import gettext as _
 from ubq.quant.generator import Generator, shared_copy, with_time_tables
 
 
-
 class _Grids(nn.Module):
     """Input and output grid of an integer layer; a grid of fewer than 256 levels clips explicitly."""
 
