@@ -6,8 +6,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ubq.config.editing import set_values
+from ubq.config.editing import edited, set_values
 from ubq.config.load import ConfigError, load_config
 from ubq.errors import UsageError
 
@@ -93,3 +95,42 @@ def test_a_broken_file_is_not_touched(content: bytes) -> None:
     with pytest.raises(UsageError):
         set_values(FILE, {"seed": 3})
     assert FILE.read_bytes() == content
+
+
+layouts = st.lists(
+    st.sampled_from(
+        [
+            "seed = 1",
+            "qat.lr = 1.0",
+            "qat.decoders.epochs = 1",
+            "[qat]",
+            "[qat.decoders]",
+            "[qat.diffusion] # last",
+            "epochs = 2",
+            'run = {name = "a"}',
+            "# note",
+            "",
+            "[[qat]]",
+            "[run]",
+            "warmup = [\n 0.1, # a\n]",
+            "qat = 3",
+        ]
+    ),
+    max_size=8,
+).map("\n".join)
+
+
+@settings(max_examples=150, deadline=None)
+@given(layouts, st.sampled_from(["seed", "qat.lr", "qat.decoders.epochs", "qat.diffusion.epochs", "run.name"]))
+def test_any_layout_gets_the_key_and_nothing_else_or_is_refused(text: str, key: str) -> None:
+    try:
+        result = edited(text, {key: 7})
+    except UsageError:
+        return
+    expected = tomllib.loads(text)
+    table = expected
+    for part in key.split(".")[:-1]:
+        table = table.setdefault(part, {})
+    table[key.rpartition(".")[2]] = 7
+    assert tomllib.loads(result) == expected
+    assert all(comment in result for comment in ("# note", "# last", "# a") if comment in text)
