@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
-from tests.quant.conftest import tiny_model, tiny_recipe
+from tiny import VARIANTS, tiny_model, tiny_recipe
+from torch import nn
 from ubq.config.schema import QuantConfig
 from ubq.model import UBDiff
 from ubq.quant import rewrites
 from ubq.quant.generator import deployable, with_time_tables
 
 OFF = {"fold_batchnorm": False, "convert_conv1d": False, "convert_transposed": False, "time_tables": False}
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 
@@ -59,6 +58,4 @@ def calibrated(model: UBDiff, recipe: Recipe, phase: str = "frozen") -> Generato
     return generator.eval()
 
 
-@pytest.fixture(params=["paper", "fork"])
-def variant(request: pytest.FixtureRequest) -> str:
-    return request.param
+VARIANTS = ("paper", "fork")
