@@ -422,13 +422,13 @@ class _Runner:
         marks = next(({"stage": s.name, **s.error} for s in state.stages if s.state == COMPLETED and s.error), None)
         state.error, state.exit_code = marks, EXIT_MARK_FAILED if marks else EXIT_OK
         state.next_command = "" if done else self.resume
-        self.file.save()
         self.event("run_completed" if done else "run_paused", exit_code=state.exit_code)
         seconds = sum(s.seconds for s in state.stages)
         if done:
             self.log(_("run {run} is complete after {time}").format(run=state.run, time=duration(seconds)))
         else:
             self.log(_("the stages asked for are complete; go on with: {command}").format(command=self.resume))
+        self.file.save()  # last, so that a run that says completed has nothing left to write
         if state.error:
             self._report(state.error["message"], state.error["mend"])
         return state.exit_code

@@ -1,23 +1,19 @@
 """The pipeline: one file per stage."""
 
-from ubq.stages.autoencoder import TrainAutoencoder
-from ubq.stages.base import Stage
-from ubq.stages.diffusion import TrainDiffusion
-from ubq.stages.export import Export
-from ubq.stages.prepare import Prepare
-from ubq.stages.qat_decoders import QatDecoders
-from ubq.stages.qat_diffusion import QatDiffusion
-from ubq.stages.seismic import TrainSeismic
-from ubq.stages.verify import Verify
+from __future__ import annotations
 
-PIPELINE: tuple[Stage, ...] = (
-    Prepare(),
-    TrainAutoencoder(),
-    TrainSeismic(),
-    TrainDiffusion(),
-    QatDecoders(),
-    QatDiffusion(),
-    Export(),
-    Verify(),
-)
-"""Every stage, in the order in which they run."""
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ubq.stages.base import Stage
+
+    PIPELINE: tuple[Stage, ...]
+
+
+def __getattr__(name: str) -> object:
+    # Not imported at once: `ubq status` needs ubq.stages.paths and not every stage, and pydantic with them.
+    if name == "PIPELINE":
+        from ubq.stages.pipeline import PIPELINE
+
+        return PIPELINE
+    raise AttributeError(name)

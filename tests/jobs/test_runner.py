@@ -1,0 +1,207 @@
+"""What a run leaves behind when a stage fails, and what it reports while it works."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy
+
+from ubq.durable import read_rows
+from ubq.errors import EXIT_MARK_FAILED, StageError, UbqError
+from ubq.jobs.console import QuietConsole
+from ubq.jobs.runner import resume_run, start_run
+from ubq.jobs.state import StageState, read_state
+from ubq.jobs.status import snapshot
+from ubq.stages.paths import RunPaths
+
+
+class Lines(QuietConsole):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.seen: list[tuple[int, int]] = []
+
+    def line(self, message: str) -> None:
+        self.lines.append(message)
+
+    def progress(self, entry: StageState) -> None:
+        self.seen.append((entry.step, entry.steps))
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> RunPaths:
+    return RunPaths(tmp_path / "run")
+
+
+def failing(error: BaseException, after_step: int = 12) -> list[Any]:
+    class Fails(toy.Diffusion):
+        def run(self, context: Any) -> None:
+            real = context.progress
+
+            def progress(step: int, steps: int, **figures: float | str) -> None:
+                real(step, steps, **figures)
+                if step == after_step:
+                    raise error
+
+            context.progress = progress
+            super().run(context)
+
+    stages = toy.stages()
+    return [stages[0], Fails(), *stages[2:]]
+
+
+def start(paths: RunPaths, stages: list[Any], console: QuietConsole | None = None) -> int:
+    return start_run(toy.toy_config(epochs=20), paths, stages=stages, console=console or QuietConsole())
+
+
+def test_a_failure_that_the_user_can_mend(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
+    assert start(paths, failing(StageError("the loss is not a number", "lower train.diffusion.lr"))) == 1
+    shown = capsys.readouterr().err
+    assert shown.splitlines()[0] == "error: diffusion: the loss is not a number"
+    assert "lower train.diffusion.lr" in shown
+    assert "Traceback" not in shown + paths.log.read_text()
+    state = read_state(paths.state)
+    assert state is not None
+    assert (state.state, state.exit_code) == ("failed", 1)
+    assert state.error == {
+        "stage": "diffusion",
+        "message": "the loss is not a number",
+        "mend": "lower train.diffusion.lr",
+    }
+    assert [s.state for s in state.stages] == ["completed", "failed", "pending", "pending"]
+    assert resume_run(paths, stages=toy.stages(), console=QuietConsole()) == 0
+    assert read_state(paths.state).error is None  # type: ignore[union-attr]
+    resumed = [e for e in read_rows(paths.events) if e["event"] == "stage_resumed"]
+    assert [(e["stage"], e["step"], e["reasons"]) for e in resumed] == [("diffusion", 10, ["failed"])]
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+        (OSError(errno.ENOSPC, "No space left on device"), "no space left on the disk"),
+        (MemoryError("Unable to allocate 9 GiB"), "out of memory"),
+    ],
+)
+def test_other_failures_are_one_line_and_a_traceback_in_the_log(
+    paths: RunPaths, capsys: pytest.CaptureFixture[str], error: Exception, says: str
+) -> None:
+    assert start(paths, failing(error)) == 1
+    shown = capsys.readouterr().err
+    assert says in shown.splitlines()[0]
+    assert "Traceback" not in shown
+    assert ("Traceback" in paths.log.read_text()) == (not isinstance(error, OSError))
+    assert snapshot(paths.root).shown == "failed"
+    assert start(paths, toy.stages()) == 0
+
+
+def test_a_failed_mark_completes_the_run_with_its_own_exit_code(
+    paths: RunPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class MarkFailed(UbqError):
+        exit_code = EXIT_MARK_FAILED
+
+    class Verify(toy.Export):
+        def run(self, context: Any) -> None:
+            super().run(context)
+            raise MarkFailed("file_size: 3 GB, not below 2 GB", "choose a smaller preset")
+
+    stages = [*toy.stages()[:3], Verify()]
+    assert start(paths, stages) == EXIT_MARK_FAILED
+    assert "file_size" in capsys.readouterr().err
+    shot = snapshot(paths.root)
+    assert (shot.shown, shot.state.exit_code) == ("completed", EXIT_MARK_FAILED)
+    console = Lines()
+    assert start(paths, stages, console) == EXIT_MARK_FAILED
+    assert any("file_size" in line for line in console.lines)
+
+
+def test_a_stage_that_makes_nothing_fails(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
+    class Lazy(toy.Export):
+        def run(self, context: Any) -> None:
+            pass
+
+    assert start(paths, [*toy.stages()[:3], Lazy()]) == 1
+    assert "ended without making" in capsys.readouterr().err
+
+
+def test_progress_figures_reach_state_and_console(paths: RunPaths) -> None:
+    class Reports(toy.Export):
+        def run(self, context: Any) -> None:
+            context.progress(1, 4, loss=2.0, phase="observe")
+            context.progress(2, 4, loss=3.0, phase="weights")
+            context.metrics(2, loss=3.0, val_loss=5.0)
+            context.metrics(3, loss=float("nan"), val_loss=4.5)
+            context.event("phase", phase="weights")
+            context.log("a line")
+            super().run(context)
+
+    console = Lines()
+    assert start(paths, [*toy.stages()[:3], Reports()], console) == 0
+    state = read_state(paths.state)
+    assert state is not None
+    entry = state.stages[-1]
+    assert (entry.phase, entry.loss, entry.best_loss) == ("weights", 3.0, 4.5)
+    assert console.seen[-2:] == [(1, 4), (2, 4)]
+    assert "export: a line" in console.lines
+    assert list(read_rows(paths.metrics))[-1] == {"stage": "export", "step": 3, "loss": None, "val_loss": 4.5}
+    assert [e["stage"] for e in read_rows(paths.events) if e["event"] == "phase"] == ["export"]
+    assert state.artifacts[-1]["path"] == "exported_models/manifest.json"
+    assert state.artifacts[-1]["bytes"] > 0
+
+
+def test_the_state_is_on_disk_before_a_stage_runs(paths: RunPaths) -> None:
+    seen = {}
+
+    class Looks(toy.Export):
+        def run(self, context: Any) -> None:
+            seen.update(json.loads(context.paths.state.read_text()))
+            super().run(context)
+
+    assert start(paths, [*toy.stages()[:3], Looks()]) == 0
+    assert seen["state"] == "running"
+    assert seen["stages"][-1]["state"] == "running"
+    assert paths.config.is_file()
+
+
+def test_the_thread_count_is_the_runs_own(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Looks(toy.Export):
+        def run(self, context: Any) -> None:
+            seen.append(context.config.threads)
+            super().run(context)
+
+    config = toy.toy_config(epochs=2).model_copy(update={"threads": 0})
+    stages = [*toy.stages()[:3], Looks()]
+    monkeypatch.setattr("ubq.jobs.runner.available_cores", lambda: 3)
+    start_run(config, paths, stages=stages, console=QuietConsole())
+    monkeypatch.setattr("ubq.jobs.runner.available_cores", lambda: 5)
+    (paths.exported / "manifest.json").unlink()
+    start_run(config, paths, stages=stages, console=QuietConsole())
+    assert seen == [3, 3]
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_used(paths: RunPaths) -> None:
+    start(paths, failing(StageError("stop"), after_step=15))
+    checkpoint = paths.checkpoints("diffusion") / "step-10"
+    start(paths, failing(StageError("stop"), after_step=25 - 6))
+    assert checkpoint.is_dir()
+    assert start(paths, failing(StageError("stop"), after_step=20)) == 1
+    newest = paths.checkpoints("diffusion") / "step-10" / "state.pt"
+    newest.write_bytes(b"damaged")
+    console = Lines()
+    assert start(paths, toy.stages(), console) == 0
+    assert any("step-10 is damaged" in line for line in console.lines)
+    assert [r["step"] for r in read_rows(paths.metrics) if r["stage"] == "diffusion"] == list(range(1, 21))
+
+
+def test_an_unreadable_state_is_refused_with_a_mend(paths: RunPaths) -> None:
+    start(paths, toy.stages())
+    paths.state.write_text("{")
+    with pytest.raises(UbqError, match="is not a state file"):
+        start(paths, toy.stages())
+    assert paths.state.read_text() == "{"
