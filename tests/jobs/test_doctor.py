@@ -133,6 +133,27 @@ def test_engine_extras_and_checkpoint(config: Config, monkeypatch: pytest.Monkey
     assert found(config)["checkpoint.path"].status == "failed"
 
 
+def test_a_checkpoint_that_imports_and_one_with_a_hole() -> None:
+    import torch
+
+    from ubq.checkpoints.upstream import upstream_names
+    from ubq.model import GaussianDiffusion, ModelSizes, UBDiff
+
+    config = load_config("smoke", {"model.variant": "fork", "pretrained.path": "model.pt"}, isolated=True).config
+    sizes = ModelSizes.from_dict(config.model.model_dump())
+    ours = UBDiff(sizes).state_dict()
+    names = upstream_names("fork", len(sizes.dim_mults), sizes.seismic_depth)
+    state = {theirs: ours[name] for name, all_names in names.items() if name in ours for theirs in all_names}
+    betas = GaussianDiffusion(sizes.diffusion_steps, sizes.objective).betas
+    torch.save({"step": 3, "model": {**state, "diffusion.betas": betas}}, "model.pt")
+    checks = found(config)
+    assert "fork" in checks["checkpoint.path"].figure, checks["checkpoint.path"]
+    assert checks["checkpoint.normalization"].apply == {"data.normalization": "fork"}
+    state.pop(next(n for n in state if n.startswith("dual_decoder.") and n.endswith("weight")))
+    torch.save({"step": 3, "model": state}, "model.pt")
+    assert found(config)["checkpoint.path"].status == "failed"
+
+
 @pytest.mark.parametrize("stage", TABLES)
 def test_a_killed_run_is_recognised_and_gets_smaller_parts(config: Config, stage: str) -> None:
     run = make_run(config, state=RUNNING, stages=[StageState(stage, RUNNING, step=7, steps=9)])

@@ -367,7 +367,7 @@ def checkpoint(config: Config) -> Iterator[Check]:
                 mend=f"--set {key}=FILE",
             )
         elif key == "pretrained.path":
-            yield _importable(path)
+            yield from _importable(config, path)
     if not config.pretrained.path:
         yield Check(
             id="checkpoint.path",
@@ -377,19 +377,49 @@ def checkpoint(config: Config) -> Iterator[Check]:
         )
 
 
-def _importable(path: Path) -> Check:
-    import zipfile
+def _importable(config: Config, path: Path) -> Iterator[Check]:
+    """What is in the checkpoint, and whether the ranges are those it was trained with."""
+    from ubq.checkpoints.importer import inspect_checkpoint
 
-    # torch.save writes a zip archive; older ones are bare pickles that begin with its protocol mark.
-    with path.open("rb") as file:
-        pickled = file.read(2)[:1] == b"\x80"
-    fits = pickled or zipfile.is_zipfile(path)
-    return Check(
+    why = _("the model is read from it, and nothing is loaded with holes")
+    decoders = config.pretrained.decoder_path
+    mend = f"ubq checkpoint inspect {path}"
+    try:
+        found = inspect_checkpoint(path, config.pretrained.weights)
+    except UbqError as error:
+        yield Check(id="checkpoint.path", status="failed", figure=error.message, why=why, mend=error.mend or mend)
+        return
+    if found.problem:
+        yield Check(id="checkpoint.path", status="failed", figure=found.problem, why=why, mend=mend)
+        return
+    described = found.to_dict()
+    absent = [part for part in described["absent"] if not (decoders and "decoder" in part)]
+    figure = _("{container}, {variant}, {total:.1f} M parameters, {weights} weights").format(
+        container=found.container,
+        variant=found.variant,
+        total=described["parameters"]["total"] / 1e6,
+        weights=found.weights_used,
+    )
+    if absent:
+        figure += "; " + _("without {parts}").format(parts=", ".join(absent))
+    yield Check(
         id="checkpoint.path",
-        status="ok" if fits else "failed",
-        figure=f"{path}, {path.stat().st_size / GB:.2f} GB" if fits else _("{path} is no checkpoint").format(path=path),
-        why=_("the model is read from it"),
-        mend="" if fits else f"ubq checkpoint inspect {path}",
+        status="failed" if "unet" in absent else "warning" if absent else "ok",
+        figure=figure,
+        why=why,
+        mend=mend if absent else "",
+    )
+    wanted = found.suggested_normalization
+    fits = config.data.normalization in (wanted,) or not isinstance(config.data.normalization, str)
+    yield Check(
+        id="checkpoint.normalization",
+        status="ok" if fits else "warning",
+        figure=_("data.normalization is {given}, the checkpoint's code trains with {wanted}").format(
+            given=config.data.normalization, wanted=wanted
+        ),
+        why=_("a model must be used with the ranges it was trained with"),
+        mend="" if fits else f"--set data.normalization={wanted}",
+        apply={} if fits else {"data.normalization": wanted},
     )
 
 
