@@ -63,3 +63,9 @@ class HeldError(UbqError):
     """Another process holds the run."""
 
     exit_code = EXIT_HELD
+
+
+class MarkFailedError(UbqError):
+    """A stage did its work, but the model does not meet a success mark."""
+
+    exit_code = EXIT_MARK_FAILED

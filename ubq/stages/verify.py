@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ubq.config.schema import Config
+from ubq.errors import MarkFailedError
+from ubq.i18n import gettext as _
 from ubq.stages.base import Interrupted, Stage, StageContext
 from ubq.stages.export import name_of, reference_file
 from ubq.stages.maps import data_of, seismic_shape
@@ -35,6 +37,12 @@ class Verify(Stage):
         report = self._measure(context)
         report.write(context.paths.exported / REPORT)
         print_checklist(report)
+        failed = [mark.id for mark in report.marks if not mark.passed]
+        if failed:
+            raise MarkFailedError(
+                _("success marks failed: {marks}").format(marks=", ".join(failed)),
+                _("ubq doctor {run} says what mends each").format(run=report.run),
+            )
 
     def _measure(self, context: StageContext) -> Report:
         from ubq.data.normalization import Normalization
