@@ -1,0 +1,75 @@
+"""``ubq checkpoint``: look at a checkpoint before using it."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ubq.errors import EXIT_USAGE
+from ubq.i18n import gettext as _
+
+if TYPE_CHECKING:
+    from ubq.checkpoints.importer import ImportedModel
+
+app = typer.Typer(help="Checkpoints of upstream's code: look before you import.", no_args_is_help=True)
+
+
+class Weights(StrEnum):
+    """Which of two sets of weights."""
+
+    ema = "ema"
+    raw = "raw"
+
+
+@app.callback()
+def _group() -> None:
+    """Checkpoints of upstream's code: look before you import."""
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint of the paper's code or of the fork.")],
+    decoder_checkpoint: Annotated[
+        Path | None, typer.Option(help="Second checkpoint, whose decoders are used instead.")
+    ] = None,
+    weights: Annotated[Weights, typer.Option(help="Weights to count where the file holds both.")] = Weights.ema,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Show who wrote a checkpoint, its sizes, parameters, missing and left-over tensors, and its normalisation."""
+    from ubq.checkpoints.importer import inspect_checkpoint
+
+    found = inspect_checkpoint(file, weights.value, decoder_path=decoder_checkpoint)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        _print(found)
+    if found.problem:
+        raise typer.Exit(EXIT_USAGE)
+
+
+def _print(found: ImportedModel) -> None:
+    document = found.to_dict()
+    typer.echo(
+        _("{path}: {container} checkpoint, {weights} weights").format(
+            path=found.path, container=found.container, weights=found.weights_used
+        )
+    )
+    for part, count in document["parameters"].items():
+        typer.echo(f"  {part:<20} {count:>15,}")
+    if document["absent"]:
+        typer.echo(_("absent: {parts}").format(parts=", ".join(document["absent"])))
+    typer.echo(_("sizes:"))
+    for key, value in document["sizes"].items():
+        typer.echo(f"  {key:<20} {value}")
+    typer.echo(
+        _("normalisation: the ranges of {name}, unless you say otherwise").format(name=document["normalization"])
+    )
+    for note in found.notes:
+        typer.echo(_("note: {note}").format(note=note))
+    for title, names in ((_("missing"), found.missing), (_("left over"), found.left_over)):
+        for name in names:
+            typer.echo(f"{title}: {name}")
