@@ -119,4 +119,5 @@ def test_real_maps_are_recognised(shared: Path) -> None:
         report = inspect_folder(shared / "openfwi" / family)
         assert report.families == (family,)
         assert report.samples == 500
+        assert report.train_samples is None, "one file has no official held-out side"
         assert not report.warnings

@@ -166,12 +166,15 @@ def _report(
 
 
 def _official_counts(files: Sequence[FilePair], families: Sequence[Family]) -> tuple[int, int] | None:
-    """Training and held-out samples by file number, where all the families that it may be agree."""
+    """Training and held-out samples by file number, where all the families that it may be agree.
+
+    None where one side is empty: a run then holds out a random share instead.
+    """
     counts = set()
     for name in families:
         held_out = sum(pair.samples for pair in files if pair.id is not None and FAMILIES[name].held_out(pair.id))
         counts.add((sum(pair.samples for pair in files) - held_out, held_out))
-    return counts.pop() if len(counts) == 1 else None
+    return counts.pop() if len(counts) == 1 and all(min(counts)) else None
 
 
 def _read_file(kind: Kind, array: ArrayFile, advance: Callable[[int], None]) -> FileReport:
