@@ -81,8 +81,8 @@ class DataConfig(Table):
     """Held-out shot gathers; empty: beside val_velocity."""
     val_velocity: str = ""
     """Held-out velocity maps; empty: the official file numbers of the training folder, or a fraction."""
-    normalization: Literal["openfwi", "fork"] | tuple[float, float, float, float] = "openfwi"
-    """Ranges to scale by: OpenFWI's, the upstream fork's, or [amplitude min, max, velocity min, max]."""
+    normalization: Literal["auto", "openfwi", "fork"] | tuple[float, float, float, float] = "auto"
+    """Ranges to scale by: OpenFWI's, the upstream fork's, or [amplitude min, max, velocity min, max]. auto: those the imported checkpoint was trained with, else OpenFWI's."""
     synth_samples: Positive = 1024
     """How many pairs to synthesise when no data folder is given."""
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
@@ -217,8 +217,8 @@ class TrainingConfig(Table):
     """Validate every so many steps; 0: ten times in the stage."""
 
 
-class AutoencoderTraining(TrainingConfig):
-    """Encoder and velocity decoder."""
+class ReconstructionTraining(TrainingConfig):
+    """A stage that trains a decoder."""
 
     l1_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the mean absolute error in the loss."""
@@ -226,7 +226,14 @@ class AutoencoderTraining(TrainingConfig):
     """Weight of the mean squared error in the loss."""
 
 
-class SeismicTraining(AutoencoderTraining):
+class AutoencoderTraining(ReconstructionTraining):
+    """Encoder and velocity decoder."""
+
+    range_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the penalty on latents outside [-1, 1], to which every sampler clamps; 0: upstream's recipe."""
+
+
+class SeismicTraining(ReconstructionTraining):
     """Seismic decoder, from the latents of the frozen encoder."""
 
 
@@ -245,7 +252,7 @@ class TrainConfig(Table):
     diffusion: DiffusionTraining = DiffusionTraining()
 
 
-class QatTraining(AutoencoderTraining):
+class QatTraining(ReconstructionTraining):
     """One quantisation-aware training stage."""
 
     epochs: Count = 50

@@ -109,15 +109,15 @@ class Normalization:
 
 
 def for_config(data: DataConfig) -> Normalization:
-    """The ranges that a configuration asks for.
+    """The ranges that a configuration asks for; ``auto`` is settled by the import stage, and is OpenFWI's without one.
 
     Raises:
         UsageError: ``fork`` for a family that the fork has no ranges for, or an empty range.
     """
     facts = FAMILIES[data.family]
-    if data.normalization == "openfwi":
+    if data.normalization in ("auto", "openfwi"):
         return Normalization(*facts.amplitude, *VELOCITY_RANGE)
-    if data.normalization != "fork":
+    if isinstance(data.normalization, tuple):
         return Normalization.from_list(data.normalization)
     if facts.fork_ranges is None:
         known = ", ".join(name for name, other in FAMILIES.items() if other.fork_ranges)

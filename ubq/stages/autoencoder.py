@@ -10,6 +10,7 @@ from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
 from ubq.stages.files import save_tensors
 from ubq.stages.floatmodel import AUTOENCODER, imported, new_parts, normalization_of, state_of
+from ubq.stages.latents import save_latents
 from ubq.stages.loop import run_training
 from ubq.stages.maps import open_maps
 from ubq.stages.paths import RunPaths
@@ -39,7 +40,7 @@ class TrainAutoencoder(Stage):
         return [paths.checkpoints(self.name) / "autoencoder.pt", paths.latents]
 
     def run(self, context: StageContext) -> None:
-        from ubq.training.latents import encode_all, scale_latents
+        from ubq.training.latents import scale_latents
         from ubq.training.modules import Autoencoder
         from ubq.training.tasks import AutoencoderTask
 
@@ -52,8 +53,5 @@ class TrainAutoencoder(Stage):
         run_training(context, AutoencoderTask(model, train, val, settings), settings, device)
         model.eval()
         scale_latents(model, train, settings.batch_size)
-        sides = {"train": train, "val": val}
-        save_tensors(
-            paths.latents, {s: encode_all(model.encoder, maps, settings.batch_size) for s, maps in sides.items()}
-        )
+        save_latents(model.encoder, {"train": train, "val": val}, paths)
         save_tensors(paths.checkpoints(self.name) / "autoencoder.pt", state_of(parts))

@@ -49,7 +49,8 @@ class TrainDiffusion(Stage):
         settings = config.train.diffusion
         device = use_device(config)
         parts = new_parts(config, paths, UNET, device, self.name)
-        diffusion = GaussianDiffusion(config.model.diffusion_steps, config.model.objective).to(device)
+        model = config.model
+        diffusion = GaussianDiffusion(model.diffusion_steps, model.objective, model.variant).to(device)
         task = DiffusionTask(parts["unet"], diffusion, load_latents(paths, device), settings.batch_size)
         run_training(context, task, settings, device)
         save_tensors(paths.checkpoints(self.name) / "diffusion.pt", state_of(parts))

@@ -49,9 +49,7 @@ class Export(Stage):
         set_threads(config)
         checkpoint = load_qat(paths.checkpoints(QatDiffusion.name) / FINAL)
         generator, recipe = checkpoint.generator, checkpoint.recipe
-        files = export_generator(
-            generator, recipe, paths.exported, name_of(config, paths), family=config.data.family
-        )
+        files = export_generator(generator, recipe, paths.exported, name_of(config, paths), family=config.data.family)
         backend = recipe.quant.backend
         with engine(backend):
             exported = count_file(load_torchscript(files.model, backend))

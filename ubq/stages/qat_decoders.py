@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ubq.config.schema import Config
+from ubq.errors import CheckpointError
+from ubq.i18n import gettext as _
 from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
 from ubq.stages.floatmodel import DECODERS
@@ -13,7 +15,7 @@ from ubq.stages.latents import load_latents
 from ubq.stages.loop import run_training
 from ubq.stages.maps import open_maps
 from ubq.stages.paths import RunPaths
-from ubq.stages.qat import QUANT_KEYS, batches_of, finish, qat_generator, settings_for
+from ubq.stages.qat import QUANT_KEYS, batches_of, finish, qat_generator, recipe_of, settings_for
 
 FINAL = "final_qat_decoders.pt"
 
@@ -27,6 +29,7 @@ class QatDecoders(Stage):
         "seed",
         "device",
         "data.normalization",
+        "pretrained.decoder_path",
         "qat.decoders",
         "quant.velocity",
         "quant.seismic",
@@ -36,17 +39,24 @@ class QatDecoders(Stage):
     )
     after = ("prepare", "train-autoencoder", "train-seismic", "import")
 
+    def inputs(self, config: Config) -> Iterable[Path]:
+        return [Path(config.pretrained.decoder_path)] if config.pretrained.decoder_path else []
+
     def outputs(self, config: Config, paths: RunPaths) -> Iterable[Path]:
         return [paths.checkpoints(self.name) / FINAL]
 
     def run(self, context: StageContext) -> None:
-        from ubq.quant.checkpoint import save_qat
+        from ubq.quant.checkpoint import is_qat, save_qat
         from ubq.quant.generator import decoders
         from ubq.quant.prepare import calibrate
         from ubq.training.qat import QatDecodersTask
 
         config, paths = context.config, context.paths
         device = use_device(config)
+        given = Path(config.pretrained.decoder_path)
+        if config.pretrained.decoder_path and is_qat(given):
+            self._take_over(context, given)
+            return
         generator, recipe = qat_generator(config, paths, DECODERS, device)
         model = decoders(generator)
         settings = settings_for(model, config.qat.decoders)
@@ -62,3 +72,20 @@ class QatDecoders(Stage):
         calibrate(model, passes)  # on the averaged weights, which are what is exported
         finish(model)
         save_qat(paths.checkpoints(self.name) / FINAL, generator, recipe, parts=("velocity", "seismic"))
+
+    def _take_over(self, context: StageContext, given: Path) -> None:
+        """Use decoders that another run has trained, where they fit this one's model."""
+        from ubq.quant.checkpoint import load_parts, save_qat, skeleton
+
+        config, paths = context.config, context.paths
+        recipe = recipe_of(config, paths)
+        generator = skeleton(recipe)
+        held = load_parts(generator, given)
+        missing = sorted({"velocity", "seismic"} - set(held))
+        if missing:
+            raise CheckpointError(
+                _("{path} holds no {parts} decoder").format(path=given, parts=", ".join(missing)),
+                _("give a final_qat_decoders.pt as --decoder-checkpoint"),
+            )
+        save_qat(paths.checkpoints(self.name) / FINAL, generator, recipe, parts=("velocity", "seismic"))
+        context.log(_("decoders taken over from {path}").format(path=given))

@@ -61,7 +61,8 @@ class QatDiffusion(Stage):
         generator, recipe = qat_generator(config, paths, UNET, device)
         settings = settings_for(generator.unet, config.qat.diffusion)
         latents = load_latents(paths, device)
-        diffusion = GaussianDiffusion(recipe.sizes.diffusion_steps, recipe.sizes.objective).to(device)
+        sizes = recipe.sizes
+        diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant).to(device)
         passes = calibration_passes(generator, diffusion, latents.train, settings, config.seed)
         calibrate(generator.unet, passes)
         task = QatDiffusionTask(generator.unet, diffusion, latents, settings)

@@ -25,7 +25,6 @@ from ubq.training.ema import WeightAverage
 from ubq.training.memory import is_out_of_memory
 from ubq.training.randomness import SampleDraws, SampleOrder
 
-
 FULLY_QUANTISED = "activations"
 """First phase of quantisation-aware training in which weights and activations are both fake-quantised."""
 
@@ -33,9 +32,12 @@ FULLY_QUANTISED = "activations"
 class Task(Protocol):
     """What is trained and how it is scored."""
 
-    model: nn.Module
-    """Its parameters that require gradients are trained; its whole state is checkpointed."""
     train_samples: int
+
+    @property
+    def model(self) -> nn.Module:
+        """Its parameters that require gradients are trained; its whole state is checkpointed."""
+        ...
 
     def phase(self, step: int, steps: int) -> str:
         """Name of the phase this step is in: "train", or a quantisation phase."""

@@ -12,7 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ubq.config.schema import AutoencoderTraining
+from ubq.config.schema import AutoencoderTraining, ReconstructionTraining
+from ubq.training.modules import Autoencoder
 from ubq.training.randomness import SampleDraws
 
 VALIDATION_SAMPLES = 256
@@ -40,7 +41,7 @@ class Latents:
     val: Tensor
 
 
-def reconstruction_loss(predicted: Tensor, target: Tensor, settings: AutoencoderTraining) -> Tensor:
+def reconstruction_loss(predicted: Tensor, target: Tensor, settings: ReconstructionTraining) -> Tensor:
     """Weighted mean absolute and mean squared error, as UB-Diff trains its decoders."""
     difference = predicted - target
     return settings.l1_weight * difference.abs().mean() + settings.l2_weight * difference.square().mean()
@@ -73,33 +74,38 @@ class _FloatTask:
 
 
 class AutoencoderTask(_FloatTask):
-    """Encoder and velocity decoder: velocity -> latent -> velocity."""
+    """Encoder and velocity decoder: velocity -> latent -> velocity.
 
-    def __init__(self, model: nn.Module, train: Maps, val: Maps, settings: AutoencoderTraining) -> None:
-        self.model, self.train, self.val, self.settings = model, train, val, settings
+    Besides the reconstruction, latents outside [-1, 1] are penalised by their squared excess: the
+    samplers clamp there, and a latent that fills the range is easier to draw than one with long tails.
+    """
+
+    def __init__(self, model: Autoencoder, train: Maps, val: Maps, settings: AutoencoderTraining) -> None:
+        self.model: Autoencoder = model
+        self.train, self.val, self.settings = train, val, settings
         self.train_samples = len(train)
 
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
-        velocity = self.train.velocity(samples)
-        return reconstruction_loss(self.model(velocity), velocity, self.settings)
+        return self._loss(self.train.velocity(samples))
 
     def validate(self) -> float:
         self.model.eval()
-
-        def loss(samples: Tensor) -> Tensor:
-            velocity = self.val.velocity(samples)
-            return reconstruction_loss(self.model(velocity), velocity, self.settings)
-
-        value = mean_over(len(self.val), self.settings.batch_size, loss)
+        value = mean_over(len(self.val), self.settings.batch_size, lambda s: self._loss(self.val.velocity(s)))
         self.model.train()
         return value
+
+    def _loss(self, velocity: Tensor) -> Tensor:
+        latent = self.model.encoder(velocity)
+        reconstruction = self.model.velocity_decoder(self.model.velocity_projector(latent))
+        excess = (latent.abs() - 1.0).clamp(min=0.0).square().mean()
+        return reconstruction_loss(reconstruction, velocity, self.settings) + self.settings.range_weight * excess
 
 
 class SeismicTask(_FloatTask):
     """Seismic decoder: latent of the frozen encoder -> seismic."""
 
     def __init__(
-        self, model: nn.Module, latents: Latents, train: Maps, val: Maps, settings: AutoencoderTraining
+        self, model: nn.Module, latents: Latents, train: Maps, val: Maps, settings: ReconstructionTraining
     ) -> None:
         self.model, self.latents, self.train, self.val, self.settings = model, latents, train, val, settings
         self.train_samples = len(train)
