@@ -134,12 +134,14 @@ def _exported_graph(generator: Any, backend: str, time_tables: bool) -> Count | 
 
 
 def _float_checkpoint(path: Path) -> dict[str, Any]:
-    from ubq.checkpoints.importer import import_checkpoint
-    from ubq.config.schema import ExportConfig, QuantConfig
+    from ubq.checkpoints.importer import DECODER_PARTS, read_checkpoint
+    from ubq.config.schema import DataConfig, ExportConfig, QuantConfig
+    from ubq.data.normalization import for_config
     from ubq.quant.analysis import as_json, count_model
     from ubq.quant.checkpoint import skeleton
     from ubq.quant.generator import Recipe
 
-    imported = import_checkpoint(path)
-    recipe = Recipe(imported.sizes, imported.normalization, QuantConfig(), ExportConfig())
+    imported = read_checkpoint(path, need=("unet", *DECODER_PARTS))
+    ranges = for_config(DataConfig(normalization=imported.suggested_normalization))
+    recipe = Recipe(imported.sizes, ranges, QuantConfig(), ExportConfig())
     return as_json(count_model(skeleton(recipe), recipe.quant), None, recipe)
