@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from ubq.checkpoints.store import Cadence, CheckpointStore
+from ubq.checkpoints.store import CheckpointStore
 from ubq.errors import EXIT_STAGE_FAILED, CheckpointError, StageError
 
 
@@ -192,16 +192,3 @@ def test_rows_are_made_durable_before_it_counts(tmp_path: Path) -> None:
     store.save(5, {})
     store.save(10, {})
     assert seen == [[], [5]]
-
-
-def test_cadence_by_steps_and_by_minutes() -> None:
-    moment = [0.0]
-    cadence = Cadence(100, 2.0, clock=lambda: moment[0])
-    assert [s for s in range(1, 301) if cadence.due(s)] == [100, 200, 300]
-    moment[0] = 119.0
-    assert not cadence.due(7)
-    moment[0] = 120.0
-    assert cadence.due(7)
-    cadence.saved()
-    assert not cadence.due(8)
-    assert not any(Cadence(0, 0.0).due(s) for s in range(1, 100))

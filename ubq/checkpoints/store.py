@@ -18,7 +18,6 @@ import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -257,31 +256,6 @@ class CheckpointStore:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path / DONE)
         shutil.rmtree(path)
-
-
-class Cadence:
-    """When a training loop saves: every so many steps, and when the last save is so old.
-
-    Args:
-        steps: save at every multiple of this step; 0: never by steps.
-        minutes: save when the last checkpoint is this old; 0: never by time.
-    """
-
-    def __init__(self, steps: int, minutes: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.steps = steps
-        self.seconds = 60.0 * minutes
-        self._clock = clock
-        self._last = clock()
-
-    def due(self, step: int) -> bool:
-        """Whether to save after this step."""
-        if self.steps and step % self.steps == 0:
-            return True
-        return self.seconds > 0 and self._clock() - self._last >= self.seconds
-
-    def saved(self) -> None:
-        """A checkpoint was written now."""
-        self._last = self._clock()
 
 
 def _tensor_bytes(value: object) -> int:

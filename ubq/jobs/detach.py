@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ubq.errors import UbqError
 from ubq.i18n import gettext as _
-from ubq.jobs.owner import Owner, alive, read_owner
+from ubq.jobs.owner import UNWRITABLE, Owner, alive, read_owner, unwritable
 from ubq.jobs.state import RUNNING, read_state
 
 PREFLIGHT_WAIT_S = 5.0
@@ -44,12 +44,16 @@ def start_detached(arguments: Sequence[str], run: Path, wait: float = PREFLIGHT_
         run: the run's folder; made if need be.
 
     Raises:
-        OSError: the folder or the log cannot be written.
+        UsageError: the folder or the log cannot be written.
     """
-    run.mkdir(parents=True, exist_ok=True)
     log = run / "run.log"
-    begin = log.stat().st_size if log.exists() else 0
-    with open(log, "ab") as output:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        output = open(log, "ab")  # noqa: SIM115
+    except UNWRITABLE as error:
+        raise unwritable(run, error) from error
+    with output:
+        begin = output.tell()
         process = subprocess.Popen(
             [sys.executable, "-m", "ubq.cli", *arguments],
             stdin=subprocess.DEVNULL,

@@ -130,6 +130,17 @@ def on_network(folder: Path) -> bool:
     return kind.lower() in NETWORK_FILE_SYSTEMS
 
 
+UNWRITABLE = (PermissionError, NotADirectoryError, FileExistsError)
+
+
+def unwritable(run: Path, error: OSError) -> UsageError:
+    """The error for a run's folder that cannot be made or written."""
+    return UsageError(
+        _("the run's folder {folder} cannot be written: {error}").format(folder=run, error=error.strerror or error),
+        _("choose another with --runs-dir"),
+    )
+
+
 class Hold:
     """Hold a run for this process while in the ``with`` block.
 
@@ -159,13 +170,8 @@ class Hold:
             write_atomic(self.run / OWNER, dump_json(dataclasses.asdict(self.owner), indent=1))
         except Timeout:
             raise self._held() from None
-        except (PermissionError, NotADirectoryError, FileExistsError) as error:
-            raise UsageError(
-                _("the run's folder {folder} cannot be written: {error}").format(
-                    folder=self.run, error=error.strerror or error
-                ),
-                _("choose another with --runs-dir"),
-            ) from error
+        except UNWRITABLE as error:
+            raise unwritable(self.run, error) from error
         except OSError:
             if self._lock:
                 self._lock.release()
