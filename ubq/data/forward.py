@@ -110,7 +110,7 @@ def forward_model(velocity: np.ndarray) -> np.ndarray:
 
     amplitudes, sources, receivers = _acquisition()
     map_HW = torch.as_tensor(np.ascontiguousarray(velocity, np.float32)).reshape(np.shape(velocity)[-2:])
-    with torch.no_grad():
+    with torch.no_grad(), _one_thread():
         recorded = deepwave.scalar(
             map_HW,
             CELL,
@@ -327,7 +327,7 @@ class _Run:
         rows = self._open_rows()
         pending: dict[Future[None], tuple[_Job, int]] = {}
         context = multiprocessing.get_context("spawn")
-        with _one_thread_each(), ProcessPoolExecutor(workers, context, _start_worker) as pool:
+        with ProcessPoolExecutor(workers, context, _start_worker) as pool:
             try:
                 while True:
                     stopping = self._stop()
@@ -414,17 +414,16 @@ def _locked(out_dir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Spawned workers read this before they load OpenMP; this process's own threads stay as they are."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
+def _one_thread() -> Iterator[None]:
+    """One thread inside the block: so small a grid gains nothing from more, and workers would wait on each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
+        torch.set_num_threads(before)
 
 
 def _start_worker() -> None:

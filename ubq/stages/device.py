@@ -26,16 +26,14 @@ def set_threads(config: Config) -> None:
     torch.set_num_threads(config.threads or cores())
 
 
-def use_device(config: Config) -> torch.device:
-    """The training device, with threads set; every step on it repeats to the bit for one thread count.
+def find_device(name: str) -> torch.device:
+    """The device that ``device`` names; ``auto`` is the GPU where there is one.
 
     Raises:
         PreflightError: the device is not there.
     """
     import torch
 
-    set_threads(config)
-    name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
@@ -48,6 +46,19 @@ def use_device(config: Config) -> torch.device:
         raise PreflightError(
             _("device {name} is not available on this machine").format(name=name), _("--device auto or --device cpu")
         )
+    return device
+
+
+def use_device(config: Config) -> torch.device:
+    """The training device, with threads set; every step on it repeats to the bit for one thread count.
+
+    Raises:
+        PreflightError: the device is not there.
+    """
+    import torch
+
+    set_threads(config)
+    device = find_device(config.device)
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False

@@ -24,7 +24,6 @@ class Import(Stage):
         "device",
         "data.normalization",
         "model.sources",
-        "model.seismic_samples",
         "model.receivers",
         "pretrained.path",
         "pretrained.weights",
@@ -55,6 +54,8 @@ class Import(Stage):
             config.pretrained.weights,
             # a QAT checkpoint of decoders replaces the training of qat-decoders, not the float decoders
             decoder_path=decoders if decoders and not is_qat(decoders) else None,
+            # the tensors show only the product of a gather's three dimensions
+            sizes={"sources": config.model.sources, "receivers": config.model.receivers},
         )
         data = config.data
         if data.normalization == "auto":

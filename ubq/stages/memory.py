@@ -1,7 +1,7 @@
 """How much memory each training stage takes, from its configuration alone.
 
-The stage's own model and loss run once on the meta device, which computes shapes and no numbers; what
-autograd keeps for the backward pass is counted as it is kept. Imports torch only when called.
+The stage's own model and loss run once on fake tensors, which have shapes and no numbers; what autograd
+keeps for the backward pass is counted as it is kept. Imports torch only when called.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def memory_of(config: Config) -> dict[str, StageMemory]:
     Sizes are those of ``[model]``; a checkpoint that is imported may have others.
     """
     import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
     from ubq.data.normalization import for_config
     from ubq.model import GaussianDiffusion, ModelSizes, UBDiff
@@ -60,26 +61,25 @@ def memory_of(config: Config) -> dict[str, StageMemory]:
     qat = config.qat
     with torch.device("meta"):
         model, deployed = UBDiff(sizes), UBDiff(sizes)
-    diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective).to("meta")
+    diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective)
     recipe = Recipe(sizes, for_config(config.data), config.quant, config.export)
     generator = deployable(deployed, recipe, keep_model=False)
     prepare_qat(generator, config.quant)
-    generator.to("meta")
     set_phase(generator, "frozen")  # everything fake-quantised: the phase that keeps most
 
     def velocity(batch: int) -> Tensor:
-        return torch.empty(batch, 1, 70, 70, device="meta")
+        return torch.empty(batch, 1, 70, 70)
 
     def seismic(batch: int) -> Tensor:
-        return torch.empty(batch, sizes.sources, sizes.seismic_samples, sizes.receivers, device="meta")
+        return torch.empty(batch, sizes.sources, sizes.seismic_samples, sizes.receivers)
 
     def latent(batch: int) -> Tensor:
-        return torch.empty(batch, sizes.encoder_dim, device="meta")
+        return torch.empty(batch, sizes.encoder_dim)
 
     def noise_loss(unet: nn.Module) -> Callable[[int], Tensor]:
         def loss(batch: int) -> Tensor:
             x = latent(batch)[:, None, :]
-            time = torch.zeros(batch, dtype=torch.int64, device="meta")
+            time = torch.zeros(batch, dtype=torch.int64)
             return diffusion.loss(unet, x, time, torch.empty_like(x))
 
         return loss
@@ -99,14 +99,18 @@ def memory_of(config: Config) -> dict[str, StageMemory]:
         own = reconstruction_loss(both["velocity"](latent(batch)), velocity(batch), qat.decoders)
         return own + reconstruction_loss(both["seismic"](latent(batch)), seismic(batch), qat.decoders)
 
-    found: dict[str, StageMemory] = {}
-    if not imported(config):
-        found["train-autoencoder"] = _memory(autoencoder, autoencoder_loss, config.train.autoencoder)
-        found["train-seismic"] = _memory(branch, seismic_loss, config.train.seismic)
-        found["train-diffusion"] = _memory(model.unet, noise_loss(model.unet), config.train.diffusion)
-    if not config.pretrained.decoder_path:
-        found["qat-decoders"] = _memory(both, decoders_loss, qat.decoders)
-    found["qat-diffusion"] = _memory(generator.unet, noise_loss(generator.unet), qat.diffusion)
+    # Fake tensors say they are on the CPU, which autocast and custom kernels ask, and hold nothing.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in (model, generator, diffusion):
+            module.to_empty(device="cpu")
+        found: dict[str, StageMemory] = {}
+        if not imported(config):
+            found["train-autoencoder"] = _memory(autoencoder, autoencoder_loss, config.train.autoencoder)
+            found["train-seismic"] = _memory(branch, seismic_loss, config.train.seismic)
+            found["train-diffusion"] = _memory(model.unet, noise_loss(model.unet), config.train.diffusion)
+        if not config.pretrained.decoder_path:
+            found["qat-decoders"] = _memory(both, decoders_loss, qat.decoders)
+        found["qat-diffusion"] = _memory(generator.unet, noise_loss(generator.unet), qat.diffusion)
     return found
 
 
