@@ -177,9 +177,9 @@ def test_the_thread_count_is_the_runs_own(paths: RunPaths, monkeypatch: pytest.M
 
     config = toy.toy_config(epochs=2).model_copy(update={"threads": 0})
     stages = [*toy.stages()[:3], Looks()]
-    monkeypatch.setattr("ubq.jobs.runner.available_cores", lambda: 3)
+    monkeypatch.setattr("ubq.jobs.runner.cores", lambda: 3)
     start_run(config, paths, stages=stages, console=QuietConsole())
-    monkeypatch.setattr("ubq.jobs.runner.available_cores", lambda: 5)
+    monkeypatch.setattr("ubq.jobs.runner.cores", lambda: 5)
     (paths.exported / "manifest.json").unlink()
     start_run(config, paths, stages=stages, console=QuietConsole())
     assert seen == [3, 3]
@@ -205,3 +205,22 @@ def test_an_unreadable_state_is_refused_with_a_mend(paths: RunPaths) -> None:
     with pytest.raises(UbqError, match="is not a state file"):
         start(paths, toy.stages())
     assert paths.state.read_text() == "{"
+
+
+def test_a_row_before_the_first_step_is_not_doubled(paths: RunPaths) -> None:
+    class Judges(toy.Diffusion):
+        fails = True
+
+        def run(self, context: Any) -> None:
+            if context.store.latest_step() == 0:
+                context.metrics(0, val_loss=1.0)
+            if Judges.fails:
+                raise StageError("before the first checkpoint")
+            super().run(context)
+
+    stages = toy.stages()
+    stages[1] = Judges()
+    assert start(paths, stages) == 1
+    Judges.fails = False
+    assert start(paths, stages) == 0
+    assert [r["step"] for r in read_rows(paths.metrics) if r["stage"] == "diffusion"] == list(range(21))

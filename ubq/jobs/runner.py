@@ -51,6 +51,7 @@ from ubq.jobs.state import (
     read_state,
 )
 from ubq.stages.base import Interrupted
+from ubq.stages.device import cores
 from ubq.stages.paths import RunPaths
 
 if TYPE_CHECKING:
@@ -85,16 +86,11 @@ def freeze(config: Config, paths: RunPaths, preset: str) -> Config:
         with_threads = load_frozen(paths)
         threads = with_threads.threads
     changed = {
-        "threads": threads or available_cores(),
+        "threads": threads or cores(),
         "run": config.run.model_copy(update={"name": paths.root.name, "dir": str(paths.root.parent)}),
         "export": config.export.model_copy(update={"name": config.export.name or preset or paths.root.name}),
     }
     return config.model_copy(update=changed)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load_frozen(paths: RunPaths) -> Config:
@@ -390,7 +386,8 @@ class _Runner:
         else:
             store.clear()
             entry = StageState(item.name)
-        self.metrics.keep(lambda row: row.get("stage") != item.name or _step(row) <= entry.step)
+        kept = item.step if item.action == RESUME else -1  # a stage may write a row of step 0
+        self.metrics.keep(lambda row: row.get("stage") != item.name or _step(row) <= kept)
         entry.state, entry.error, entry.ended = RUNNING, None, None
         entry.started = entry.started or now()
         entry.fingerprint = item.values

@@ -1,0 +1,137 @@
+"""What a run asks of the machine before it starts."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy
+
+from ubq.config.schema import Config
+from ubq.errors import EXIT_PREFLIGHT
+from ubq.jobs import preflight
+from ubq.jobs.checks import Check
+from ubq.jobs.console import QuietConsole
+from ubq.jobs.preflight import check_device, check_disk, check_memory, check_synthesis, disk_needed
+from ubq.jobs.runner import start_run
+from ubq.jobs.status import snapshot
+from ubq.stages.memory import StageMemory
+from ubq.stages.paths import RunPaths
+
+GIGABYTE = 1_000_000_000
+NEEDS = {
+    "train-autoencoder": StageMemory(weights=1 * GIGABYTE, training=4 * GIGABYTE, activations=GIGABYTE // 2),
+    "train-diffusion": StageMemory(weights=3 * GIGABYTE, training=12 * GIGABYTE, activations=2 * GIGABYTE),
+}
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> RunPaths:
+    return RunPaths(tmp_path / "run")
+
+
+def free(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": count}))
+
+
+def test_disk_for_checkpoints_final_weights_and_pairs(monkeypatch: pytest.MonkeyPatch, paths: RunPaths) -> None:
+    config = Config.model_validate({"data": {"synth_samples": 1000}})
+    # A checkpoint is weights, average and two moments: 4 and 12 GB. Two are kept of each, one is being written.
+    expected = 2 * (4 + 12) * GIGABYTE + 12 * GIGABYTE + 4 * GIGABYTE
+    assert disk_needed(config, ["train-autoencoder", "train-diffusion"], NEEDS) == expected
+    pairs = 1000 * 4 * (5 * 1000 * 70 + 70 * 70)
+    assert disk_needed(config, ["prepare"], {}) == pairs
+    free(monkeypatch, expected)
+    check = check_disk(config, paths, [*NEEDS], NEEDS)
+    assert check.failed
+    assert "48.1 GB needed, 48.0 GB free" in check.figure
+    assert "--runs-dir" in check.mend
+    free(monkeypatch, expected + preflight.SPARE_BYTES)
+    assert check_disk(config, paths, [*NEEDS], NEEDS).status == "ok"
+
+
+def test_what_is_written_already_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch, paths: RunPaths) -> None:
+    needs = {"train-autoencoder": StageMemory(weights=4000, training=16000, activations=0)}
+    needed = disk_needed(Config(), [*needs], needs)
+    free(monkeypatch, needed + preflight.SPARE_BYTES - 1000)
+    assert check_disk(Config(), paths, [*needs], needs).failed
+    folder = paths.checkpoints("train-autoencoder") / "step-5"
+    folder.mkdir(parents=True)
+    (folder / "state.pt").write_bytes(bytes(1000))
+    assert check_disk(Config(), paths, [*needs], needs).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "available", "status"),
+    [(False, 18, "ok"), (False, 16, "failed"), (True, 18, "ok"), (True, 16, "warning"), (True, 10, "failed")],
+)
+def test_memory_of_the_hungriest_stage(
+    monkeypatch: pytest.MonkeyPatch, on_gpu: bool, available: int, status: str
+) -> None:
+    monkeypatch.setattr(preflight, "_device_memory", lambda device: (on_gpu, available * GIGABYTE))
+    (check,) = check_memory(Config(), NEEDS)
+    assert check.status == status
+    assert check.figure.startswith("train-diffusion needs 17.4 GB")
+    if status != "ok":
+        assert check.apply == {"train.diffusion.accumulate": 2}
+        assert "train.diffusion.accumulate=2" in check.mend
+
+
+def test_a_device_that_is_not_there() -> None:
+    assert check_device("cpu").status == "ok"
+    check = check_device("cuda:77")
+    assert check.failed
+    assert "--device" in check.mend
+
+
+def test_synthesis_without_the_physics_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ubq.config.extras.find_spec", lambda name: None)
+    (check,) = check_synthesis(Config(), ["prepare"])
+    assert check.failed
+    assert check.mend == "pip install 'ubq[physics]'"
+    assert check_synthesis(Config(), ["export"]) == []
+    assert check_synthesis(Config.model_validate({"data": {"train_velocity": "maps"}}), ["prepare"]) == []
+
+
+class Reads(toy.Autoencoder):
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def inputs(self, config: Config) -> list[Path]:
+        return [self.path]
+
+
+def test_a_failed_check_ends_the_run_before_its_first_stage(
+    tmp_path: Path, paths: RunPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = [Reads(tmp_path / "absent.npy"), *toy.stages()[1:]]
+
+    def start(**more: Any) -> int:
+        return start_run(toy.toy_config(epochs=2), paths, stages=stages, console=QuietConsole(), **more)
+
+    assert start() == EXIT_PREFLIGHT
+    shown = capsys.readouterr().err
+    assert shown.splitlines()[0] == f"error: {tmp_path}/absent.npy does not exist"
+    shot = snapshot(paths.root)
+    assert (shot.shown, shot.state.exit_code) == ("failed", EXIT_PREFLIGHT)
+    assert [c["status"] for c in shot.state.preflight if c["id"] == "data"] == ["failed"]
+    assert all(s.state == "pending" for s in shot.state.stages)
+    assert not paths.checkpoints("autoencoder").exists()
+    assert start(preflight=False) == 0
+
+
+def test_a_warning_does_not_stop_a_run(
+    paths: RunPaths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warn(config: Config, paths: RunPaths, todo: Any) -> list[Check]:
+        return [Check(id="memory", status="warning", figure="tight", mend="make it smaller")]
+
+    monkeypatch.setattr(preflight, "check_run", warn)
+    assert start_run(toy.toy_config(epochs=2), paths, stages=toy.stages(), console=QuietConsole()) == 0
+    assert "warning: tight. make it smaller." in paths.log.read_text()
+    recorded: Mapping[str, str] = snapshot(paths.root).state.preflight[0]
+    assert recorded["figure"] == "tight"
