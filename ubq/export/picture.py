@@ -1,4 +1,7 @@
-"""``samples.png``: generated pairs beside held-out pairs."""
+"""``samples.png``: generated pairs beside held-out pairs.
+
+Its few words stay English: matplotlib's own font has no Chinese glyphs.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from torch import Tensor
 
 from ubq.data.normalization import Normalization
 from ubq.data.pairs import Pairs
-from ubq.i18n import gettext as _
 
 COLUMNS = 4
 SHOT = 2
@@ -42,16 +44,16 @@ def draw_pairs(
 
     columns = min(columns, len(velocity))
     rows: list[tuple[str, np.ndarray, bool]] = [
-        (_("generated"), velocity[:columns].numpy(), True),
-        (_("generated"), seismic[:columns].numpy(), False),
+        ("generated", velocity[:columns].numpy(), True),
+        ("generated", seismic[:columns].numpy(), False),
     ]
     if held_out is not None and len(held_out):
         chosen = np.linspace(0, len(held_out) - 1, min(columns, len(held_out))).round().astype(np.int64)
-        rows.append((_("held out"), held_out.velocity_batch(chosen).numpy(), True))
+        rows.append(("held out", held_out.velocity_batch(chosen).numpy(), True))
         if held_out.has_seismic:
-            rows.append((_("held out"), held_out.seismic_batch(chosen).numpy(), False))
+            rows.append(("held out", held_out.seismic_batch(chosen).numpy(), False))
     # gathers of every row share one clipped scale: the direct wave would hide all else
-    clip = float(np.percentile(np.abs(np.concatenate([r[1] for r in rows if not r[2]])), 98)) or 1.0
+    clip = float(np.percentile(np.abs(np.concatenate([r[1] for r in rows if not r[2]])), 95)) or 1.0
     figure = Figure(figsize=(2.4 * columns + 1.2, 2.5 * len(rows) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), columns, squeeze=False)
@@ -71,7 +73,7 @@ def draw_pairs(
                 )  # fmt: skip
         for axis in line[len(batch) :]:
             axis.set_axis_off()
-        figure.colorbar(image, ax=list(line), label="m/s" if is_velocity else _("amplitude"), shrink=0.9)
-        line[0].set_ylabel(f"{name}\n" + (_("depth, km") if is_velocity else _("time, s")))
-        line[0].set_xlabel(_("offset, km"))
+        figure.colorbar(image, ax=list(line), label="m/s" if is_velocity else "amplitude", shrink=0.9)
+        line[0].set_ylabel(f"{name}\n" + ("depth, km" if is_velocity else "time, s"))
+        line[0].set_xlabel("offset, km")
     figure.savefig(path, dpi=110, format="png")

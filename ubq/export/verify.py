@@ -179,7 +179,7 @@ def run_probe(
         # a session of its own: Ctrl-C reaches the run alone, which decides when to stop
         process = subprocess.Popen(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
-            start_new_session=True, env=os.environ | {"PYTHONWARNINGS": "ignore"},
+            start_new_session=True, env=os.environ | {"PYTHONWARNINGS": "ignore", "TORCH_CPP_LOG_LEVEL": "ERROR"},
         )  # fmt: skip
     last = [0, 0]
     reader = threading.Thread(target=_read_progress, args=(process, last), daemon=True)
