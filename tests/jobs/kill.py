@@ -30,7 +30,7 @@ class Pipeline:
     """How to start a run in a process, and how it saves.
 
     Args:
-        command: arguments after the interpreter; ``{folder}`` and ``{seed}`` are filled in.
+        command: arguments after the interpreter; ``{folder}``, ``{parent}``, ``{name}`` and ``{seed}`` are filled in.
         interval: training steps between checkpoints.
         limit: seconds that a start may take.
     """
@@ -40,7 +40,8 @@ class Pipeline:
     limit: float = 60.0
 
     def start(self, folder: Path, seed: int = 0, *more: str) -> subprocess.Popen[str]:
-        arguments = [a.format(folder=folder, seed=seed) for a in (*self.command, *more)]
+        places = {"folder": folder, "parent": folder.parent, "name": folder.name, "seed": seed}
+        arguments = [a.format(**places) for a in (*self.command, *more)]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
             [sys.executable, *arguments],

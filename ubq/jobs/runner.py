@@ -509,6 +509,8 @@ class _Context:
 
     def progress(self, step: int, steps: int, **figures: float | str) -> None:
         entry = self._entry
+        if steps != entry.steps or figures.get("phase", entry.phase) != entry.phase:
+            self._calls = 0  # another kind of work, at another rate
         entry.step, entry.steps = step, steps
         self._calls += 1
         moment = time.monotonic()

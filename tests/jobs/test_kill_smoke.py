@@ -1,0 +1,49 @@
+"""The kill tests on ubq's own pipeline: the smoke preset, killed at stage boundaries and at random instants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from kill import Pipeline, digest, instants, kill_and_resume, kill_at_boundaries, rows
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+SMOKE = Pipeline(
+    (
+        *("-m", "ubq.cli", "run", "--preset", "smoke", "--runs-dir", "{parent}", "--run", "{name}"),
+        *("--set", "seed={seed}", "--set", "run.checkpoint_steps=2", "--set", "run.log_every=1", "--set", "threads=1"),
+        *("--until", "export", "--set", "export.name=model"),
+    ),
+    interval=2,
+    limit=900.0,
+)
+TRAINING = ("train-autoencoder", "train-seismic", "train-diffusion", "qat-decoders", "qat-diffusion")
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("deepwave", reason="the smoke preset models its gathers: pip install 'ubq[physics]'")
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    SMOKE.finish(folder)
+    return folder
+
+
+def check_same(folder: Path, reference: Path) -> None:
+    assert digest(folder) == digest(reference)
+    assert rows(folder) == rows(reference)
+
+
+def test_killed_at_the_boundaries_of_the_training_stages(tmp_path: Path, reference: Path) -> None:
+    assert kill_at_boundaries(SMOKE, tmp_path / "run", TRAINING) == len(TRAINING)
+    check_same(tmp_path / "run", reference)
+
+
+def test_killed_at_random_instants(tmp_path: Path, reference: Path) -> None:
+    assert kill_and_resume(SMOKE, tmp_path / "run", instants(5, 12.0, seed=5)) == 5
+    check_same(tmp_path / "run", reference)
+
+
+def test_another_seed_makes_another_file(tmp_path: Path, reference: Path) -> None:
+    SMOKE.finish(tmp_path / "run", seed=1)
+    assert digest(tmp_path / "run") != digest(reference)
