@@ -217,6 +217,9 @@ def test_a_float_generator_is_written_by_the_same_code(tmp_path: Path) -> None:
     assert relative(theirs[0], ours[0]) < 1e-5
     graph = count_file(file)
     assert graph.weight_layers.quantised == 0
+    constants = {c["name"]: c for c in graph.float_constants}
+    head = constants["seismic_decoder.output.weight"]
+    assert (head["use"], head["bytes"]) == (["aten::linear"], 4 * 40 * 5 * 30 * 7)
     assert graph.weight_layers.total == 98
 
 

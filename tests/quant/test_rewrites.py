@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from tiny import VARIANTS, tiny_model, tiny_recipe
 from torch import nn
+
 from ubq.config.schema import QuantConfig
 from ubq.model import UBDiff
 from ubq.quant import rewrites

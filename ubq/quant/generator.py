@@ -184,7 +184,7 @@ def deployable(model: UBDiff, recipe: Recipe, keep_model: bool = True) -> Genera
     """
     quant = recipe.quant
     source = model if not keep_model else copy.deepcopy(model, {id(model.encoder): None})
-    generator = Generator(source, recipe).eval()
+    generator = Generator(source, recipe)
     rewrites.drop_unused(generator.unet, generator.seismic_decoder)
     rewrite = rewrites.fold_batchnorms if quant.fold_batchnorm else rewrites.freeze_batchnorms
     rewrite(generator)
@@ -192,7 +192,7 @@ def deployable(model: UBDiff, recipe: Recipe, keep_model: bool = True) -> Genera
         rewrites.convert_conv1d(generator.unet)
     if quant.convert_transposed:
         rewrites.convert_transposed(generator.velocity_decoder)
-    return generator
+    return generator.eval()
 
 
 def shared_copy(generator: Generator) -> Generator:

@@ -60,6 +60,7 @@ def prepare_qat(generator: Generator, quant: QuantConfig) -> None:
         layer = generator.get_submodule(name)
         if not isinstance(layer, QuantLayer) and not why_float(name, layer, quant):
             generator.set_submodule(name, _quantised(name, layer, quant))
+    generator.train(generator.training)  # the new layers too
 
 
 def _quantised(name: str, layer: nn.Module, quant: QuantConfig) -> QuantLayer:
