@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ubq.cli.jobs import describe
@@ -118,6 +118,7 @@ state_like = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)  # a loaded machine
 @given(st.binary(max_size=200) | state_like.map(lambda v: json.dumps(v).encode()))
 def test_garbage_is_one_clear_error_and_status_shows_it(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     folder = tmp_path_factory.mktemp("garbage")
@@ -134,6 +135,7 @@ def test_garbage_is_one_clear_error_and_status_shows_it(tmp_path_factory: pytest
     assert describe(shot)
 
 
+@settings(deadline=None)  # a loaded machine
 @given(st.lists(st.dictionaries(st.text(max_size=5), json_values, max_size=3), max_size=5), st.binary(max_size=40))
 def test_torn_lines_are_left_out_and_cut(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]], tail: bytes
