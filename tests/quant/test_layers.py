@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ubq.config.schema import QuantConfig
 from ubq.quant import layers
-from ubq.quant.layers import PHASES, QConv2d, QLinear, QLinearDynamic, weight_scale
+from ubq.quant.layers import PHASES, QConv2d, QLinear, QLinearDynamic, fake_quantise, weight_scale
 from ubq.quant.observers import RangeObserver, affine_grid
 from ubq.quant.phases import TRAINING_PHASES, phase_at, phase_set, set_phase
 from ubq.quant.prepare import calibrate
@@ -204,3 +204,22 @@ def test_first_batches_are_averaged_evenly() -> None:
 def test_geometry_without_integer_kernel_is_refused() -> None:
     with pytest.raises(ValueError, match="zeros"):
         QConv2d(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), AGGRESSIVE)
+
+
+@given(
+    scale=st.floats(1e-4, 10.0), zero=st.integers(0, 255), levels=st.sampled_from([127, 255]), seed=st.integers(0, 99)
+)
+@settings(max_examples=100, deadline=None)
+def test_our_fake_quantisation_is_pytorchs_to_the_bit(scale: float, zero: int, levels: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    zero_point = torch.tensor(min(zero, levels), dtype=torch.int32)
+    wanted = torch.tensor(scale)
+    x = torch.randn(500, generator=generator) * wanted * 100
+    results = []
+    for function in (fake_quantise, lambda x, s, z, n: torch.fake_quantize_per_tensor_affine(x, s, z, 0, n)):
+        leaf = x.clone().requires_grad_()
+        out = function(leaf, wanted, zero_point, levels)
+        out.sum().backward()
+        results.append((out.detach(), leaf.grad))
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +17,6 @@ from torch import Tensor, nn
 from ubq.config.schema import ExportConfig, QuantConfig
 from ubq.data.normalization import Normalization
 from ubq.model import ModelSizes, UBDiff
-from ubq.model.layers import Projector
-from ubq.model.seismic import SeismicDecoder
-from ubq.model.unet import UNet
-from ubq.model.velocity import VelocityDecoder
 from ubq.quant import rewrites
 from ubq.quant.solver import COLUMNS, make_schedule, offered_steps, training_schedule
 
@@ -92,11 +87,11 @@ class Generator(nn.Module):
     def __init__(self, model: UBDiff, recipe: Recipe) -> None:
         super().__init__()
         sizes, ranges = recipe.sizes, recipe.normalization
-        self.unet = cast(UNet, model.unet)
-        self.velocity_projector = cast(Projector, model.velocity_projector)
-        self.velocity_decoder = cast(VelocityDecoder, model.velocity_decoder)
-        self.seismic_projector = cast(Projector, model.seismic_projector)
-        self.seismic_decoder = cast(SeismicDecoder, model.seismic_decoder)
+        self.unet = model.unet
+        self.velocity_projector = model.velocity_projector
+        self.velocity_decoder = model.velocity_decoder
+        self.seismic_projector = model.seismic_projector
+        self.seismic_decoder = model.seismic_decoder
         self.sampler = Sampler(sizes.diffusion_steps, sizes.objective, recipe.export)
         self.latent_length: int = sizes.encoder_dim
         self.normalization: list[float] = ranges.to_list()
