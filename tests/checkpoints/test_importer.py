@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,15 @@ from ubq.model import PARTS, GaussianDiffusion, ModelSizes, UBDiff
 
 SEISMIC = {"seismic_samples": 3, "receivers": 70}
 UNET = ("unet", "diffusion")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Small models: more threads only wait for each other, badly so on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def sizes_for(variant: str, **changed: Any) -> ModelSizes:

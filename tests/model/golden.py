@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ UPSTREAM_PREFIX = {
 }
 MODULE_TOLERANCE = 1e-5
 CHAIN_TOLERANCE = 1e-4
+BUFFER_TOLERANCE = 1e-6
 KNOWN_DIGESTS = {
     "fork": {
         "diffusion": "32083ac80ce51448768169e3664ee312998cc8875c48d1ff02a0595623f781bb",
@@ -102,25 +104,27 @@ def sizes_of(arrays: Arrays) -> ModelSizes:
     )
 
 
-def differences(arrays: Arrays) -> list[str]:
-    """What in a golden file our model does not reproduce; empty when all of it is."""
-    found: list[str] = []
-    unread = set(arrays) - {"hyper"}
+@dataclass
+class Reproduced:
+    """What our model makes of a golden file's states and inputs."""
+
+    results: dict[str, tuple[Tensor, float]]
+    """Name of a result -> our value and the tolerance, relative to the largest reference value."""
+    read: set[str]
+    """Names of the states and inputs that went in."""
+    unequal_duplicates: list[str]
+
+
+def reproduce(arrays: Arrays) -> Reproduced:
+    """Run our model on a golden file's states and inputs."""
     sizes = sizes_of(arrays)
     model = UBDiff(sizes).eval()
     diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant)
+    out = Reproduced({}, {"hyper"}, [])
 
     def read(name: str) -> Tensor:
-        unread.discard(name)
+        out.read.add(name)
         return torch.from_numpy(arrays[name])
-
-    def compare(name: str, ours: Tensor, tolerance: float) -> None:
-        reference = read(name)
-        if ours.shape != reference.shape:
-            found.append(f"{name}: shape {tuple(ours.shape)}, not {tuple(reference.shape)}")
-        elif not (ours - reference).abs().max() <= tolerance * reference.abs().max():
-            worst = ((ours - reference).abs().max() / reference.abs().max()).item()
-            found.append(f"{name}: off by {worst:.1e} of its largest value")
 
     state: dict[str, Tensor] = {}
     for module in MODULES:
@@ -131,21 +135,36 @@ def differences(arrays: Arrays) -> list[str]:
             value = read(name)
             # tensors that upstream stores twice
             if ours in state and not torch.equal(state[ours], value):
-                found.append(f"{name}: not equal to its duplicate")
+                out.unequal_duplicates.append(name)
             state[ours] = value
     model.load_state_dict(state)
 
     with torch.no_grad():
         for module in MODULES:
             inputs = [read(n) for n in arrays if n.startswith(f"{module}/in/")]
-            (output,) = (n for n in arrays if n.startswith(f"{module}/out/"))
-            compare(output, getattr(model, module)(*inputs), MODULE_TOLERANCE)
+            (result,) = (n for n in arrays if n.startswith(f"{module}/out/"))
+            out.results[result] = (getattr(model, module)(*inputs), MODULE_TOLERANCE)
         for name in [n for n in arrays if n.startswith("diffusion/buffer/")]:
-            compare(name, diffusion.get_buffer(name.removeprefix("diffusion/buffer/")), 0.0)
+            out.results[name] = (diffusion.get_buffer(name.removeprefix("diffusion/buffer/")), BUFFER_TOLERANCE)
         start, time, noise = (read(f"diffusion/in/{n}") for n in ("x_start", "time", "noise"))
-        compare("diffusion/out/loss", diffusion.loss(model.unet, start, time, noise), MODULE_TOLERANCE)
+        out.results["diffusion/out/loss"] = (diffusion.loss(model.unet, start, time, noise), MODULE_TOLERANCE)
         x_T, step_noise = read("diffusion/in/x_T"), read("diffusion/in/step_noise")
-        compare("diffusion/out/sample", diffusion.sample_ddpm(model.unet, x_T, step_noise), CHAIN_TOLERANCE)
+        out.results["diffusion/out/sample"] = (diffusion.sample_ddpm(model.unet, x_T, step_noise), CHAIN_TOLERANCE)
+    return out
+
+
+def differences(arrays: Arrays, ours: Reproduced | None = None) -> list[str]:
+    """What in a golden file our model does not reproduce; empty when all of it is."""
+    ours = ours or reproduce(arrays)
+    found = [f"{name}: not equal to its duplicate" for name in ours.unequal_duplicates]
+    for name, (value, tolerance) in ours.results.items():
+        reference = torch.from_numpy(np.asarray(arrays[name]))
+        if value.shape != reference.shape:
+            found.append(f"{name}: shape {tuple(value.shape)}, not {tuple(reference.shape)}")
+        elif not (value - reference).abs().max() <= tolerance * reference.abs().max():
+            worst = ((value - reference).abs().max() / reference.abs().max()).item()
+            found.append(f"{name}: off by {worst:.1e} of its largest value")
+    unread = set(arrays) - ours.read - set(ours.results)
     return found + [f"{name}: nothing was compared with it" for name in sorted(unread)]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden import altered, differences, read_golden
+from golden import altered, differences, read_golden, reproduce
 
 SHARED = Path(os.environ.get("UBQ_SHARED", Path(__file__).parents[3] / "shared"))
 LISTED = [Path(p) for p in os.environ.get("UBQ_GOLDEN", "").split(":") if p]
@@ -40,8 +40,9 @@ def test_every_array_is_reproduced(golden: dict[str, np.ndarray]) -> None:
 def test_a_perturbed_result_is_seen(golden: dict[str, np.ndarray]) -> None:
     results = [name for name in golden if "/out/" in name or "/buffer/" in name]
     assert len(results) >= 20
+    ours = reproduce(golden)
     for name in results:
-        assert any(d.startswith(name) for d in differences(perturbed(golden, name))), name
+        assert any(d.startswith(name) for d in differences(perturbed(golden, name), ours)), name
 
 
 def test_a_perturbed_weight_is_seen_in_the_results(golden: dict[str, np.ndarray]) -> None:
@@ -50,7 +51,7 @@ def test_a_perturbed_weight_is_seen_in_the_results(golden: dict[str, np.ndarray]
     # nothing reads upstream's classifier, nor the fork's time embedding
     dead = ["decoder.head"] + ([] if any("mid_block1.mlp" in n for n in golden) else ["time_mlp"])
     alive = [n for n in weights if not any(part in n for part in dead)]
-    for name in random.Random(0).sample(alive, 25):
+    for name in random.Random(0).sample(alive, 12):
         assert differences({**golden, name: -golden[name]}), name
 
 
