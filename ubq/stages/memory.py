@@ -1,7 +1,8 @@
 """How much memory each training stage takes, from its configuration alone.
 
-The stage's own model and loss run once on fake tensors, which have shapes and no numbers; what autograd
-keeps for the backward pass is counted as it is kept. Imports torch only when called.
+The float model and its loss run once on the meta device, which has shapes and no numbers; what autograd
+keeps for the backward pass is counted as it is kept. What fake quantisation adds to that is a share, seen
+on the layers themselves. Imports torch only when called; a quarter of a second then, at any model size.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ubq.config.schema import Config, TrainingConfig
-from ubq.stages.floatmodel import AUTOENCODER, SEISMIC, UNET, imported
+from ubq.stages.floatmodel import AUTOENCODER, DECODERS, SEISMIC, UNET, imported
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 PROCESS_BYTES = 400_000_000
 """Python, torch and its kernels before the first tensor."""
+ALLOCATOR_SHARE = 1.3
+"""What activations take over what they hold: freed blocks that do not fit, and workspaces of the kernels."""
+FAKE_QUANT_SHARE = 1.3
+"""Activations with fake quantisation over those without: the masks of what was clamped."""
+FAKE_QUANT_WEIGHTS = 1.25
+"""Kept for each byte of a layer's weights: the fake-quantised copy and the mask of what was clamped."""
 
 
 @dataclass(frozen=True)
@@ -47,85 +54,79 @@ def memory_of(config: Config) -> dict[str, StageMemory]:
     Sizes are those of ``[model]``; a checkpoint that is imported may have others.
     """
     import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from ubq.data.normalization import for_config
     from ubq.model import GaussianDiffusion, ModelSizes, UBDiff
-    from ubq.quant.generator import Recipe, decoders, deployable
-    from ubq.quant.phases import set_phase
-    from ubq.quant.prepare import prepare_qat
-    from ubq.training.modules import Autoencoder, SeismicBranch
     from ubq.training.tasks import reconstruction_loss
 
     sizes = ModelSizes.from_dict(config.model.model_dump())
-    qat = config.qat
     with torch.device("meta"):
-        model, deployed = UBDiff(sizes), UBDiff(sizes)
-    diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective)
-    recipe = Recipe(sizes, for_config(config.data), config.quant, config.export)
-    generator = deployable(deployed, recipe, keep_model=False)
-    prepare_qat(generator, config.quant)
-    set_phase(generator, "frozen")  # everything fake-quantised: the phase that keeps most
+        model = UBDiff(sizes)
+    diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective).to("meta")
 
-    def velocity(batch: int) -> Tensor:
-        return torch.empty(batch, 1, 70, 70)
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(shape, device="meta")
+
+    def velocity_loss(batch: int, latent: Tensor) -> Tensor:
+        return reconstruction_loss(model.decode_velocity(latent), empty(batch, 1, 70, 70), config.train.autoencoder)
+
+    def autoencoder(batch: int) -> Tensor:
+        return velocity_loss(batch, model.encode(empty(batch, 1, 70, 70)))
 
     def seismic(batch: int) -> Tensor:
-        return torch.empty(batch, sizes.sources, sizes.seismic_samples, sizes.receivers)
+        gathers = empty(batch, sizes.sources, sizes.seismic_samples, sizes.receivers)
+        return reconstruction_loss(model.decode_seismic(empty(batch, sizes.encoder_dim)), gathers, config.train.seismic)
 
-    def latent(batch: int) -> Tensor:
-        return torch.empty(batch, sizes.encoder_dim)
+    def decoders(batch: int) -> Tensor:
+        return velocity_loss(batch, empty(batch, sizes.encoder_dim)) + seismic(batch)
 
-    def noise_loss(unet: nn.Module) -> Callable[[int], Tensor]:
-        def loss(batch: int) -> Tensor:
-            x = latent(batch)[:, None, :]
-            time = torch.zeros(batch, dtype=torch.int64)
-            return diffusion.loss(unet, x, time, torch.empty_like(x))
+    def unet(batch: int) -> Tensor:
+        x = empty(batch, 1, sizes.encoder_dim)
+        time = torch.zeros(batch, dtype=torch.int64, device="meta")
+        return diffusion.loss(model.unet, x, time, torch.empty_like(x))
 
-        return loss
+    def of(parts: tuple[str, ...], loss: Callable[[int], Tensor], settings: TrainingConfig, qat: bool) -> StageMemory:
+        return _memory([getattr(model, part) for part in parts], loss, settings, qat)
 
-    parts = {name: getattr(model, name) for name in (*AUTOENCODER, *SEISMIC, *UNET)}
-    autoencoder = Autoencoder(**{name: parts[name] for name in AUTOENCODER})
-    branch = SeismicBranch(**{name: parts[name] for name in SEISMIC})
-    both = decoders(generator)
-
-    def autoencoder_loss(batch: int) -> Tensor:
-        return reconstruction_loss(autoencoder(velocity(batch)), velocity(batch), config.train.autoencoder)
-
-    def seismic_loss(batch: int) -> Tensor:
-        return reconstruction_loss(branch(latent(batch)), seismic(batch), config.train.seismic)
-
-    def decoders_loss(batch: int) -> Tensor:
-        own = reconstruction_loss(both["velocity"](latent(batch)), velocity(batch), qat.decoders)
-        return own + reconstruction_loss(both["seismic"](latent(batch)), seismic(batch), qat.decoders)
-
-    # Fake tensors say they are on the CPU, which autocast and custom kernels ask, and hold nothing.
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        for module in (model, generator, diffusion):
-            module.to_empty(device="cpu")
-        found: dict[str, StageMemory] = {}
-        if not imported(config):
-            found["train-autoencoder"] = _memory(autoencoder, autoencoder_loss, config.train.autoencoder)
-            found["train-seismic"] = _memory(branch, seismic_loss, config.train.seismic)
-            found["train-diffusion"] = _memory(model.unet, noise_loss(model.unet), config.train.diffusion)
-        if not config.pretrained.decoder_path:
-            found["qat-decoders"] = _memory(both, decoders_loss, qat.decoders)
-        found["qat-diffusion"] = _memory(generator.unet, noise_loss(generator.unet), qat.diffusion)
+    found: dict[str, StageMemory] = {}
+    if not imported(config):
+        found["train-autoencoder"] = of(AUTOENCODER, autoencoder, config.train.autoencoder, False)
+        found["train-seismic"] = of(SEISMIC, seismic, config.train.seismic, False)
+        found["train-diffusion"] = of(UNET, unet, config.train.diffusion, False)
+    if not config.pretrained.decoder_path:
+        found["qat-decoders"] = of(DECODERS, decoders, config.qat.decoders, True)
+    found["qat-diffusion"] = of(UNET, unet, config.qat.diffusion, True)
     return found
 
 
-def _memory(model: nn.Module, loss: Callable[[int], Tensor], settings: TrainingConfig) -> StageMemory:
-    parameters = sum(p.nbytes for p in model.parameters())
-    buffers = sum(b.nbytes for b in model.buffers())
+def _memory(
+    modules: list[nn.Module], loss: Callable[[int], Tensor], settings: TrainingConfig, qat: bool
+) -> StageMemory:
+    parameters = sum(p.nbytes for module in modules for p in module.parameters())
+    buffers = sum(b.nbytes for module in modules for b in module.buffers())
     part = -(-settings.batch_size // min(settings.accumulate, settings.batch_size))
-    return StageMemory(parameters + buffers, 4 * parameters, kept_for_backward(model, lambda: loss(part)))
+    activations = float(kept_for_backward(modules, lambda: loss(part)))
+    if qat:
+        activations = FAKE_QUANT_SHARE * activations + FAKE_QUANT_WEIGHTS * _copied_bytes(modules)
+    return StageMemory(parameters + buffers, 4 * parameters, int(ALLOCATOR_SHARE * activations))
 
 
-def kept_for_backward(model: nn.Module, loss: Callable[[], Tensor]) -> int:
-    """Bytes that the backward pass of ``loss`` keeps beyond the model's own, and the largest twice for gradients."""
+def _copied_bytes(modules: list[nn.Module]) -> int:
+    """Bytes of the weights whose fake-quantised copies are kept; those of the largest linears are computed again."""
+    from torch import nn
+
+    from ubq.quant.layers import RECOMPUTE_ABOVE
+
+    leaves = [leaf for module in modules for leaf in module.modules()]
+    convolutions = [leaf.weight for leaf in leaves if isinstance(leaf, nn.modules.conv._ConvNd)]
+    linears = [leaf.weight for leaf in leaves if isinstance(leaf, nn.Linear)]
+    return sum(w.nbytes for w in (*convolutions, *(w for w in linears if w.numel() <= RECOMPUTE_ABOVE)))
+
+
+def kept_for_backward(modules: list[nn.Module], loss: Callable[[], Tensor]) -> int:
+    """Bytes that the backward pass of ``loss`` keeps beyond the modules' own, and the largest twice for gradients."""
     import torch
 
-    own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+    own = {t.untyped_storage()._cdata for m in modules for t in (*m.parameters(), *m.buffers())}
     kept: dict[int, torch.UntypedStorage] = {}  # holding them keeps their identities from being used again
 
     def keep(tensor: Tensor) -> Tensor:
@@ -134,7 +135,8 @@ def kept_for_backward(model: nn.Module, loss: Callable[[], Tensor]) -> int:
             kept[storage._cdata] = storage
         return tensor
 
-    model.train()
+    for module in modules:
+        module.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss()
     sizes = [storage.nbytes() for storage in kept.values()]
