@@ -229,9 +229,6 @@ class ReconstructionTraining(TrainingConfig):
 class AutoencoderTraining(ReconstructionTraining):
     """Encoder and velocity decoder."""
 
-    range_weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the penalty on latents outside [-1, 1], to which every sampler clamps; 0: upstream's recipe."""
-
 
 class SeismicTraining(ReconstructionTraining):
     """Seismic decoder, from the latents of the frozen encoder."""

@@ -40,7 +40,6 @@ class TrainAutoencoder(Stage):
         return [paths.checkpoints(self.name) / "autoencoder.pt", paths.latents]
 
     def run(self, context: StageContext) -> None:
-        from ubq.training.latents import scale_latents
         from ubq.training.modules import Autoencoder
         from ubq.training.tasks import AutoencoderTask
 
@@ -51,7 +50,5 @@ class TrainAutoencoder(Stage):
         model = Autoencoder(**parts)
         train, val = open_maps(config, paths, normalization_of(config, paths), device, seismic=False)
         run_training(context, AutoencoderTask(model, train, val, settings), settings, device)
-        model.eval()
-        scale_latents(model, train, settings.batch_size)
         save_latents(model.encoder, {"train": train, "val": val}, paths)
         save_tensors(paths.checkpoints(self.name) / "autoencoder.pt", state_of(parts))

@@ -74,11 +74,7 @@ class _FloatTask:
 
 
 class AutoencoderTask(_FloatTask):
-    """Encoder and velocity decoder: velocity -> latent -> velocity.
-
-    Besides the reconstruction, latents outside [-1, 1] are penalised by their squared excess: the
-    samplers clamp there, and a latent that fills the range is easier to draw than one with long tails.
-    """
+    """Encoder and velocity decoder: velocity -> latent -> velocity."""
 
     def __init__(self, model: Autoencoder, train: Maps, val: Maps, settings: AutoencoderTraining) -> None:
         self.model: Autoencoder = model
@@ -95,10 +91,7 @@ class AutoencoderTask(_FloatTask):
         return value
 
     def _loss(self, velocity: Tensor) -> Tensor:
-        latent = self.model.encoder(velocity)
-        reconstruction = self.model.velocity_decoder(self.model.velocity_projector(latent))
-        excess = (latent.abs() - 1.0).clamp(min=0.0).square().mean()
-        return reconstruction_loss(reconstruction, velocity, self.settings) + self.settings.range_weight * excess
+        return reconstruction_loss(self.model(velocity), velocity, self.settings)
 
 
 class SeismicTask(_FloatTask):
