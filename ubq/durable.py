@@ -10,7 +10,6 @@ import contextlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -41,11 +40,11 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         OSError: the file cannot be written; the old one is untouched and no temporary file is left.
     """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    name = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)  # less the umask
     try:
         try:
             write_all(descriptor, data)
-            os.fchmod(descriptor, 0o644)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -87,7 +86,7 @@ class LineFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         self._cut_torn_line()
 
     def _cut_torn_line(self) -> None:
@@ -124,7 +123,7 @@ class LineFile:
             return
         write_atomic(self.path, b"".join(dump_json(row) for row in kept))
         self.close()
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
 
     def close(self) -> None:
         os.close(self._descriptor)

@@ -42,7 +42,7 @@ def make_run(config: Config, name: str = "r", **state: object) -> Path:
     folder = Path("runs") / name
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(write_frozen(config))
-    write_state(folder / "state.json", RunState(run=name, **state))  # type: ignore[arg-type]
+    write_state(folder / "state.json", RunState(run=name, created="2026-01-01T00:00:00Z", **state))  # type: ignore[arg-type]
     return folder
 
 
@@ -195,6 +195,22 @@ def test_out_of_memory_that_was_caught_and_that_was_not(config: Config) -> None:
     checks = found(config, run)
     assert checks["run.memory"].apply == {"train.seismic.accumulate": 2}
     assert "4 parts" in checks["run.parts"].figure
+
+
+def test_memory_is_weighed_against_the_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config("smoke", isolated=True).config
+    checks = found(config)
+    stages = [i.removeprefix("memory.") for i in checks if i.startswith("memory.")]
+    assert stages == list(TABLES)
+    assert "batch_size 8" in checks["memory.train-seismic"].figure
+
+    monkeypatch.setattr(examination, "memory_available", lambda: 450_000_000)
+    checks = found(config)
+    hungry = checks["memory.train-seismic"]
+    assert (hungry.status, hungry.apply) == ("failed", {"train.seismic.accumulate": 2})
+    assert checks["memory.train-diffusion"].status == "ok"
+    done = make_run(config, state="completed", stages=[StageState(s, "completed") for s in TABLES])
+    assert not [i for i in found(config, done) if i.startswith("memory.")]
 
 
 def test_with_one_sample_at_a_time_only_a_smaller_model_helps() -> None:

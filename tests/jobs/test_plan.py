@@ -149,6 +149,25 @@ def test_an_output_that_was_replaced_runs_what_reads_it(paths: RunPaths) -> None
     assert planned["qat"].reasons == ("checkpoints/diffusion/final.json of diffusion changed",)
 
 
+def test_another_input_runs_what_follows_though_the_output_is_the_same(paths: RunPaths, tmp_path: Path) -> None:
+    """A stage's named outputs need not hold all that the next one reads (prepare: dataset.json and the pairs)."""
+    data = tmp_path / "data.npy"
+    data.write_bytes(b"abc")
+    config = toy.toy_config(epochs=6)
+    stages = [WithFile(data), *toy.stages()[1:]]
+    run(config, paths, stages)
+    data.write_bytes(b"abd")
+    assert run(config, paths, stages, until="autoencoder") == EXIT_OK
+    state = read_state(paths.state)
+    assert state is not None
+    assert state.state == "partial"  # what follows is complete, and out of date
+    planned = plan(config, paths, stages)
+    assert actions(planned) == ["up to date", "run", "run", "run"]
+    assert planned["diffusion"].reasons == ("autoencoder ran again with other values",)
+    assert run(config, paths, stages) == EXIT_OK
+    assert actions(plan(config, paths, stages)) == ["up to date"] * 4
+
+
 class WithFile(toy.Autoencoder):
     def __init__(self, path: Path, version: int = 1, fact: object = 1) -> None:
         super().__init__()
@@ -192,6 +211,15 @@ def test_force_runs_a_stage_and_its_dependents_also_after_a_stop(paths: RunPaths
     assert run(config, paths, [stages[0], Fails(), *stages[2:]], force="diffusion") == 1
     assert actions(plan(config, paths)) == ["up to date", "run", "run", "run"]
     assert run(config, paths) == EXIT_OK
+
+
+def test_a_part_that_is_up_to_date_does_not_hide_the_rest(paths: RunPaths) -> None:
+    run(toy.toy_config(epochs=6), paths)
+    other = changed(toy.toy_config(epochs=6), qat={"epochs": 4})
+    assert run(other, paths, until="diffusion") == EXIT_OK
+    state = read_state(paths.state)
+    assert state is not None
+    assert (state.state, state.next_command != "") == ("partial", True)
 
 
 def test_until_and_only(paths: RunPaths) -> None:

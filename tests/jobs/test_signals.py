@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from kill import Pipeline, check_after_kill, digest, events, last_steps, rows, saved_steps, toy
+from kill import REPOSITORY, Pipeline, check_after_kill, digest, events, last_steps, rows, saved_steps, toy
 
 from ubq.jobs.status import snapshot
 
@@ -108,3 +109,32 @@ def test_a_terminal_that_goes_away_does_not_hurt(tmp_path: Path) -> None:
     process.stdout = None
     assert process.wait(timeout=30) == 0
     assert snapshot(folder).shown == "completed"
+
+
+def test_a_stage_that_breaks_on_the_way_out_was_interrupted(tmp_path: Path) -> None:
+    """Ctrl-C kills a stage's worker processes as well; their end is no failure of the stage."""
+    program = """
+import os, signal, sys
+import toy
+from pathlib import Path
+from ubq.jobs.runner import start_run
+from ubq.stages.paths import RunPaths
+
+class Breaks(toy.Autoencoder):
+    def run(self, context):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise RuntimeError("a worker died")
+
+sys.exit(start_run(toy.toy_config(), RunPaths(Path(sys.argv[1])), stages=[Breaks()]))
+"""
+    path = os.pathsep.join((str(REPOSITORY), str(Path(__file__).parent)))
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "a worker died" in (tmp_path / "run" / "run.log").read_text()
+    assert snapshot(tmp_path / "run").shown == "interrupted"

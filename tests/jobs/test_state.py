@@ -74,6 +74,13 @@ def test_schema_1_is_migrated(tmp_path: Path) -> None:
     assert read_state(path) == state
 
 
+def test_a_run_that_is_only_configured_is_pending(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("")
+    shot = snapshot(tmp_path)
+    assert (shot.shown, shot.running) == ("pending", False)
+    assert shot.state.next_command.startswith("ubq resume")
+
+
 def test_a_newer_schema_is_refused_and_shown(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     newer = {

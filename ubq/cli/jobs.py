@@ -232,6 +232,7 @@ def _show_plan(paths: Any, planned: list[Planned], as_json: bool) -> None:
 def _detached(run_folder: Path) -> int:
     """Start this very command line in the background and report its preflight."""
     from ubq.jobs.detach import start_detached
+    from ubq.jobs.status import command_line
 
     arguments = [a for a in sys.argv[1:] if a != "--detach"]
     job = start_detached(arguments, run_folder)
@@ -246,13 +247,8 @@ def _detached(run_folder: Path) -> int:
         typer.echo(_("still in its preflight; process {pid}").format(pid=job.pid))
     typer.echo(run_folder.name)
     if job.exit_code is None:
-        typer.echo(_("follow it with: {command}").format(command=_command("attach", run_folder)), err=True)
+        typer.echo(_("follow it with: {command}").format(command=command_line("attach", run_folder)), err=True)
     return EXIT_OK
-
-
-def _command(verb: str, run_folder: Path) -> str:
-    place = "" if run_folder.parent == Path("runs") else f" --runs-dir {run_folder.parent}"
-    return f"ubq {verb} {run_folder.name}{place}"
 
 
 def resume(
@@ -406,7 +402,7 @@ def attach(run: RunName = None, runs_dir: RunsDir = Path("runs")) -> None:
     """Follow a running job: its log and its progress. Ctrl-C leaves the job running."""
     from ubq.jobs.console import console_for
     from ubq.jobs.detach import follow_log
-    from ubq.jobs.status import find_run, snapshot
+    from ubq.jobs.status import command_line, find_run, snapshot
 
     folder = find_run(run, runs_dir)
     if not snapshot(folder).running:
@@ -426,7 +422,7 @@ def attach(run: RunName = None, runs_dir: RunsDir = Path("runs")) -> None:
             console.line(line)
     except KeyboardInterrupt:
         console.close()
-        typer.echo(_("the job goes on; stop it with: {command}").format(command=_command("stop", folder)), err=True)
+        typer.echo(_("the job goes on; stop it with: {command}").format(command=command_line("stop", folder)), err=True)
         return
     finally:
         console.close()
@@ -443,13 +439,13 @@ def stop(
 ) -> None:
     """Stop a running job: it finishes its step, saves, and can be resumed."""
     from ubq.jobs.detach import stop_run
-    from ubq.jobs.status import find_run, snapshot
+    from ubq.jobs.status import command_line, find_run, snapshot
 
     folder = find_run(run, runs_dir)
     if not stop_run(folder, now, timeout, told=lambda message: typer.echo(message, err=True)):
         raise UsageError(
             _("run {run} is not running").format(run=folder.name),
-            _("see: {command}").format(command=_command("status", folder)),
+            _("see: {command}").format(command=command_line("status", folder)),
         )
     typer.echo(describe(snapshot(folder)))
 

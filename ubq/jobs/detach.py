@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ubq.errors import UbqError
 from ubq.i18n import gettext as _
-from ubq.jobs.owner import UNWRITABLE, Owner, alive, read_owner, unwritable
+from ubq.jobs.owner import UNWRITABLE, Owner, alive, held_by, read_owner, unwritable
 from ubq.jobs.state import RUNNING, read_state
 
 PREFLIGHT_WAIT_S = 5.0
@@ -44,9 +44,13 @@ def start_detached(arguments: Sequence[str], run: Path, wait: float = PREFLIGHT_
         run: the run's folder; made if need be.
 
     Raises:
+        HeldError: another process holds the run.
         UsageError: the folder or the log cannot be written.
     """
     log = run / "run.log"
+    holder = read_owner(run)
+    if holder is not None and alive(holder, run):
+        raise held_by(run, holder)
     try:
         run.mkdir(parents=True, exist_ok=True)
         output = open(log, "ab")  # noqa: SIM115

@@ -6,11 +6,12 @@ A fingerprint is a flat mapping:
 - ``qat.epochs``: each configuration key that the stage reads;
 - ``fact NAME``: its further facts;
 - ``input PATH``: the content of each input file;
-- ``from STAGE: PATH``: the content of each output of the wanted stages in ``after``.
+- ``after STAGE``: how often each wanted stage in ``after`` started over with other values;
+- ``from STAGE: PATH``: the content of each of its outputs.
 
 Source code is never hashed and a file's time is never looked at. Files up to 64 MiB count by the SHA-256
 of their whole content. Larger ones (an OpenFWI file has 700 MB, a data set 75 GB) count by their size and
-256 blocks of 16 KiB spread evenly from the first byte (an ``.npy`` header) to the last: another file, a
+64 blocks of 32 KiB spread evenly from the first byte (an ``.npy`` header) to the last: another file, a
 truncated one and a regenerated one are noticed, an edit of a few samples in place may not be;
 ``--force STAGE`` is for that.
 """
@@ -25,15 +26,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ubq.durable import plain
+from ubq.i18n import gettext as _
 
 if TYPE_CHECKING:
     from ubq.config.schema import Config
+    from ubq.jobs.state import RunState
     from ubq.stages.base import Stage
     from ubq.stages.paths import RunPaths
 
 WHOLE_BYTES = 64 << 20
-BLOCKS = 256
-BLOCK_BYTES = 16 << 10
+BLOCKS = 64
+BLOCK_BYTES = 32 << 10
 
 Values = dict[str, Any]
 
@@ -87,12 +90,15 @@ def config_values(config: Config) -> Values:
     return flat
 
 
-def fingerprint(stage: Stage, config: Config, paths: RunPaths, stages: Sequence[Stage]) -> Values:
+def fingerprint(
+    stage: Stage, config: Config, paths: RunPaths, stages: Sequence[Stage], state: RunState | None
+) -> Values:
     """The values that decide a stage's output now.
 
     Args:
         stage: whose.
         stages: the whole pipeline, for the outputs of ``stage.after``.
+        state: the run's, for how often those started over.
 
     Raises:
         UbqError: the stage cannot list its inputs.
@@ -105,6 +111,8 @@ def fingerprint(stage: Stage, config: Config, paths: RunPaths, stages: Sequence[
     values |= {f"input {path}": file_signature(Path(path)) for path in stage.inputs(config)}
     for other in stages:
         if other.name in stage.after and other.wanted(config):
+            entry = state.stage(other.name) if state else None
+            values[f"after {other.name}"] = entry.generation if entry else 0
             for path in other.outputs(config, paths):
                 values[f"from {other.name}: {relative(path, paths.root)}"] = file_signature(path)
     return values
@@ -121,14 +129,17 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[st
         before, after = old.get(key), new.get(key)
         if key in old and key in new and before == after:
             continue
-        kind, _space, name = key.partition(" ")
+        kind, _sep, name = key.partition(" ")
         if key == "version":
-            reasons.append(f"stage version {before} -> {after}")
+            reasons.append(_("stage version {before} -> {after}").format(before=before, after=after))
         elif kind == "input":
-            reasons.append(f"{name} {_what_happened(key, old, new)}")
+            reasons.append(_what_happened(name, key, old, new))
+        elif kind == "after":
+            reasons.append(_("{stage} ran again with other values").format(stage=name))
         elif kind == "from":
-            other, _colon, path = name.partition(": ")
-            reasons.append(f"{path} of {other} {_what_happened(key, old, new)}")
+            other, _sep, path = name.partition(": ")
+            path = _("{path} of {stage}").format(path=path, stage=other)
+            reasons.append(_what_happened(path, key, old, new))
         elif kind == "fact":
             reasons.append(f"{name} {_text(before)} -> {_text(after)}")
         else:
@@ -139,12 +150,14 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[st
     return reasons
 
 
-def _what_happened(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def _what_happened(path: str, key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     if key not in old:
-        return "is new"
+        return _("{path} is new").format(path=path)
     if key not in new:
-        return "is no longer used"
-    return "is missing" if new[key] == "missing" else "changed"
+        return _("{path} is no longer used").format(path=path)
+    if new[key] == "missing":
+        return _("{path} is missing").format(path=path)
+    return _("{path} changed").format(path=path)
 
 
 def _covers(keys: Iterable[str], key: str) -> bool:

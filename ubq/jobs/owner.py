@@ -130,6 +130,17 @@ def on_network(folder: Path) -> bool:
     return kind.lower() in NETWORK_FILE_SYSTEMS
 
 
+def held_by(run: Path, owner: Owner | None) -> HeldError:
+    """The error for a run that another process holds."""
+    who = _("another process")
+    if owner is not None:
+        who = _("process {pid} on {host} since {since}").format(pid=owner.pid, host=owner.host, since=owner.since)
+    return HeldError(
+        _("run {run} is held by {who}").format(run=run.name, who=who),
+        _("follow it with: {command}").format(command=f"ubq attach {run.name}"),
+    )
+
+
 UNWRITABLE = (PermissionError, NotADirectoryError, FileExistsError)
 
 
@@ -203,14 +214,7 @@ class Hold:
             if owner and alive(owner, self.run):
                 break
             time.sleep(0.05)
-        if owner is None:
-            who = _("another process")
-        else:
-            who = _("process {pid} on {host} since {since}").format(pid=owner.pid, host=owner.host, since=owner.since)
-        return HeldError(
-            _("run {run} is held by {who}").format(run=self.run.name, who=who),
-            _("follow it with: {command}").format(command=f"ubq attach {self.run.name}"),
-        )
+        return held_by(self.run, owner)
 
     def _remove_dead_marker(self) -> None:
         """Remove a soft lock whose process is dead. Only one contender at a time judges and removes."""

@@ -11,7 +11,7 @@ from ubq.checkpoints.store import CheckpointStore
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.jobs.fingerprints import Values, changes, config_values, fingerprint, relative
-from ubq.jobs.state import COMPLETED, RunState, StageState
+from ubq.jobs.state import COMPLETED, RunState
 
 if TYPE_CHECKING:
     from ubq.config.schema import Config
@@ -94,7 +94,7 @@ class Selection:
 
 def plan_stage(
     stage: Stage,
-    entry: StageState | None,
+    state: RunState | None,
     config: Config,
     paths: RunPaths,
     stages: Sequence[Stage],
@@ -105,14 +105,15 @@ def plan_stage(
     """What to do with one stage.
 
     Args:
-        entry: what ``state.json`` says of it.
+        state: the run's, if it has any.
         store: its checkpoints.
         forced: run it from the start whatever it is.
         before: stages that will have run before it.
     """
     from ubq.config.schema import Config as Schema
 
-    values = fingerprint(stage, config, paths, stages)
+    entry = state.stage(stage.name) if state else None
+    values = fingerprint(stage, config, paths, stages, state)
 
     def planned(action: str, *reasons: str, step: int = 0) -> Planned:
         return Planned(stage.name, action, step, reasons, values)
@@ -149,10 +150,9 @@ def plan(
     running: set[str] = set()
     for stage in selection.of(config, stages):
         store = CheckpointStore(paths.checkpoints(stage.name))
-        entry = state.stage(stage.name) if state else None
         if selection.only:
             check_predecessors(stage, config, paths, stages)
-        item = plan_stage(stage, entry, config, paths, stages, store, stage.name in forced, running)
+        item = plan_stage(stage, state, config, paths, stages, store, stage.name in forced, running)
         if item.action != UP_TO_DATE:
             running.add(stage.name)
         result.append(item)
@@ -172,4 +172,4 @@ def check_predecessors(stage: Stage, config: Config, paths: RunPaths, stages: Se
 
 
 def _is_from(key: str, stages: Sequence[str]) -> bool:
-    return any(key.startswith(f"from {name}: ") for name in stages)
+    return any(key.startswith(f"from {name}: ") or key == f"after {name}" for name in stages)

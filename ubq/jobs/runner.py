@@ -33,7 +33,7 @@ from ubq.errors import (
 )
 from ubq.i18n import gettext as _
 from ubq.jobs.console import Console, console_for, duration
-from ubq.jobs.fingerprints import relative
+from ubq.jobs.fingerprints import changes, config_values, relative
 from ubq.jobs.owner import Hold
 from ubq.jobs.plan import RESUME, UP_TO_DATE, Planned, Selection, check_predecessors, plan, plan_stage
 from ubq.jobs.signals import StopSignals
@@ -50,6 +50,7 @@ from ubq.jobs.state import (
     now,
     read_state,
 )
+from ubq.jobs.status import command_line
 from ubq.stages.base import Interrupted
 from ubq.stages.device import cores
 from ubq.stages.paths import RunPaths
@@ -67,13 +68,6 @@ def pipeline() -> Sequence[Stage]:
     from ubq.stages import PIPELINE
 
     return PIPELINE
-
-
-def resume_command(paths: RunPaths) -> str:
-    """The exact command that goes on with a run."""
-    folder = paths.root.parent
-    place = "" if folder == Path("runs") or folder == Path.cwd() / "runs" else f" --runs-dir {folder}"
-    return f"ubq resume {paths.root.name}{place}"
 
 
 def freeze(config: Config, paths: RunPaths, preset: str) -> Config:
@@ -147,7 +141,7 @@ def start_run(
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
-        mend = _("make room, then: {command}").format(command=resume_command(paths))
+        mend = _("make room, then: {command}").format(command=command_line("resume", paths.root))
         raise StageError(_no_space(paths), mend) from error
 
 
@@ -173,7 +167,8 @@ def _start(
             raise
         console = console or console_for(sys.stdout, paths.log)
         try:
-            if state and state.state == COMPLETED and all(p.action == UP_TO_DATE for p in planned):
+            whole = not (selection.only or selection.until)
+            if state and state.state == COMPLETED and whole and all(p.action == UP_TO_DATE for p in planned):
                 _write_config(paths, config)
                 console.line(_("run {run} is complete and up to date").format(run=paths.root.name))
                 if state.error:
@@ -269,7 +264,7 @@ class _Runner:
         state.stages = [known.get(s.name, StageState(s.name)) for s in stages if s.wanted(config)]
         self.state = state
         self.file = StateFile(paths.state, state)
-        self.resume = resume_command(paths)
+        self.resume = command_line("resume", paths.root)
 
     def run(self, planned: Sequence[Planned], preflight: bool) -> int:
         self.log_file = os.open(self.paths.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
@@ -279,7 +274,10 @@ class _Runner:
         # Forced stages forget what they did, so that an interruption does not undo the force.
         for item in planned:
             if item.name in self.selection.forced(self.stages):
-                state.put(StageState(item.name))
+                old = state.stage(item.name)
+                state.put(StageState(item.name, generation=old.generation if old else 0))
+        for leftover in self.paths.root.glob(".*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink()
         _write_config(self.paths, self.config)
         self.file.save()
         self.events = LineFile(self.paths.events)
@@ -334,7 +332,7 @@ class _Runner:
         if self.selection.only:
             check_predecessors(stage, self.config, self.paths, self.stages)
         old = self.state.stage(stage.name)
-        item = plan_stage(stage, old, self.config, self.paths, self.stages, store)
+        item = plan_stage(stage, self.state, self.config, self.paths, self.stages, store)
         if item.action == UP_TO_DATE:
             self.log(_("{stage}: up to date").format(stage=stage.name))
             return
@@ -352,7 +350,13 @@ class _Runner:
                 entry.error = {"message": error.message, "mend": error.mend}
                 raise
             entry.error = {"message": error.message, "mend": error.mend}  # the stage did its work; the run is no good
-        except BaseException as error:
+        except Exception as error:
+            full = isinstance(error, OSError) and error.errno in NO_SPACE
+            if stop.received is not None and not full:
+                # Ctrl-C goes to a stage's worker processes too, and what they leave undone is no failure.
+                os.write(self.log_file, "".join(traceback.format_exception(error)).encode())
+                entry.state = INTERRUPTED
+                raise Interrupted from error
             entry.state = FAILED
             entry.error = {"message": _first_line(error), "mend": ""}
             raise
@@ -385,7 +389,10 @@ class _Runner:
             entry.last_checkpoint = item.step
         else:
             store.clear()
-            entry = StageState(item.name)
+            entry = StageState(item.name, generation=old.generation if old else 0)
+            known = old.fingerprint if old else None
+            if known is None or changes(known, item.values, config_values(type(self.config)())):
+                entry.generation += 1
         kept = item.step if item.action == RESUME else -1  # a stage may write a row of step 0
         self.metrics.keep(lambda row: row.get("stage") != item.name or _step(row) <= kept)
         entry.state, entry.error, entry.ended = RUNNING, None, None
@@ -414,7 +421,8 @@ class _Runner:
 
     def _completed(self) -> int:
         state = self.state
-        done = all(s.state == COMPLETED for s in state.stages)
+        rest = plan(self.config, self.paths, self.stages, state, Selection())
+        done = all(item.action == UP_TO_DATE for item in rest)
         state.state = COMPLETED if done else PARTIAL
         marks = next(({"stage": s.name, **s.error} for s in state.stages if s.state == COMPLETED and s.error), None)
         state.error, state.exit_code = marks, EXIT_MARK_FAILED if marks else EXIT_OK
@@ -438,7 +446,7 @@ class _Runner:
                 entry.state = INTERRUPTED
         self.file.save()
         self.event("interrupted", signal=stop.received)
-        self.log(_("interrupted and saved; resume with: {command}").format(command=self.resume))
+        self.log(_("interrupted; resume with: {command}").format(command=self.resume))
         return stop.exit_code
 
     def _failed(self, error: Exception) -> int:

@@ -62,6 +62,8 @@ class StageState:
     """``{path, bytes}`` of each output, the path relative to the run's folder."""
     fingerprint: dict[str, Any] | None = None
     """The values that decided the output: what a later start compares with."""
+    generation: int = 0
+    """How often it started over with other values; part of the fingerprints of the stages after it."""
 
 
 @dataclass

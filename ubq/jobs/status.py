@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -44,7 +45,8 @@ class Snapshot:
     @property
     def shown(self) -> str:
         """The run's state; ``crashed`` where the file says running and no process is there."""
-        if self.state.state in (RUNNING, PENDING) and self.owner is None and not self.problem:
+        started = bool(self.state.created)
+        if self.state.state in (RUNNING, PENDING) and started and self.owner is None and not self.problem:
             return CRASHED
         return self.state.state
 
@@ -68,6 +70,13 @@ class Snapshot:
             "problem": self.problem,
         }
         return raw
+
+
+def command_line(verb: str, run: Path) -> str:
+    """The exact command that does something with a run from the working folder."""
+    folder = run.parent
+    place = "" if folder in (Path("runs"), Path.cwd() / "runs") else f" --runs-dir {shlex.quote(str(folder))}"
+    return f"ubq {verb} {shlex.quote(run.name)}{place}"
 
 
 def percent(step: int, steps: int, state: str) -> float:
@@ -94,7 +103,8 @@ def snapshot(folder: Path) -> Snapshot:
             raise UsageError(
                 _("{folder} holds no run").format(folder=folder), _("list the runs with: ubq runs")
             ) from None
-        return Snapshot(paths, RunState(run=folder.name), owner)
+        # Configured and not started yet.
+        return Snapshot(paths, RunState(run=folder.name, next_command=command_line("resume", folder)), owner)
     try:
         return Snapshot(paths, parse_state(data, paths.state), owner)
     except NewerSchemaError as error:
