@@ -12,13 +12,14 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ubq.errors import UbqError
 from ubq.i18n import gettext as _
 from ubq.jobs.checks import Check, CheckStatus
-from ubq.jobs.mends import MARKS, mend_of, out_of_memory
+from ubq.jobs.mends import MARKS, mend_of, out_of_memory, training_of
 from ubq.stages.paths import RunPaths
 
 if TYPE_CHECKING:
@@ -424,21 +425,41 @@ def _importable(config: Config, path: Path) -> Iterator[Check]:
 
 
 def machine_for(config: Config, run: Path | None) -> Iterator[Check]:
-    """What the configuration asks of the machine: the checks that a run starts with."""
+    """What the configuration asks of the machine: the checks a run starts with, and memory stage by stage.
+
+    Of a run, only the stages that are not complete count.
+    """
     from ubq.jobs import preflight
     from ubq.jobs.runner import pipeline
+    from ubq.jobs.state import COMPLETED, read_state
 
-    paths = RunPaths(run or existing(Path(config.run.dir) / config.run.name))
-    stages = [stage for stage in pipeline() if stage.wanted(config)]
-    for check in preflight.check_run(config, paths, stages):
-        yield Check(
-            id=f"preflight.{check.id}",
-            status=check.status,
-            figure=check.figure,
-            why=check.why,
-            mend=check.mend,
-            apply=check.apply,
-        )
+    paths = RunPaths(run or Path(config.run.dir) / config.run.name)
+    state = read_state(paths.state)
+    done = {s.name for s in state.stages if s.state == COMPLETED} if state else set()
+    todo = [stage for stage in pipeline() if stage.wanted(config) and stage.name not in done]
+    checks = preflight.check_run(config, paths, todo)
+    if any(check.id == "memory" for check in checks):
+        yield from _memory_of_stages(config, run, {stage.name for stage in todo})
+    for check in checks:
+        if check.id != "memory":
+            yield replace(check, id=f"preflight.{check.id}")
+
+
+def _memory_of_stages(config: Config, run: Path | None, todo: set[str]) -> Iterator[Check]:
+    from ubq.jobs import preflight
+    from ubq.stages.memory import memory_of
+
+    for stage, needed in memory_of(config).items():
+        training = training_of(config, stage)
+        if stage not in todo or training is None:
+            continue
+        for check in preflight.check_memory(config, {stage: needed}):
+            mend = out_of_memory(config, stage)
+            size = _("{figure}; batch_size {batch} in {parts} parts").format(
+                figure=check.figure, batch=training.batch_size, parts=training.accumulate
+            )
+            command = mend.command(run) if check.status != "ok" else ""
+            yield replace(check, id=f"memory.{stage}", figure=size, mend=command)
 
 
 def run_state(config: Config, run: Path) -> Iterator[Check]:
