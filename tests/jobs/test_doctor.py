@@ -139,7 +139,8 @@ def test_a_checkpoint_that_imports_and_one_with_a_hole() -> None:
     from ubq.checkpoints.upstream import upstream_names
     from ubq.model import GaussianDiffusion, ModelSizes, UBDiff
 
-    config = load_config("smoke", {"model.variant": "fork", "pretrained.path": "model.pt"}, isolated=True).config
+    overrides = {"model.variant": "fork", "pretrained.path": "model.pt", "data.normalization": "openfwi"}
+    config = load_config("smoke", overrides, isolated=True).config
     sizes = ModelSizes.from_dict(config.model.model_dump())
     ours = UBDiff(sizes).state_dict()
     names = upstream_names("fork", len(sizes.dim_mults), sizes.seismic_depth)

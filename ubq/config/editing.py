@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -118,32 +117,18 @@ def set_values(file: Path, values: Mapping[str, object]) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(_("cannot read {file}: {reason}").format(file=file, reason=error)) from error
     after = edited(before, parsed)
-    # Beside the file, so that an `extends` with a relative path means the same.
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".toml", dir=_writable(file), delete=False) as draft:
-        draft.write(after)
-    try:
-        _judge(Path(draft.name), file, set(parsed))
-    finally:
-        Path(draft.name).unlink()
+    _judge(file, after, set(parsed))
     write_file(file, after)
     return {name: keys.toml_value(value) for name, value in parsed.items()}
 
 
-def _writable(file: Path) -> Path:
-    import os
-
-    if not os.access(file.parent, os.W_OK):
-        raise UsageError(_("cannot write {file}: no permission in its folder").format(file=file))
-    return file.parent
-
-
-def _judge(draft: Path, file: Path, changed: set[str]) -> None:
+def _judge(file: Path, text: str, changed: set[str]) -> None:
     try:
-        load_config(project_file=draft, isolated=True)
+        load_config(project_file=file, project_text=text, isolated=True)
     except ConfigError as error:
         mine = [f for f in error.findings if any(_overlap(f.key, name) for name in changed)]
         if mine:
-            raise ConfigError([replace(f, file=str(file), line=None) for f in mine]) from error
+            raise ConfigError([replace(f, line=None) for f in mine]) from error
 
 
 def _overlap(a: str, b: str) -> bool:

@@ -135,13 +135,14 @@ def key_lines(text: str) -> dict[Path, int]:
     return found
 
 
-def read_layer(file: FilePath, shown: str = "", provenance: str = "") -> Layer:
+def read_layer(file: FilePath, shown: str = "", provenance: str = "", text: str | None = None) -> Layer:
     """The layer of a TOML file; what makes it unreadable is a finding of the layer.
 
     Args:
         file: the file.
         shown: how the user would type it.
         provenance: text for the sources; empty: ``<shown>:<line>``.
+        text: content that the file is to have; None: what it has.
     """
     layer = Layer()
     shown = shown or str(file)
@@ -151,7 +152,7 @@ def read_layer(file: FilePath, shown: str = "", provenance: str = "") -> Layer:
         return layer
 
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8-sig") if text is None else text
     except UnicodeDecodeError:
         return unreadable(_("not UTF-8 text"))
     except OSError as error:

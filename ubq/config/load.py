@@ -88,6 +88,7 @@ def load_config(
     environ: Mapping[str, str] | None = None,
     *,
     isolated: bool = False,
+    project_text: str | None = None,
 ) -> Loaded:
     """Merge all layers and validate the result.
 
@@ -97,6 +98,7 @@ def load_config(
         project_file: project configuration; None: ``ubq.toml`` in the working folder, if it is there.
         environ: environment; None: this process's.
         isolated: only what is named here counts: no user file, no ./ubq.toml, no environment.
+        project_text: content that ``project_file`` is to have; None: what it has.
 
     Raises:
         ConfigError: with every mistake of every layer.
@@ -107,7 +109,7 @@ def load_config(
     project = Path(PROJECT_FILE) if project_file is None else project_file
     has_project = project_file is not None or (not isolated and project.is_file())
     if has_project:
-        above.over(inherit(read_layer(project)))
+        above.over(inherit(read_layer(project, text=project_text)))
     if environ is None:
         environ = {} if isolated else os.environ
     above.over(inherit(environment_layer(environ)))

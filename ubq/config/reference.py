@@ -32,7 +32,7 @@ names it there; and a layer that gives `epochs` without `steps` drops the `steps
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return " ".join(text.replace("|", "\\|").split())
 
 
 def _flags() -> str:

@@ -82,7 +82,10 @@ class DataConfig(Table):
     val_velocity: str = ""
     """Held-out velocity maps; empty: the official file numbers of the training folder, or a fraction."""
     normalization: Literal["auto", "openfwi", "fork"] | tuple[float, float, float, float] = "auto"
-    """Ranges to scale by: OpenFWI's, the upstream fork's, or [amplitude min, max, velocity min, max]. auto: those the imported checkpoint was trained with, else OpenFWI's."""
+    """Ranges to scale by: OpenFWI's, the upstream fork's, or [amplitude min, max, velocity min, max].
+
+    auto: those that an imported checkpoint was trained with, else OpenFWI's.
+    """
     synth_samples: Positive = 1024
     """How many pairs to synthesise when no data folder is given."""
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1

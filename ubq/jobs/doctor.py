@@ -411,7 +411,7 @@ def _importable(config: Config, path: Path) -> Iterator[Check]:
         mend=mend if absent else "",
     )
     wanted = found.suggested_normalization
-    fits = config.data.normalization in (wanted,) or not isinstance(config.data.normalization, str)
+    fits = config.data.normalization in ("auto", wanted) or not isinstance(config.data.normalization, str)
     yield Check(
         id="checkpoint.normalization",
         status="ok" if fits else "warning",

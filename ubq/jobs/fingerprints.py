@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from ubq.durable import plain
 from ubq.i18n import gettext as _
+from ubq.jobs.mends import TABLES
 
 if TYPE_CHECKING:
     from ubq.config.schema import Config
@@ -40,8 +41,9 @@ BLOCK_BYTES = 32 << 10
 
 Values = dict[str, Any]
 
-# Keys that decide where, how often and how fast, never what comes out.
-WITHOUT_EFFECT = ("extends", "run", "tracking", "data.workers")
+# Keys that decide where, how often and how fast, never what comes out. Smaller parts of a batch are what a stage
+# that runs out of memory changes to by itself, so that asking for them must not start it again either.
+WITHOUT_EFFECT = ("extends", "run", "tracking", "data.workers", *(f"{table}.accumulate" for table in TABLES.values()))
 
 _seen: dict[tuple[str, int, int, int, int], str] = {}
 

@@ -266,5 +266,6 @@ class _Training:
         self.task.model.load_state_dict(payload["model"])  # type: ignore[arg-type]
         self.average.load_state_dict(payload["average"])  # type: ignore[arg-type]
         self.optimizer.load_state_dict(payload["optimizer"])  # type: ignore[arg-type]
-        self.step, self.parts = int(payload["step"]), int(payload["parts"])  # type: ignore[call-overload]
+        self.step = int(payload["step"])  # type: ignore[call-overload]
+        self.parts = max(self.parts, int(payload["parts"]))  # type: ignore[call-overload]
         self.best = float(payload["best"])  # type: ignore[arg-type]
