@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """Moving average of a model's trainable parameters; buffers are the model's own.
+    """Moving average of a model's trainable parameters and of its batch statistics.
+
+    The statistics belong to the weights they were taken under, so they are averaged alike; every
+    other buffer (observers, phases) is the model's own.
 
     The decay is warmed up as ``min(decay, (1 + n) / (10 + n))`` after n updates, so that a short
     training is not dominated by its random start.
@@ -18,15 +21,17 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay, self.updates = decay, 0
-        self._parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.average = {n: p.detach().clone() for n, p in self._parameters.items()}
+        self._averaged: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        statistics = ("running_mean", "running_var")
+        self._averaged |= {n: b for n, b in model.named_buffers() if n.rpartition(".")[2] in statistics}
+        self.average = {n: t.detach().clone() for n, t in self._averaged.items()}
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the weights as they are now."""
         weight = 1.0 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         averages = list(self.average.values())
-        torch._foreach_lerp_(averages, [p.detach() for p in self._parameters.values()], weight)
+        torch._foreach_lerp_(averages, [t.detach() for t in self._averaged.values()], weight)
         self.updates += 1
 
     @contextmanager
@@ -43,8 +48,8 @@ class WeightAverage:
         self._swap()
 
     def _swap(self) -> None:
-        for name, parameter in self._parameters.items():
-            parameter.data, self.average[name] = self.average[name], parameter.data
+        for name, tensor in self._averaged.items():
+            tensor.data, self.average[name] = self.average[name], tensor.data
 
     def state_dict(self) -> dict[str, Tensor | int]:
         return {"updates": self.updates, **{f"average.{n}": t for n, t in self.average.items()}}
