@@ -296,3 +296,17 @@ def test_an_unknown_target_says_so() -> None:
     app = typer.Typer()
     app.command()(doctor)
     assert getattr(CliRunner().invoke(app, ["nothing"]).exception, "exit_code", None) == 2
+
+
+def test_the_mend_for_memory_reruns_nothing_that_is_done() -> None:
+    from ubq.jobs.fingerprints import fingerprint
+    from ubq.stages.paths import RunPaths
+    from ubq.stages.seismic import TrainSeismic
+
+    def values(**overrides: object) -> dict[str, object]:
+        keyed = {k.replace("__", "."): v for k, v in overrides.items()}
+        config = load_config("smoke", keyed, isolated=True).config
+        return fingerprint(TrainSeismic(), config, RunPaths(Path("r")), [], None)
+
+    assert values(train__seismic__accumulate=4) == values()
+    assert values(train__seismic__batch_size=4) != values()
