@@ -172,6 +172,7 @@ def main() -> int:
             RunPaths(given.folder),
             preset="toy",
             selection=Selection(until=given.until),
+            preflight=False,
             stages=stages(given.step_seconds),
             console=PlainConsole(sys.stdout, interval=0.2),
         )

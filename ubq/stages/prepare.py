@@ -33,7 +33,7 @@ class Prepare(Stage):
     def inputs(self, config: Config) -> Iterable[Path]:
         data = config.data
         given = {data.train_seismic, data.train_velocity, data.val_seismic, data.val_velocity} - {""}
-        return [Path(p) for p in sorted(given)]
+        return [file for place in sorted(given) for file in _files_of(place)]
 
     def outputs(self, config: Config, paths: RunPaths) -> Iterable[Path]:
         return [paths.data / "dataset.json"]
@@ -78,3 +78,17 @@ class Prepare(Stage):
         )
         if not finished:
             raise Interrupted
+
+
+def _files_of(place: str) -> list[Path]:
+    """The ``.npy`` files that a data path may mean: a folder, with its subfolders, a pattern, or a file.
+
+    What else lies in a folder decides nothing. A path that means no file is returned itself.
+    """
+    path = Path(place).expanduser()
+    files: list[Path] = []
+    if path.is_dir():
+        files = sorted((*path.glob("*.npy"), *path.glob("*/*.npy")))
+    elif any(c in path.name for c in "*?["):
+        files = sorted(path.parent.glob(path.name))
+    return files or [path]
