@@ -1,31 +1,18 @@
-"""A generator of the full depth and small widths, with random weights: quantised and calibrated in a second."""
+"""A calibrated generator with small widths whose pairs have the real shapes, as exported files need them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
+from tiny import calibrated, tiny_sizes
 
 from ubq.config.schema import ExportConfig, QuantConfig
 from ubq.data.normalization import Normalization
-from ubq.model import ModelSizes, UBDiff
-from ubq.quant.generator import Generator, Recipe, deployable
-from ubq.quant.prepare import calibrate, prepare_qat
+from ubq.model import UBDiff
+from ubq.quant.generator import Generator, Recipe
 
-SIZES = ModelSizes(
-    encoder_dim=16,
-    unet_dim=8,
-    dim_mults=(1, 2, 2, 2),
-    norm_groups=4,
-    attention_heads=2,
-    attention_dim_head=4,
-    diffusion_steps=16,
-    encoder_dims=(4, 4, 8, 8),
-    velocity_latent=8,
-    velocity_dims=(4, 8, 8, 8, 8),
-    seismic_latent=8,
-    seismic_depth=1,
-    seismic_heads=2,
-    seismic_mlp_ratio=2,
-)
+SIZES = replace(tiny_sizes("paper"), seismic_latent=8, seismic_depth=1, seismic_samples=1000, receivers=70)
 
 
 def tiny_backend() -> str:
@@ -34,7 +21,7 @@ def tiny_backend() -> str:
 
 
 def tiny_recipe(solver: str = "dpmpp2m", steps: int = 4) -> Recipe:
-    """Recipe of ``SIZES``; further step counts 2 and, for ddpm, all 16."""
+    """Recipe of ``SIZES``; the file also offers 2 steps and, for ddpm, all 16."""
     return Recipe(
         sizes=SIZES,
         normalization=Normalization(-26.48, 52.32, 1500, 4500),
@@ -43,26 +30,8 @@ def tiny_recipe(solver: str = "dpmpp2m", steps: int = 4) -> Recipe:
     )
 
 
-def tiny_model(seed: int = 0) -> UBDiff:
-    """The float model with random weights, in evaluation mode."""
+def tiny_generator(recipe: Recipe) -> Generator:
+    """Random weights, fake-quantised and calibrated."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return UBDiff(SIZES).eval()
-
-
-def tiny_generator(recipe: Recipe, quantised: bool = True) -> Generator:
-    """A generator of random weights, fake-quantised and calibrated unless told otherwise."""
-    generator = deployable(tiny_model(), recipe)
-    if not quantised:
-        return generator
-    prepare_qat(generator, recipe.quant)
-    draws = torch.Generator().manual_seed(1)
-    count = recipe.sizes.diffusion_steps
-
-    def one_pass() -> None:
-        x = torch.randn(4, 1, recipe.sizes.encoder_dim, generator=draws)
-        generator.unet(x, torch.randint(count, (4,), generator=draws))
-        generator.decode(x)
-
-    calibrate(generator, [one_pass] * 4)
-    return generator
+        torch.manual_seed(0)
+        return calibrated(UBDiff(recipe.sizes).eval(), recipe)

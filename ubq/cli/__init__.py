@@ -116,6 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code (``ubq.errors``). Errors are one line on stderr, and one with what mends them.
     """
+    # PyTorch tells at every start that its quantised operators will go; a user of ubq can do nothing about it
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     command = typer.main.get_command(app)
     args = list(sys.argv[1:] if arguments is None else arguments)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -35,8 +34,6 @@ def sample(
 ) -> None:
     """Draw pairs of velocity map and seismic into files laid out as OpenFWI's, 500 pairs in each."""
     path = exported_file(source, runs_dir)
-    # PyTorch tells every user of its quantised operators that they will go; a user of the file can do nothing about it
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import numpy as np
     import torch
 

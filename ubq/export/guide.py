@@ -50,7 +50,7 @@ def info_text(facts: Facts, file_bytes: int, file_sha256: str, weights_sha256: s
         (_("made for engine"), facts.backend),
         (_("imitates"), facts.family),
         (_("sampler"), _("{solver}, {steps} steps").format(solver=facts.solver, steps=facts.steps)),
-        (_("steps offered"), ", ".join(map(str, facts.step_counts))),
+        (_("steps offered"), _counts(facts)),
         (_("U-Net"), _unet_text(model)),
         (_("velocity"), f"(B, {_inner(facts.velocity_shape)}) m/s"),
         (_("velocity range"), f"{ranges['velocity_min']:g} - {ranges['velocity_max']:g} m/s"),
@@ -80,7 +80,6 @@ def guide_text(facts: Facts, file_bytes: int) -> str:
         if board
         else _("No Raspberry Pi has room for that; export a smaller preset.")
     )
-    counts = ", ".join(map(str, facts.step_counts))
     parts = [
         "# " + _("{name} on a Raspberry Pi").format(name=facts.name),
         _(
@@ -108,15 +107,7 @@ def guide_text(facts: Facts, file_bytes: int) -> str:
             "The engine must be set before the file is loaded: on a Pi PyTorch starts with another one, which takes"
             " several times as many instructions."
         ),
-        "- " + _("`model(8)` gives eight pairs in one call."),
-        "- "
-        + _(
-            "`model(1, steps)` trades time for quality; this file offers {counts} steps, {steps} unless told otherwise."
-        ).format(counts=counts, steps=facts.steps),
-        "- "
-        + _(
-            "The velocity is in m/s, {low:g} to {high:g} and a little beyond; the seismic is in OpenFWI's units."
-        ).format(low=facts.normalization["velocity_min"], high=facts.normalization["velocity_max"]),
+        "\n".join(f"- {line}" for line in _hints(facts)),
         "## " + _("4. Memory and time"),
         _("Loading the file and the first call take about {need} MB at their peak.").format(need=need) + " " + fits,
         _("The first call is slower than the others. Close other programs, and cool the board: a hot Pi slows down."),
@@ -139,12 +130,32 @@ def guide_text(facts: Facts, file_bytes: int) -> str:
                 "`PytorchStreamReader failed`",
                 _("the copy is damaged: compare `sha256sum {file}` with `manifest.json`").format(file=file),
             ),
-            ("`steps=... is not offered`", _("one of {counts}").format(counts=counts)),
+            ("`steps=... is not offered`", _("use a step count of this file: {counts}").format(counts=_counts(facts))),
         ),
     ]
     if not facts.quantised:
         parts.insert(2, _("**This file is the float reference. It is large and slow; deploy the int8 file instead.**"))
     return "\n\n".join(parts) + "\n"
+
+
+def _hints(facts: Facts) -> list[str]:
+    if len(facts.step_counts) > 1:
+        steps = _(
+            "`model(1, steps)` trades time for quality; this file offers {counts} steps, {steps} unless told otherwise."
+        ).format(counts=_counts(facts), steps=facts.steps)
+    else:
+        steps = _("This file samples in {steps} steps.").format(steps=facts.steps)
+    return [
+        _("`model(8)` gives eight pairs in one call."),
+        steps,
+        _("The velocity is in m/s, {low:g} to {high:g} and a little beyond; the seismic is in OpenFWI's units.").format(
+            low=facts.normalization["velocity_min"], high=facts.normalization["velocity_max"]
+        ),
+    ]
+
+
+def _counts(facts: Facts) -> str:
+    return ", ".join(map(str, facts.step_counts))
 
 
 def _unet_text(model: Mapping[str, Any]) -> str:

@@ -52,8 +52,9 @@ def draw_pairs(
         rows.append(("held out", held_out.velocity_batch(chosen).numpy(), True))
         if held_out.has_seismic:
             rows.append(("held out", held_out.seismic_batch(chosen).numpy(), False))
-    # gathers of every row share one clipped scale: the direct wave would hide all else
-    clip = float(np.percentile(np.abs(np.concatenate([r[1] for r in rows if not r[2]])), 95)) or 1.0
+    # one clipped scale for all gathers, that of the real ones where there are any: the direct wave would hide all else
+    gathers = [batch for _name, batch, is_velocity in rows if not is_velocity]
+    clip = float(np.percentile(np.abs(gathers[-1]), 95)) or 1.0
     figure = Figure(figsize=(2.4 * columns + 1.2, 2.5 * len(rows) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), columns, squeeze=False)
