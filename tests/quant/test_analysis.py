@@ -20,6 +20,7 @@ from ubq.quant.analysis import GOALS, as_json, as_text, by_upstream_rule, count_
 from ubq.quant.checkpoint import save_qat, skeleton
 from ubq.quant.generator import Recipe
 from ubq.quant.prepare import prepare_qat
+from ubq.quant.sensitivity import Sensitivity
 
 RANGES = Normalization(-25.0, 50.0, 1500.0, 4500.0)
 
@@ -81,12 +82,14 @@ def test_a_pattern_that_matches_nothing_is_an_error() -> None:
 
 def test_reports_on_disk(tmp_path: Path) -> None:
     recipe = tiny_recipe("paper")
-    document = as_json(count_model(skeleton(recipe), recipe.quant), None, recipe)
+    costs = [Sensitivity(f"unet.x{i}", "diffusion", 40.0 - i, 0.01 * (4 - i)) for i in range(4)]
+    document = as_json(count_model(skeleton(recipe), recipe.quant), None, recipe, costs)
+    assert document["worst_layers"] == ["unet.x0", "unet.x1", "unet.x2"]
     text, data = write_analysis(tmp_path, document)
     assert json.loads(data.read_text()) == document
     shown = text.read_text()
     assert shown == as_text(document)
-    for words in ("24 of 257", "75", "convert_conv1d", "unet.mid_block1.conv1", "int8"):
+    for words in ("24 of 257", "75", "convert_conv1d", "unet.mid_block1.conv1", "int8", "unet.x0, unet.x1, unet.x2"):
         assert words in shown
 
 

@@ -10,10 +10,10 @@ from tiny import VARIANTS, calibrated, tiny_model, tiny_recipe
 
 from ubq.config.schema import QuantConfig
 from ubq.errors import CheckpointError
-from ubq.quant.checkpoint import is_qat, load_parts, load_qat, save_qat
+from ubq.quant.checkpoint import is_qat, load_parts, load_qat, save_qat, skeleton
 from ubq.quant.generator import deployable
 from ubq.quant.phases import quant_layers
-from ubq.quant.prepare import prepare_qat
+from ubq.quant.prepare import prepare_qat, restore_float
 
 
 @torch.no_grad()
@@ -84,3 +84,23 @@ def test_a_newer_format_and_a_tensor_too_few_are_refused(tmp_path: Path) -> None
     torch.save(document, path)
     with pytest.raises(CheckpointError, match=r"1 tensors differ, unet\.init_conv"):
         load_qat(path)
+
+
+@torch.no_grad()
+def test_layers_put_back_to_float_stay_so(tmp_path: Path) -> None:
+    recipe = tiny_recipe("paper")
+    trained = calibrated(tiny_model("paper"), recipe)
+    names = ("velocity_projector.linear", "seismic_decoder.patch")
+    restore_float(trained, names)
+    path = tmp_path / "final_qat_decoders.pt"
+    save_qat(path, trained, recipe, parts=("velocity", "seismic"))
+    loaded = load_qat(path)
+    assert set(loaded.recipe.quant.keep_float) == set(names)
+    assert not set(names) & set(quant_layers(loaded.generator))
+    other = skeleton(recipe)
+    load_parts(other, path)
+    latent = torch.rand(2, 1, 16)
+    for generator in (loaded.generator, other):
+        assert torch.equal(generator.decode(latent)[1], trained.decode(latent)[1])
+    save_qat(path, other, recipe, parts=("velocity", "seismic"))
+    assert set(load_qat(path).recipe.quant.keep_float) == set(names), "kept through the next stage"

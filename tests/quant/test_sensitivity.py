@@ -10,8 +10,8 @@ from ubq.config.schema import QuantConfig
 from ubq.quant.analysis import count_model
 from ubq.quant.generator import Generator
 from ubq.quant.phases import phase_set, quant_layers
-from ubq.quant.prepare import calibrate, prepare_qat
-from ubq.quant.sensitivity import Probe, as_table, layer_sensitivities, layers_to_keep_float, part_error, restore_float
+from ubq.quant.prepare import calibrate, prepare_qat, restore_float
+from ubq.quant.sensitivity import Probe, as_table, layer_sensitivities, layers_to_keep_float, part_error
 
 HARMED = "unet.downs.1.block1.conv1"
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from ubq.quant.generator import Generator, Recipe, deployable, part_of, with_tim
 from ubq.quant.layers import QuantLayer
 from ubq.quant.phases import set_phase
 from ubq.quant.prepare import WEIGHT_LAYERS, prepare_qat, why_float
+from ubq.quant.sensitivity import Sensitivity, as_table
 
 UPSTREAM_CLAIM = {
     "claim": "24 of 257 modules = 9.34 % before, 101 of 260 = 38.85 % after, 75 of 75 Conv1d",
@@ -274,8 +275,20 @@ def by_upstream_rule(sizes: ModelSizes) -> dict[str, str]:
     return {"before": show(could), "after": show(could + conv1d), "conv1d": str(conv1d)}
 
 
-def as_json(model: Count | None, exported: Count | None, recipe: Recipe | None = None) -> dict[str, Any]:
-    """What ``ubq quant analyze --json`` prints and ``quantization_analysis.json`` holds."""
+def as_json(
+    model: Count | None,
+    exported: Count | None,
+    recipe: Recipe | None = None,
+    sensitivities: Sequence[Sensitivity] = (),
+) -> dict[str, Any]:
+    """What ``ubq quant analyze --json`` prints and ``quantization_analysis.json`` holds.
+
+    Args:
+        model: count of the model, where there is one.
+        exported: count of the exported graph, where there is one.
+        recipe: adds what each rewrite is worth, and upstream's claim.
+        sensitivities: adds what quantising each layer costs, the worst first.
+    """
     document: dict[str, Any] = {}
     for key, count in (("model", model), ("exported", exported)):
         document[key] = None if count is None else count.totals()
@@ -291,6 +304,9 @@ def as_json(model: Count | None, exported: Count | None, recipe: Recipe | None =
         name: {"share": getattr(best, name).fraction, "goal": goal, "met": getattr(best, name).fraction >= goal}
         for name, goal in GOALS.items()
     }
+    if sensitivities:
+        document["worst_layers"] = [s.name for s in sensitivities[:3]]
+        document["sensitivity"] = [asdict(s) for s in sensitivities]
     if recipe is not None:
         document["rewrites"] = {
             name: {"asked_for": getattr(recipe.quant, name, True), **count.totals()}
@@ -332,6 +348,11 @@ def as_text(document: Mapping[str, Any]) -> str:
                 **ours
             ),
         ]
+    if "sensitivity" in document:
+        listed = [Sensitivity(**s) for s in document["sensitivity"]]
+        worst = ", ".join(document["worst_layers"])
+        lines += ["", _("What quantising each layer costs; the worst: {names}").format(names=worst)]
+        lines += as_table(listed).splitlines()
     if document.get("float_constants"):
         lines += ["", _("Float constants above 4 KB in the exported graph")]
         for c in document["float_constants"]:

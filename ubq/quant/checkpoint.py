@@ -9,6 +9,7 @@ The file is ``torch.save`` of plain values and tensors, loaded with ``weights_on
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from ubq.errors import CheckpointError
 from ubq.i18n import gettext as _
 from ubq.model import ModelSizes, UBDiff
 from ubq.quant.generator import PARTS, Generator, Recipe, deployable, part_of
-from ubq.quant.prepare import prepare_qat
+from ubq.quant.phases import quant_layers
+from ubq.quant.prepare import kept_float, prepare_qat, restore_float
 
 FORMAT = "ubq-qat"
 VERSION = 1
@@ -63,13 +65,14 @@ def save_qat(
         parts: names of ``PARTS``.
         metadata: plain values to keep with it.
     """
+    quant = recipe.quant.model_copy(update={"keep_float": kept_float(generator, recipe.quant)})
     state = {n: t.detach().cpu() for n, t in generator.state_dict().items() if part_of(n) in parts}
     document = {
         "format": FORMAT,
         "version": VERSION,
         "sizes": recipe.sizes.to_dict(),
         "normalization": recipe.normalization.to_dict(),
-        "quant": recipe.quant.model_dump(mode="json"),
+        "quant": quant.model_dump(mode="json"),
         "export": recipe.export.model_dump(mode="json"),
         "parts": list(parts),
         "metadata": dict(metadata or {}),
@@ -114,6 +117,8 @@ def load_qat(path: Path) -> QatCheckpoint:
 def load_parts(generator: Generator, path: Path) -> tuple[str, ...]:
     """Put the parts that a file holds into a generator of the same recipe; the other parts stay as they are.
 
+    Layers of those parts that the file keeps in float become float layers of the generator.
+
     Returns:
         Names of those parts.
 
@@ -122,6 +127,9 @@ def load_parts(generator: Generator, path: Path) -> tuple[str, ...]:
     """
     document = _read(path)
     parts = tuple(document["parts"])
+    patterns = document["quant"]["keep_float"]
+    names = [n for n in quant_layers(generator) if part_of(n) in parts]
+    restore_float(generator, [n for n in names if any(fnmatch.fnmatchcase(n, p) for p in patterns)])
     _assign(generator, document["state"], parts, path)
     return parts
 

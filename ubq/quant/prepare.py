@@ -85,3 +85,38 @@ def calibrate(model: nn.Module, passes: Iterable[Callable[[], object]]) -> None:
     with phase_set(model, "calibrate"):
         for forward in passes:
             forward()
+
+
+def kept_float(generator: Generator, quant: QuantConfig) -> tuple[str, ...]:
+    """``quant.keep_float`` with every further layer that is in float although nothing else keeps it there."""
+    further = [
+        name
+        for name, layer in generator.named_modules()
+        if isinstance(layer, WEIGHT_LAYERS) and not why_float(name, layer, quant)
+    ]
+    return (*quant.keep_float, *further)
+
+
+def restore_float(generator: Generator, names: Iterable[str]) -> None:
+    """Put float layers with the same weights back in place of fake-quantised ones."""
+    for name in names:
+        layer = generator.get_submodule(name)
+        assert isinstance(layer, QuantLayer)
+        generator.set_submodule(name, _float_layer(layer).train(layer.training))
+
+
+def _float_layer(layer: QuantLayer) -> nn.Module:
+    weight = layer.weight
+    plain: nn.Conv2d | nn.Linear
+    with torch.device("meta"):  # the weights come from the layer
+        if isinstance(layer, QConv2d):
+            kernel = (weight.shape[2], weight.shape[3])
+            plain = nn.Conv2d(
+                weight.shape[1] * layer.groups, weight.shape[0], kernel, layer.stride, layer.padding, layer.dilation,
+                layer.groups, layer.bias is not None,
+            )  # fmt: skip
+        else:
+            plain = nn.Linear(weight.shape[1], weight.shape[0], layer.bias is not None)
+    for name in ("weight", "bias"):
+        plain.register_parameter(name, layer._parameters[name])
+    return plain

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ubq.config.schema import QuantConfig
 from ubq.quant.generator import PARTS, Generator, part_of
-from ubq.quant.layers import QConv2d, QuantLayer
+from ubq.quant.layers import QuantLayer
 from ubq.quant.phases import phase_set, quant_layers
 
 WORST = 10
@@ -128,52 +128,30 @@ def _part_sensitivities(
 
 
 @torch.no_grad()
-def layers_to_keep_float(generator: Generator, quant: QuantConfig, probe: Probe) -> tuple[str, ...]:
-    """Names of the fewest layers, most harmful first, that must stay in float for ``quant.max_quality_loss``.
+def layers_to_keep_float(
+    generator: Generator, quant: QuantConfig, probe: Probe, parts: Iterable[str] = tuple(PARTS)
+) -> tuple[str, ...]:
+    """Names of layers, most harmful first, to leave in float until ``quant.max_quality_loss`` holds.
 
     Args:
         generator: calibrated; it comes back as it was.
         quant: with the budget; none is asked for at 0.
         probe: inputs.
+        parts: names of ``PARTS``, each of which must stay within the budget.
     """
     if quant.max_quality_loss == 0:
         return ()
     kept: list[str] = []
     layers = quant_layers(generator)
-    ranked = layer_sensitivities(generator, probe, worst=0)
+    ranked = layer_sensitivities(generator, probe, parts, worst=0)
     with phase_set(generator, "frozen"):
         generator.eval()
-        for part in PARTS:
+        for part in parts:
             queue = [s.name for s in ranked if s.part == part]
             while queue and part_error(generator, part, probe) > quant.max_quality_loss:
                 kept.append(queue.pop(0))
                 layers[kept[-1]].phase = "float"
     return tuple(kept)
-
-
-def restore_float(generator: Generator, names: Iterable[str]) -> None:
-    """Put float layers with the same weights back in place of fake-quantised ones."""
-    for name in names:
-        layer = generator.get_submodule(name)
-        assert isinstance(layer, QuantLayer)
-        generator.set_submodule(name, _float_layer(layer).train(layer.training))
-
-
-def _float_layer(layer: QuantLayer) -> nn.Module:
-    weight = layer.weight
-    plain: nn.Conv2d | nn.Linear
-    with torch.device("meta"):  # the weights come from the layer
-        if isinstance(layer, QConv2d):
-            kernel = (weight.shape[2], weight.shape[3])
-            plain = nn.Conv2d(
-                weight.shape[1] * layer.groups, weight.shape[0], kernel, layer.stride, layer.padding, layer.dilation,
-                layer.groups, layer.bias is not None,
-            )  # fmt: skip
-        else:
-            plain = nn.Linear(weight.shape[1], weight.shape[0], layer.bias is not None)
-    for name in ("weight", "bias"):
-        plain.register_parameter(name, layer._parameters[name])
-    return plain
 
 
 def as_table(sensitivities: Iterable[Sensitivity]) -> str:
