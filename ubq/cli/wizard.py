@@ -1,0 +1,43 @@
+"""``ubq wizard``: the text user interface, and the same questions as plain prompts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ubq.errors import UsageError
+from ubq.i18n import gettext as _
+
+
+def wizard(
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run to open; without one, the list of runs and presets.")
+    ] = None,
+    preset: Annotated[str, typer.Option("--preset", help="Open the wizard on this preset.")] = "",
+    config_file: Annotated[
+        Path, typer.Option("--config", help="Configuration file to write; default: ./ubq.toml.")
+    ] = Path("ubq.toml"),
+    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")] = Path("runs"),
+    tui: Annotated[bool, typer.Option("--tui/--no-tui", help="Screens, or plain prompts.")] = True,
+) -> None:
+    """Set up a run step by step, start it, follow it, and see what came out."""
+    from ubq.config import presets
+    from ubq.jobs.status import find_run
+
+    if preset and not presets.find(preset):
+        raise UsageError(_("{name} is not a preset").format(name=preset), "ubq presets list")
+    folder = find_run(run, runs_dir) if run else None
+    if not tui:
+        from ubq.tui.prompts import ask_all
+
+        raise typer.Exit(ask_all(config_file, runs_dir, preset))
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError(_("ubq wizard needs a terminal"), _("without one: ubq run --preset NAME"))
+    from ubq.interface import read_interface
+    from ubq.tui.app import UbqApp
+
+    app = UbqApp(runs_dir, config_file, read_interface(), folder, preset)
+    raise typer.Exit(app.run() or app.return_code or 0)

@@ -1,0 +1,45 @@
+"""The user's settings of the interface, ``interface.toml`` beside the user configuration.
+
+They are no part of a run's configuration: ``language`` (``en``, ``zh_CN``), ``theme`` (``dark``, ``light``,
+``terminal``) and a table ``[keys]`` of binding ids and keys.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What the file says; ``problem`` where it cannot be used."""
+
+    language: str = ""
+    theme: str = ""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    problem: str = ""
+
+
+def interface_file() -> Path:
+    """``~/.config/ubq/interface.toml`` on Linux (XDG)."""
+    from platformdirs import user_config_path
+
+    return user_config_path("ubq") / "interface.toml"
+
+
+def read_interface(file: Path | None = None) -> Interface:
+    """The settings; what is wrong with them is told in ``problem`` and never stops anything."""
+    file = interface_file() if file is None else file
+    try:
+        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Interface()
+    except (OSError, ValueError) as error:
+        return Interface(problem=f"{file}: {error}")
+    keys = raw.pop("keys", {})
+    unknown = sorted(set(raw) - {"language", "theme"})
+    if unknown or not isinstance(keys, dict) or not all(isinstance(v, str) for v in (*raw.values(), *keys.values())):
+        return Interface(problem=f'{file}: language = "…", theme = "…", [keys] id = "key"')
+    return Interface(raw.get("language", ""), raw.get("theme", ""), keys)

@@ -1,0 +1,270 @@
+"""The result: success marks, files, next commands, and what is wrong with its cause and its mend."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from rich.text import Text
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.screen import Screen
+from textual.widgets import Footer, OptionList, Static
+from textual.widgets.option_list import Option
+
+from ubq.config.keys import toml_value
+from ubq.errors import UbqError, UsageError
+from ubq.i18n import gettext as _
+from ubq.jobs.checks import Check
+from ubq.jobs.doctor import marks, run_state
+from ubq.jobs.runner import load_frozen
+from ubq.jobs.status import snapshot
+from ubq.stages.paths import RunPaths
+from ubq.tui import cost
+from ubq.tui.dialogs import Ask
+from ubq.tui.draft import apply_to_file, option
+from ubq.tui.processes import ubq_json
+from ubq.tui.words import check_word
+
+if TYPE_CHECKING:
+    from ubq.tui.app import UbqApp
+
+DOCTOR_S = 300.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the list: what it says, what is behind it, what copying it copies."""
+
+    id: str
+    text: str
+    detail: str
+    copied: str = ""
+    apply: Mapping[str, object] | None = None
+
+
+def check_line(check: Check) -> Line:
+    """A check as a line; its detail has the figure, why it matters, and the mend."""
+    name = check.id.partition(".")[2] or check.id
+    title = _mark_title(name) if check.id.startswith("marks.") else check.id
+    parts = [f"{title}: {check.figure}"]
+    if check.why:
+        parts.append(_("why: {why}").format(why=check.why))
+    if check.mend:
+        parts.append(_("mend: {mend}").format(mend=check.mend))
+    if check.apply:
+        keys = ", ".join(f"{k} = {toml_value(v)}" for k, v in check.apply.items())
+        parts.append(_("a applies it: {keys}").format(keys=keys))
+    text = f"{check_word(check.status):<10} {title}: {check.figure}"
+    return Line(f"check:{check.id}", text, "\n".join(parts), check.mend or check.figure, check.apply or None)
+
+
+def _mark_title(mark: str) -> str:
+    from ubq.export.report import title
+
+    return title(mark)
+
+
+def run_checks(folder: Path) -> list[Check]:
+    """How the run ended and its success marks: what can be told without torch. The objects are doctor's."""
+    try:
+        config = load_frozen(RunPaths(folder))
+        return [*run_state(config, folder), *marks(config, folder)]
+    except UbqError as error:
+        return [Check(id="run.readable", status="failed", figure=error.message, mend=error.mend)]
+    except OSError as error:
+        return [Check(id="run.readable", status="failed", figure=str(error))]
+
+
+def file_lines(folder: Path) -> list[Line]:
+    """Exported files and pictures with their sizes."""
+    found = []
+    paths = RunPaths(folder)
+    try:
+        files = sorted(p for p in paths.exported.iterdir() if p.is_file())
+    except OSError:
+        return []
+    for path in files:
+        size = cost.bytes_text(path.stat().st_size)
+        found.append(Line(f"file:{path}", f"{path}  {size}", str(path.absolute()), str(path)))
+    return found
+
+
+def next_lines(folder: Path) -> list[Line]:
+    """The commands that bring the model to the Pi."""
+    models = sorted(RunPaths(folder).exported.glob("*.pt")) if RunPaths(folder).exported.is_dir() else []
+    lines = []
+    for model in models:
+        target = f"pi@raspberrypi.local:{model.name}"
+        commands = (
+            (_("copy it to the Pi"), shlex.join(["scp", str(model), target])),
+            (_("one pair from it here"), shlex.join(["ubq", "sample", str(model)])),
+        )
+        guide = RunPaths(folder).exported / "deployment_guide.md"
+        about = _("All steps stand in {guide}.").format(guide=guide)
+        lines += [
+            Line(f"next:{command}", f"{words}: {command}", f"{command}\n{about}", command)
+            for words, command in commands
+        ]
+    return lines
+
+
+class ChecklistScreen(Screen[None]):
+    """The checklist of one run."""
+
+    help_text = _(
+        "What the run reached, and what to do where it did not. Failed marks stand first; the pane shows why each "
+        "matters and what mends it. a writes a mend into the configuration and goes on with the run."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("a", "apply", _("apply mend"), id="checklist.apply"),
+        Binding("y", "copy", _("copy"), id="checklist.copy"),
+        Binding("d", "doctor", _("check all"), id="checklist.doctor"),
+        Binding("o,escape", "close", _("back"), id="checklist.close", key_display="esc"),
+    ]
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self._lines: dict[str, Line] = {}
+        self._more: list[Check] = []
+
+    @property
+    def ubq(self) -> UbqApp:
+        return cast("UbqApp", self.app)
+
+    def compose(self) -> ComposeResult:
+        yield Static("", id="summary-line", classes="title", markup=False)
+        with Horizontal(id="checklist"):
+            yield OptionList(id="list")
+            with VerticalScroll(id="detail-scroll"):
+                yield Static("", id="detail", markup=False)
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self._fill(run_checks(self.folder))
+        self.query_one(OptionList).focus()
+
+    def _fill(self, checks: Sequence[Check]) -> None:
+        options = self.query_one(OptionList)
+        held = options.highlighted_option.id if options.highlighted_option else None
+        options.clear_options()
+        found = [c for c in checks if c.id.startswith("marks.")]
+        others = [c for c in checks if not c.id.startswith("marks.")]
+        order = {"failed": 0, "warning": 1, "ok": 2}
+        groups = [
+            (_("success marks"), [check_line(c) for c in sorted(found, key=lambda c: order[c.status])]),
+            (_("the run"), [check_line(c) for c in sorted(others, key=lambda c: order[c.status])]),
+            (_("files"), file_lines(self.folder)),
+            (_("next"), next_lines(self.folder)),
+        ]
+        self._lines = {}
+        for heading, lines in groups:
+            if not lines:
+                continue
+            options.add_option(Option(Text(heading, style="bold underline"), disabled=True))
+            for line in lines:
+                if line.id not in self._lines:
+                    self._lines[line.id] = line
+                    prompt = Text(f"  {line.text}", no_wrap=True, overflow="ellipsis")
+                    options.add_option(Option(prompt, id=line.id))
+        ids = [o.id for o in options.options]
+        options.highlighted = ids.index(held) if held in ids else next((i for i, n in enumerate(ids) if n), None)
+        self.query_one("#summary-line", Static).update(self._summary(found))
+
+    def _summary(self, found: Sequence[Check]) -> str:
+        if not found:
+            return _("{run}: no report yet").format(run=self.folder.name)
+        passed = sum(c.status == "ok" for c in found)
+        if passed == len(found):
+            return _("{run}: all {count} success marks passed").format(run=self.folder.name, count=passed)
+        text = _("{run}: {passed} of {count} success marks passed; see the failed ones for the mend")
+        return text.format(run=self.folder.name, passed=passed, count=len(found))
+
+    @property
+    def _line(self) -> Line | None:
+        highlighted = self.query_one(OptionList).highlighted_option
+        return self._lines.get(highlighted.id or "") if highlighted else None
+
+    @on(OptionList.OptionHighlighted)
+    def _detail(self, event: OptionList.OptionHighlighted) -> None:
+        line = self._lines.get(event.option.id or "")
+        self.query_one("#detail", Static).update(line.detail if line else "")
+        self.query_one("#detail-scroll").scroll_home(animate=False)
+
+    @on(OptionList.OptionSelected)
+    def _selected(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        line = self._line
+        if line is not None and line.apply:
+            self.action_apply()
+        else:
+            self.query_one("#detail-scroll").focus()
+
+    def action_close(self) -> None:
+        options = self.query_one(OptionList)
+        if options.has_focus:
+            self.dismiss()
+        else:
+            options.focus()
+
+    def action_copy(self) -> None:
+        line = self._line
+        if line is not None:
+            self.ubq.copy(line.copied or line.text)
+
+    @work(exclusive=True, group="doctor")
+    async def action_doctor(self) -> None:
+        """All of ``ubq doctor``, in a process of its own: it looks into checkpoints and at the machine."""
+        self.query_one("#summary-line", Static).update(_("{run}: checking everything …").format(run=self.folder.name))
+        place = [] if self.folder.parent == Path("runs") else ["--runs-dir", str(self.folder.parent)]
+        answer = await ubq_json("doctor", self.folder.name, "--json", *place, timeout=DOCTOR_S)
+        checks = [Check(**c) for c in answer.get("checks", [])]
+        if "error" in answer:
+            self.ubq.tell(answer["error"], answer["mend"])
+        self._fill(checks or await asyncio.to_thread(run_checks, self.folder))
+
+    # Applying a mend
+
+    def action_apply(self) -> None:
+        line = self._line
+        if line is None or not line.apply:
+            self.notify(_("nothing to apply here; y copies what to do"), timeout=4)
+            return
+        if snapshot(self.folder).running:
+            self.notify(_("it is running; stop it first"), timeout=4)
+            return
+        keys = "\n".join(f"  {k} = {toml_value(v)}" for k, v in line.apply.items())
+        question = _("Write into the configuration:\n{keys}\nand go on with {run}? Stages that depend on it run again.")
+        answers = (("apply", _("apply and go on")), ("leave", _("leave it")))
+        apply = dict(line.apply)
+        self.app.push_screen(
+            Ask(question.format(keys=keys, run=self.folder.name), answers),
+            lambda answer: self._apply(apply) if answer == "apply" else None,
+        )
+
+    def _apply(self, apply: Mapping[str, object]) -> None:
+        from ubq.tui.progress import ProgressScreen
+
+        try:
+            written = apply_to_file(self.ubq.file, apply, self.folder)
+        except UsageError as error:
+            self.ubq.tell(error.message, error.mend)
+            return
+        if written:
+            self.notify(_("wrote {file}").format(file=self.ubq.file), timeout=4, markup=False)
+        self.app.switch_screen(ProgressScreen(self.folder, arguments=apply_arguments(self.folder, apply)))
+
+
+def apply_arguments(folder: Path, apply: Mapping[str, object]) -> list[str]:
+    """The ``ubq`` command line that puts values over a run's frozen configuration and goes on with it."""
+    parts = ["run", "--config", str(RunPaths(folder).config)]
+    for name, value in apply.items():
+        parts += option(name, value)
+    return parts

@@ -1,0 +1,97 @@
+"""Small windows over a screen: a question with a few answers, and help."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.table import Table
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widget import Widget
+from textual.widgets import Button, Footer, Static
+
+from ubq.i18n import gettext as _
+
+
+class Ask(ModalScreen[str]):
+    """A question; returns the id of the answer, or an empty string when it is left.
+
+    Args:
+        question: several lines are fine.
+        answers: id and words of each; the first one has the focus.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", _("close"), id="dialog.close"),
+        Binding("left,up", "app.focus_previous", show=False, id="dialog.previous"),
+        Binding("right,down", "app.focus_next", show=False, id="dialog.next"),
+    ]
+
+    def __init__(self, question: str, answers: Sequence[tuple[str, str]]) -> None:
+        super().__init__()
+        self._question = question
+        self._answers = answers
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            with VerticalScroll(can_focus=False):
+                yield Static(self._question, markup=False)
+            with Horizontal(classes="buttons"):
+                for name, words in self._answers:
+                    yield Button(words, id=name, compact=True)
+
+    def on_mount(self) -> None:
+        self.query(Button).first().focus()
+
+    @on(Button.Pressed)
+    def _answer(self, event: Button.Pressed) -> None:
+        event.stop()
+        self.dismiss(event.button.id or "")
+
+    def action_leave(self) -> None:
+        self.dismiss("")
+
+
+class Help(ModalScreen[None]):
+    """What the focused thing is, and the keys that count here."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,question_mark,f1,enter,q", "leave", _("close"), id="help.close")
+    ]
+
+    def __init__(self, about: str, keys: Sequence[tuple[str, str]]) -> None:
+        super().__init__()
+        self._about = about
+        self._keys = keys
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(classes="dialog"):
+            yield Static(self._about, markup=False)
+            table = Table.grid(padding=(0, 2))
+            for key, does in self._keys:
+                table.add_row(Text(key, style="bold"), does)
+            yield Static("")
+            yield Static(table)
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self.query_one(VerticalScroll).focus()
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+
+def help_of(widget: Widget | None) -> str:
+    """Help of a widget: that of the nearest of it and what holds it that has any (``help_text``)."""
+    node = widget
+    while node is not None:
+        text = getattr(node, "help_text", "")
+        if text:
+            return str(text)
+        node = node.parent if isinstance(node.parent, Widget) else None
+    return ""

@@ -1,0 +1,184 @@
+"""The configuration file that the wizard is about to write: what it would say, mean and start.
+
+Headless: the screens and the plain prompts share it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from ubq.config import keys
+from ubq.config.editing import edited, set_values
+from ubq.config.findings import ConfigError, Finding
+from ubq.config.flags import FLAGS
+from ubq.config.layers import parse_text
+from ubq.config.load import PROJECT_FILE, Loaded, load_config
+from ubq.config.rendering import as_toml, schema_comment, values_of
+from ubq.errors import UsageError
+from ubq.i18n import gettext as _
+
+
+class Draft:
+    """A configuration file with the answers given so far laid into it; nothing is written before :meth:`save`.
+
+    Args:
+        file: the file; it need not exist.
+        preset: preset to build on; empty: what the file extends.
+
+    Raises:
+        ConfigError: the file that is there cannot be used.
+        UsageError: it cannot be read.
+    """
+
+    def __init__(self, file: Path, preset: str = "") -> None:
+        self.file = file
+        try:
+            self._before = file.read_text(encoding="utf-8-sig") if file.exists() else schema_comment(file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(_("cannot read {file}: {reason}").format(file=file, reason=error)) from error
+        self.changes: dict[str, object] = {}
+        if preset and preset != self._extends():
+            self._before_changes = edited(self._before, {"extends": preset})
+            self.preset = preset
+        else:
+            self._before_changes, self.preset = self._before, ""
+        self._below = values_of(self._load(self._before_changes).config)
+        self.loaded = self._load(self._before_changes)
+        self.findings: tuple[Finding, ...] = ()
+
+    def _extends(self) -> object:
+        import tomllib
+
+        try:
+            return tomllib.loads(self._before).get("extends")
+        except ValueError:
+            return None  # loading it says what is wrong, with the line
+
+    def _load(self, text: str) -> Loaded:
+        return load_config(project_file=self.file, project_text=text)
+
+    @property
+    def text(self) -> str:
+        """The file as :meth:`save` would write it."""
+        return edited(self._before_changes, self.changes)
+
+    def value(self, name: str) -> object:
+        """What a key would be: the answer, even a wrong one, else the value of the layers."""
+        if name in self.changes:
+            return self.changes[name]
+        return values_of(self.loaded.config)[tuple(name.split("."))]
+
+    def answer(self, name: str, value: object) -> str:
+        """Take an answer; text is read as ``--set`` reads it.
+
+        Returns:
+            What is wrong with it and what to do, in one line; empty when nothing is. It is kept either way.
+        """
+        path = tuple(name.split("."))
+        parsed = parse_text(path, value) if isinstance(value, str) else value
+        if parsed == self._below[path]:
+            self.changes.pop(name, None)
+        else:
+            self.changes[name] = parsed
+        self.judge()
+        return self.problem(name)
+
+    def judge(self) -> None:
+        """Resolve all answers together; :attr:`findings` then says what does not hold."""
+        try:
+            self.loaded, self.findings = self._load(self.text), ()
+        except ConfigError as error:
+            self.findings = error.findings
+        except UsageError as error:
+            finding = Finding(file=str(self.file), line=None, key="", given="", allowed=error.message)
+            self.findings = (finding,)
+
+    def problem(self, name: str) -> str:
+        """What is wrong with one key, or what keeps its answer from counting; empty when nothing does."""
+        for finding in self.findings:
+            if finding.key == name:
+                hint = f" ({finding.suggestion})" if finding.suggestion else ""
+                return _("needs {allowed}{hint}").format(allowed=finding.allowed, hint=hint)
+        source = self.loaded.provenance.get(name, "")
+        if name in self.changes and source.startswith("UBQ_"):
+            return _("the environment variable {name} wins over this").format(name=source)
+        return ""
+
+    @property
+    def command(self) -> str:
+        """The ``ubq run`` line that does the same without the file having been changed."""
+        parts = ["ubq", "run"]
+        if self.preset:
+            parts += ["--preset", self.preset]
+        if self.file != Path(PROJECT_FILE) and self.file.exists():
+            parts += ["--config", str(self.file)]
+        for name, value in self.changes.items():
+            parts += option(name, value)
+        return shlex.join(parts)
+
+    @property
+    def summary(self) -> str:
+        """The resolved configuration as TOML with the source of each value behind it; defaults are left out."""
+        told = {key for key, source in self.loaded.provenance.items() if source != "default"}
+        return as_toml(self.loaded.config, self.loaded.provenance, told)
+
+    @property
+    def run_folder(self) -> Path:
+        """Folder of the run that the configuration starts."""
+        run = self.loaded.config.run
+        return Path(run.dir) / (run.name or "run")
+
+    def save(self) -> None:
+        """Write the file in one step, its comments kept; what an editor changed in it meanwhile is kept too.
+
+        Raises:
+            ConfigError, UsageError: the answers do not hold, or the file cannot be written.
+        """
+        if self.findings:
+            raise ConfigError(self.findings)
+        values: dict[str, object] = {"extends": self.preset} if self.preset else {}
+        set_values(self.file, {**values, **self.changes})
+
+    def start_arguments(self) -> list[str]:
+        """The ``ubq`` command line that starts the saved file."""
+        return ["run"] if self.file == Path(PROJECT_FILE) else ["run", "--config", str(self.file)]
+
+
+def option(name: str, value: object) -> list[str]:
+    """A key and its value as ``ubq run`` takes them: the named option where there is one, else ``--set``."""
+    flag = next((f for f in FLAGS if f.key == name), None)
+    if flag and flag.switch and value in flag.switch:
+        return [flag.option if value == flag.switch[0] else f"--no-{flag.option[2:]}"]
+    text = value if isinstance(value, str) else keys.toml_value(value)
+    if flag and not flag.switch:
+        return [flag.option, text]
+    return ["--set", f"{name}={text}"]
+
+
+def free_run_name(runs_dir: Path, name: str) -> str:
+    """``name``, or ``name-2`` and so on where a run of that name is there."""
+    number, found = 1, name
+    while (runs_dir / found).exists():
+        number += 1
+        found = f"{name}-{number}"
+    return found
+
+
+def apply_to_file(file: Path, changes: Mapping[str, object], run: Path) -> bool:
+    """Put a mend into the configuration file that ``run`` came from, so that the next ``ubq run`` keeps it.
+
+    Returns:
+        False where the file is not there or stands for another run.
+
+    Raises:
+        ConfigError, UsageError: the file does not take the values.
+    """
+    if not file.is_file():
+        return False
+    config = load_config(project_file=file).config
+    if (Path(config.run.dir) / config.run.name).resolve() != run.resolve():
+        return False
+    set_values(file, changes)
+    return True

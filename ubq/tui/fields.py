@@ -1,0 +1,245 @@
+"""Form fields made from the schema's keys: one line each, changed with the keyboard alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from rich.text import Text
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.message import Message
+from textual.suggester import Suggester
+from textual.widget import Widget
+from textual.widgets import Input, Static
+
+from ubq.i18n import gettext as _
+from ubq.tui.questions import PATHS, Question, shown
+
+
+class Choice(Widget, can_focus=True):
+    """All options in one line: ``(•) qnnpack  ( ) x86``, or ``[x] torchscript  [ ] onnx`` where several may hold.
+
+    Args:
+        options: values and the words for them.
+        chosen: values that hold.
+        several: whether more than one may.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left", "move(-1)", _("previous"), id="choice.previous", show=False),
+        Binding("right", "move(1)", _("next"), id="choice.next", show=False),
+        Binding("space", "choose", _("choose"), id="choice.choose", show=False),
+    ]
+
+    class Changed(Message):
+        """Another option holds."""
+
+        def __init__(self, choice: Choice) -> None:
+            super().__init__()
+            self.choice = choice
+
+        @property
+        def control(self) -> Choice:
+            return self.choice
+
+    def __init__(self, options: Sequence[tuple[object, str]], chosen: Sequence[object], several: bool = False) -> None:
+        super().__init__()
+        self.options = list(options)
+        self.several = several
+        self.chosen = list(chosen)
+        self._at = next((i for i, (value, _word) in enumerate(self.options) if value in self.chosen), 0)
+
+    def take(self, chosen: Sequence[object]) -> None:
+        """Show other values, without a message."""
+        if list(chosen) != self.chosen:
+            self.chosen = list(chosen)
+            if not self.several:
+                self._at = next((i for i, (value, _word) in enumerate(self.options) if value in self.chosen), 0)
+            self.refresh(layout=True)
+
+    def render(self) -> Text:
+        text = Text()
+        for i, (value, word) in enumerate(self.options):
+            held = value in self.chosen
+            mark = ("[x]" if held else "[ ]") if self.several else ("(•)" if held else "( )")
+            style = "reverse" if self.has_focus and i == self._at else ("bold" if held else "")
+            # No line break between a mark and its word.
+            text.append(f"{mark}\N{NO-BREAK SPACE}{word}", style=style)
+            text.append("  " if i + 1 < len(self.options) else "")
+        return text
+
+    def action_move(self, by: int) -> None:
+        self._at = min(max(self._at + by, 0), len(self.options) - 1)
+        if self.several:
+            self.refresh()
+        else:
+            self._choose([self.options[self._at][0]])
+
+    def action_choose(self) -> None:
+        value = self.options[self._at][0]
+        if not self.several:
+            self._choose([self.options[(self._at + 1) % len(self.options)][0]] if value in self.chosen else [value])
+        elif value in self.chosen:
+            self._choose([v for v in self.chosen if v != value])
+        else:
+            self._choose([v for v, _word in self.options if v in self.chosen or v == value])
+
+    def _choose(self, chosen: list[object]) -> None:
+        if chosen != self.chosen:
+            self.take(chosen)
+            self.post_message(self.Changed(self))
+
+    def on_click(self, event: events.Click) -> None:
+        offset = event.get_content_offset(self)
+        if offset is None or self.size.width < 1:
+            return
+        lines = self.render().wrap(self.app.console, self.size.width)
+        if offset.y >= len(lines):
+            return
+        before = sum(len(line) for line in lines[: offset.y]) + offset.x
+        position = 0
+        for i, (_value, word) in enumerate(self.options):
+            position += len(word) + 6
+            if before < position:
+                self._at = i
+                if self.several:
+                    self.action_choose()
+                else:
+                    self._choose([self.options[i][0]])
+                return
+
+
+class PathSuggester(Suggester):
+    """Completes the path of a file or folder."""
+
+    def __init__(self) -> None:
+        super().__init__(use_cache=False, case_sensitive=True)
+
+    async def get_suggestion(self, value: str) -> str | None:
+        import asyncio
+
+        return await asyncio.to_thread(complete_path, value)
+
+
+def complete_path(value: str) -> str | None:
+    """The first path that begins with ``value``, folders with a slash behind; None where there is none."""
+    if not value:
+        return None
+    folder, _slash, start = value.rpartition("/")
+    try:
+        place = Path((folder + _slash) or ".").expanduser()
+        names = sorted(p.name + ("/" if p.is_dir() else "") for p in place.iterdir())
+    except (OSError, RuntimeError, ValueError):
+        return None
+    hidden = start.startswith(".")
+    for name in names:
+        if name.startswith(start) and name.rstrip("/") != start and (hidden or not name.startswith(".")):
+            return folder + _slash + name
+    return None
+
+
+class Entry(Input):
+    """A line of text, whose ``?`` asks for help: no key of the schema takes one."""
+
+    def __init__(self, value: str, path: bool) -> None:
+        super().__init__(
+            value, compact=True, select_on_focus=False, suggester=PathSuggester() if path else None, id=None
+        )
+        self.cursor_blink = False
+
+    def check_consume_key(self, key: str, character: str | None) -> bool:
+        return character != "?" and super().check_consume_key(key, character)
+
+    async def _on_key(self, event: events.Key) -> None:
+        if event.character == "?":
+            return
+        await super()._on_key(event)
+
+
+class Field(Vertical):
+    """One question: its label, the control that fits its key, and what is wrong with the answer."""
+
+    class Answered(Message):
+        """The control holds another value; ``left`` when the person is done with it."""
+
+        def __init__(self, field: Field, left: bool) -> None:
+            super().__init__()
+            self.field = field
+            self.left = left
+
+    def __init__(self, question: Question, value: object) -> None:
+        super().__init__()
+        self.question = question
+        self._label = Static(question.label, classes="label", markup=False)
+        self._problem = Static("", classes="problem", markup=False)
+        self._problem.display = False
+        self.control = self._make(value)
+
+    @property
+    def name_of_key(self) -> str:
+        return self.question.key.name
+
+    @property
+    def answer(self) -> object:
+        """What the control holds: text, or a value of the schema."""
+        if isinstance(self.control, Choice):
+            return list(self.control.chosen) if self.control.several else self.control.chosen[0]
+        return self.control.value
+
+    def _make(self, value: object) -> Choice | Entry:
+        key = self.question.key
+        if key.kind == "boolean":
+            return Choice([(True, _("yes")), (False, _("no"))], [value])
+        if key.kind == "array" and key.choices:
+            return Choice([(c, c) for c in key.choices], _as_list(value), several=True)
+        if key.choices and "anyOf" not in key.schema:
+            return Choice([(c, c) for c in key.choices], [value])
+        return Entry(shown(value), key.name in PATHS)
+
+    def compose(self) -> ComposeResult:
+        with Horizontal(classes="answer"):
+            yield self._label
+            yield self.control
+        yield self._problem
+
+    def show(self, value: object) -> None:
+        """Show a value that was decided elsewhere; one being typed is left alone."""
+        if isinstance(self.control, Choice):
+            self.control.take(_as_list(value) if self.control.several else [value])
+        elif not self.control.has_focus and self.control.value != shown(value):
+            with self.control.prevent(Input.Changed):
+                self.control.value = shown(value)
+
+    def complain(self, problem: str) -> None:
+        """Say what is wrong; nothing when empty."""
+        self._problem.update(f"! {problem}" if problem else "")
+        self._problem.display = bool(problem)
+        self.set_class(bool(problem), "wrong")
+
+    @on(Choice.Changed)
+    def _chosen(self, event: Choice.Changed) -> None:
+        event.stop()
+        self.post_message(self.Answered(self, left=True))
+
+    @on(Input.Changed)
+    def _typed(self, event: Input.Changed) -> None:
+        event.stop()
+        self.post_message(self.Answered(self, left=False))
+
+    @on(Input.Blurred)
+    def _left(self, event: Input.Blurred) -> None:
+        event.stop()
+        self.post_message(self.Answered(self, left=True))
+
+    @on(Input.Submitted)
+    def _submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        self.screen.focus_next()
+
+
+def _as_list(value: object) -> list[object]:
+    return list(value) if isinstance(value, list | tuple) else [value]

@@ -1,0 +1,73 @@
+"""Loss curves as text: braille dots for training, rings for validation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+Points = Sequence[tuple[float, float]]
+"""(step, loss)."""
+
+# Bit of each dot of a braille cell, by row (0 to 3) and column (0, 1); Unicode block U+2800.
+_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+_AXIS = 8
+"""Columns for the axis: a figure of seven and a line."""
+
+
+def curves(train: Points, validation: Points, width: int, height: int) -> list[str]:
+    """Lines of a plot of ``width`` x ``height`` characters; no lines where there is nothing to draw or no room.
+
+    The loss axis is logarithmic when every loss is positive and they span more than a factor of ten.
+    """
+    points = [p for p in (*train, *validation) if math.isfinite(p[1])]
+    columns, rows = width - _AXIS - 1, height - 1
+    if not points or columns < 4 or rows < 2:
+        return []
+    losses = [loss for _step, loss in points]
+    low, high = min(losses), max(losses)
+    logarithmic = low > 0 and high > 10 * low
+
+    def scale(loss: float) -> float:
+        return math.log(loss) if logarithmic else loss
+
+    bottom, top = scale(low), scale(high)
+    first, last = min(s for s, _loss in points), max(s for s, _loss in points)
+
+    def place(point: tuple[float, float], across: int, down: int) -> tuple[int, int]:
+        """Column and row on a grid; the highest loss in row 0."""
+        x = (point[0] - first) / (last - first) if last > first else 0.5
+        y = (top - scale(point[1])) / (top - bottom) if top > bottom else 0.5
+        return round(x * (across - 1)), round(y * (down - 1))
+
+    cells = [[0] * columns for _row in range(rows)]
+    dots = [place(p, 2 * columns, 4 * rows) for p in train if math.isfinite(p[1])]
+    for i, dot in enumerate(dots):
+        for x, y in _line(dots[i - 1], dot) if i else (dot,):
+            cells[y // 4][x // 2] |= _DOTS[y % 4][x % 2]
+    grid = [[chr(0x2800 + c) if c else " " for c in row] for row in cells]
+    for point in validation:
+        if math.isfinite(point[1]):
+            x, y = place(point, columns, rows)
+            grid[y][x] = "○"
+    middle = math.exp((bottom + top) / 2) if logarithmic else (low + high) / 2
+    labels = {0: high, rows // 2: middle, rows - 1: low} if rows > 3 else {0: high, rows - 1: low}
+    lines = [
+        f"{_figure(labels[r]) if r in labels else '':>{_AXIS - 1}} {'┤' if r in labels else '│'}{''.join(row)}"
+        for r, row in enumerate(grid)
+    ]
+    left, right = f"{first:.0f}", f"{last:.0f}"
+    lines.append(" " * _AXIS + "└" + f"{left}{right:>{columns - len(left)}}"[:columns])
+    return lines
+
+
+def _figure(loss: float) -> str:
+    return f"{loss:.3g}"
+
+
+def _line(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[int, int]]:
+    """Grid points from one dot to the next."""
+    count = max(abs(end[0] - start[0]), abs(end[1] - start[1]), 1)
+    return [
+        (round(start[0] + (end[0] - start[0]) * i / count), round(start[1] + (end[1] - start[1]) * i / count))
+        for i in range(count + 1)
+    ]

@@ -1,0 +1,107 @@
+"""Other processes that the user interface asks: the probe, and ``ubq … --json`` commands, each cancellable."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from typing import Any
+
+from ubq.i18n import gettext as _
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
+
+
+async def ubq_json(*arguments: str, timeout: float) -> dict[str, Any]:
+    """The JSON object that ``ubq ARGUMENTS`` prints, whatever its exit code; cancelling ends the process.
+
+    Returns:
+        The object, or ``{"error": …, "mend": …}`` where there was none in time.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "ubq.cli",
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=_environment(),
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), timeout)
+    except TimeoutError:
+        return {"error": _("no answer after {seconds:.0f} s").format(seconds=timeout), "mend": ""}
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    try:
+        found = json.loads(out)
+        return found if isinstance(found, dict) else {"error": _("no answer"), "mend": ""}
+    except ValueError:
+        lines = [line.strip() for line in err.decode(errors="replace").splitlines() if line.strip()]
+        said = next((i for i, line in enumerate(lines) if line.startswith(_("error: {error}").format(error=""))), None)
+        if said is None:
+            return {"error": lines[-1] if lines else _("no answer"), "mend": ""}
+        return {"error": lines[said].partition(" ")[2], "mend": "".join(lines[said + 1 : said + 2])}
+
+
+class Probe:
+    """The process of :mod:`ubq.tui.probe`; started when first asked, one question at a time."""
+
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+        self._lock = asyncio.Lock()
+
+    async def ask(self, question: str, file: str, text: str, timeout: float = 120.0) -> dict[str, Any]:
+        """The answer, or ``{"error": …}``.
+
+        A question that is cancelled or too slow ends the process; the next one starts it again.
+        """
+        async with self._lock:
+            process = await self._running()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            request = json.dumps({"ask": question, "file": file, "text": text}) + "\n"
+            answered = False
+            try:
+                process.stdin.write(request.encode())
+                await process.stdin.drain()
+                line = await asyncio.wait_for(process.stdout.readline(), timeout)
+                answered = bool(line)
+                return json.loads(line) if line else {"error": _("no answer"), "mend": ""}
+            except TimeoutError:
+                return {"error": _("no answer after {seconds:.0f} s").format(seconds=timeout), "mend": ""}
+            except (OSError, ValueError) as error:
+                return {"error": str(error), "mend": ""}
+            finally:
+                if not answered:
+                    await self.close()
+
+    async def _running(self) -> asyncio.subprocess.Process:
+        if self._process is None or self._process.returncode is not None:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "ubq.tui.probe",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                env=_environment(),
+                limit=2**22,
+            )
+        return self._process
+
+    async def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()

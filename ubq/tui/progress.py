@@ -1,0 +1,425 @@
+"""Following a run, whoever started it: stages, loss curves, log; stop and resume."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from rich.text import Text
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.message import Message
+from textual.reactive import reactive
+from textual.screen import Screen
+from textual.widget import Widget
+from textual.widgets import Footer, Input, RichLog, Static
+
+from ubq.errors import UbqError
+from ubq.i18n import gettext as _
+from ubq.jobs.console import duration
+from ubq.jobs.detach import Detached, start_detached, stop_run
+from ubq.jobs.owner import Owner
+from ubq.jobs.state import COMPLETED, CRASHED, PENDING, RUNNING, StageState
+from ubq.jobs.status import Snapshot, percent, snapshot
+from ubq.stages.paths import RunPaths
+from ubq.tui import cost
+from ubq.tui.dialogs import Ask
+from ubq.tui.plot import curves
+from ubq.tui.runfiles import Log, Metrics
+from ubq.tui.words import state_word
+
+if TYPE_CHECKING:
+    from ubq.tui.app import UbqApp
+
+POLL_S = 0.5
+"""However fast rows come, they are taken in this often: a glance costs the same for one row as for hundreds."""
+BAR = 12
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at a run."""
+
+    shot: Snapshot | None
+    problem: str
+    log: list[str]
+    log_restarted: bool
+    memory: int | None
+
+
+class RunReader:
+    """Reads a run's files; used by one thread at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        paths = RunPaths(folder)
+        self.metrics = Metrics(paths.metrics)
+        self.log = Log(paths.log)
+
+    def look(self) -> Look:
+        """What is new; a run that cannot be read becomes a message."""
+        shot, problem = None, ""
+        try:
+            shot = snapshot(self.folder)
+            problem = shot.problem
+        except UbqError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = _("cannot read {folder}: {reason}").format(folder=self.folder, reason=error.strerror or error)
+        self.metrics.read()
+        new = self.log.read()
+        return Look(shot, problem, new, self.log.restarted, _resident(shot.owner) if shot and shot.owner else None)
+
+
+def _resident(owner: Owner) -> int | None:
+    """Bytes of memory that a run's process has, where it runs on this machine."""
+    if owner.host != socket.gethostname():
+        return None
+    import psutil
+
+    try:
+        return psutil.Process(owner.pid).memory_info().rss
+    except psutil.Error:
+        return None
+
+
+class Stages(Widget, can_focus=True):
+    """A line for each stage; up and down choose whose curve is drawn."""
+
+    help_text = _(
+        "The stages of the run. Up and down choose whose losses are drawn; by default, those of the one at work."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "move(-1)", _("stage before"), id="stages.up", show=False),
+        Binding("down", "move(1)", _("next stage"), id="stages.down", show=False),
+    ]
+
+    class Chosen(Message):
+        """Another stage's curve is to be drawn."""
+
+    shot: reactive[Snapshot | None] = reactive(None, layout=True)
+    chosen: reactive[str] = reactive("")
+
+    @property
+    def stage(self) -> StageState | None:
+        """The stage whose curve is drawn: the one chosen, else the one at work, else the last that has begun."""
+        stages = self.shot.state.stages if self.shot else []
+        found = next((s for s in stages if s.name == self.chosen), None)
+        begun = [s for s in stages if s.state != PENDING]
+        return found or next((s for s in stages if s.state == RUNNING), None) or (begun[-1] if begun else None)
+
+    def action_move(self, by: int) -> None:
+        names = [s.name for s in self.shot.state.stages] if self.shot else []
+        current = self.stage
+        if names:
+            at = names.index(current.name) + by if current else 0
+            self.chosen = names[min(max(at, 0), len(names) - 1)]
+            self.post_message(self.Chosen())
+
+    def get_content_height(self, container: object, viewport: object, width: int) -> int:
+        return len(self.shot.state.stages) if self.shot else 1
+
+    def render(self) -> Text:
+        text = Text(no_wrap=True, overflow="ellipsis")
+        if self.shot is None:
+            return text
+        stages = self.shot.state.stages
+        width = max((len(s.name) for s in stages), default=0)
+        drawn = self.stage
+        for i, entry in enumerate(stages):
+            state = CRASHED if entry.state == RUNNING and self.shot.shown == CRASHED else entry.state
+            share = percent(entry.step, entry.steps, entry.state)
+            full = round(BAR * share / 100)
+            mark = "▸" if drawn is not None and entry.name == drawn.name else " "
+            style = "bold" if state == RUNNING else ""
+            if self.has_focus and mark == "▸":
+                style = "reverse"
+            line = Text(f"{mark}{entry.name:<{width}} {state_word(state):<13}", style=style)
+            line.append(f" {'━' * full}{'╌' * (BAR - full)} {share:>3.0f} %")
+            line.append(f"  {_stage_figures(entry, state)}")
+            text.append_text(line)
+            text.append("\n" if i + 1 < len(stages) else "")
+        return text
+
+
+def _stage_figures(entry: StageState, state: str) -> str:
+    parts = []
+    if state == RUNNING and entry.eta is not None:
+        parts.append(_("ETA {time}").format(time=duration(entry.eta)))
+    elif entry.seconds:
+        parts.append(duration(entry.seconds))
+    if entry.loss is not None:
+        parts.append(_("loss {loss:.4g}").format(loss=entry.loss))
+    if entry.best_loss is not None:
+        parts.append(_("best {loss:.4g}").format(loss=entry.best_loss))
+    if entry.error:
+        parts.append(entry.error.get("message", ""))
+    return "  ".join(parts)
+
+
+class Plot(Widget):
+    """Loss curves of one stage."""
+
+    def __init__(self, reader: RunReader) -> None:
+        super().__init__(id="plot")
+        self._reader = reader
+        self.stage = ""
+
+    def render(self) -> Text:
+        metrics = self._reader.metrics
+        train, validation = metrics.train.get(self.stage), metrics.validation.get(self.stage)
+        size = self.size
+        lines = curves(
+            list(train.points) if train else [],
+            list(validation.points) if validation else [],
+            size.width,
+            size.height - 1,
+        )
+        if not lines:
+            return Text(_("{stage}: no losses yet").format(stage=self.stage) if self.stage else "")
+        title = _("{stage}: ⠒ training  ○ validation").format(stage=self.stage)
+        return Text("\n".join([title, *lines]), no_wrap=True, overflow="crop")
+
+
+class ProgressScreen(Screen[None]):
+    """One run.
+
+    Args:
+        folder: of the run.
+        arguments: ``ubq`` command line that starts it; empty: only look.
+        resume: go on with it if it is not running.
+    """
+
+    help_text = _(
+        "A run, as its files say. It goes on whether this screen is open or not; s asks it to save and stop, "
+        "r goes on from the last checkpoint."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s", "stop", _("stop"), id="progress.stop"),
+        Binding("r", "resume", _("resume"), id="progress.resume"),
+        Binding("c", "checklist", _("checklist"), id="progress.checklist"),
+        Binding("slash", "filter", _("filter log"), id="progress.filter", key_display="/"),
+        Binding("o,escape", "other", _("other run"), id="progress.other", key_display="o"),
+    ]
+
+    def __init__(self, folder: Path, arguments: Sequence[str] = (), resume: bool = False) -> None:
+        super().__init__()
+        self.folder = folder
+        self._arguments = list(arguments)
+        self._resume_at_once = resume
+        self._reader = RunReader(folder)
+        self._pattern = ""
+        self._was_running = bool(arguments)
+        self._starting = False
+
+    @property
+    def ubq(self) -> UbqApp:
+        return cast("UbqApp", self.app)
+
+    def compose(self) -> ComposeResult:
+        yield Static("", id="head", markup=False)
+        yield Static("", id="problem", markup=False)
+        yield Stages()
+        with Horizontal(id="below"):
+            yield Plot(self._reader)
+            with Vertical(id="log-box"):
+                yield Input(placeholder=_("show lines that hold …"), id="filter", compact=True)
+                yield RichLog(id="log", max_lines=2000, wrap=False, markup=False, highlight=False, min_width=0)
+        yield Footer(show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self.query_one("#filter", Input).display = False
+        self.query_one("#problem", Static).display = False
+        self.query_one("#filter", Input).cursor_blink = False
+        self.query_one(Stages).focus()
+        self._show(self._reader.look())
+        self._follow()
+        if self._arguments:
+            self._start(self._arguments)
+        elif self._resume_at_once:
+            self.action_resume()
+
+    @work(exclusive=True, group="follow")
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_S)
+            self._show(await asyncio.to_thread(self._reader.look))
+
+    def _show(self, look: Look) -> None:
+        stages = self.query_one(Stages)
+        problem = self.query_one("#problem", Static)
+        problem.display = bool(look.problem)
+        problem.update(f"! {look.problem}")
+        if look.shot is not None:
+            stages.shot = look.shot
+            self.query_one("#head", Static).update(self._head(look.shot, look.memory))
+        self._draw()
+        self._log(look)
+        running = look.shot is not None and look.shot.running
+        if self._was_running and not running and not self._starting and look.shot is not None:
+            self._was_running = False
+            self._ended(look.shot)
+        elif running:
+            self._was_running = True
+
+    def _draw(self) -> None:
+        stage, plot = self.query_one(Stages).stage, self.query_one(Plot)
+        plot.stage = stage.name if stage else ""
+        plot.refresh()
+
+    def _head(self, shot: Snapshot, memory: int | None) -> Text:
+        state = shot.state
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append(f"{state.run} ", style="bold")
+        text.append(_("starting") if self._starting else state_word(shot.shown), style="bold")
+        parts = [_("preset {preset}").format(preset=state.preset)] if state.preset and state.preset != state.run else []
+        current = next((s for s in state.stages if s.state == RUNNING), None)
+        if shot.owner and current:
+            parts += [current.phase] if current.phase and current.phase != "train" else []
+            if current.rate:
+                parts.append(_("{rate:.3g} steps/s").format(rate=current.rate))
+            if current.last_checkpoint is not None:
+                parts.append(_("checkpoint {step}").format(step=current.last_checkpoint))
+        if memory:
+            parts.append(_("memory {size}").format(size=cost.bytes_text(memory)))
+        if shot.owner:
+            parts.append(_("process {pid} on {host}").format(pid=shot.owner.pid, host=shot.owner.host))
+        elif state.error:
+            stage = state.error.get("stage")
+            parts.append((f"{stage}: " if stage else "") + str(state.error.get("message", "")))
+        elif shot.shown == CRASHED:
+            parts.append(_("its process is gone; r goes on from the last checkpoint"))
+        text.append("  " + " · ".join(parts))
+        return text
+
+    def _log(self, look: Look) -> None:
+        log = self.query_one("#log", RichLog)
+        if look.log_restarted:
+            self._fill_log()
+            return
+        for line in look.log:
+            if self._pattern.casefold() in line.casefold():
+                log.write(_log_line(line))
+
+    def _fill_log(self) -> None:
+        log = self.query_one("#log", RichLog)
+        log.clear()
+        for line in list(self._reader.log.lines):
+            if self._pattern.casefold() in line.casefold():
+                log.write(_log_line(line))
+
+    def _ended(self, shot: Snapshot) -> None:
+        """The run has ended before our eyes."""
+        if shot.shown == COMPLETED and self.is_current:
+            self.action_checklist()
+        elif shot.state.error:
+            self.ubq.tell(str(shot.state.error.get("message")), str(shot.state.error.get("mend", "")))
+
+    @on(Stages.Chosen)
+    def _redraw(self) -> None:
+        self._draw()
+
+    def action_checklist(self) -> None:
+        from ubq.tui.checklist import ChecklistScreen
+
+        self.app.push_screen(ChecklistScreen(self.folder))
+
+    def action_other(self) -> None:
+        box = self.query_one("#filter", Input)
+        if box.display and box.has_focus:
+            self._close_filter()
+            return
+        self.dismiss()
+
+    # The log's filter
+
+    def action_filter(self) -> None:
+        box = self.query_one("#filter", Input)
+        box.display = True
+        box.focus()
+
+    @on(Input.Changed, "#filter")
+    def _filter(self, event: Input.Changed) -> None:
+        event.stop()
+        self._pattern = event.value
+        self._fill_log()
+
+    @on(Input.Submitted, "#filter")
+    def _filtered(self, event: Input.Submitted) -> None:
+        event.stop()
+        self._close_filter()
+
+    def _close_filter(self) -> None:
+        box = self.query_one("#filter", Input)
+        box.display = bool(box.value)
+        self.query_one(Stages).focus()
+
+    # Stop and resume
+
+    def action_stop(self) -> None:
+        shot = self.query_one(Stages).shot
+        if shot is None or not shot.running:
+            self.notify(_("it is not running"), timeout=3)
+            return
+        question = _("Stop {run}? It finishes its step, saves, and can be resumed.").format(run=self.folder.name)
+        answers = (("stop", _("stop")), ("now", _("stop without saving")), ("keep", _("keep it running")))
+        self.app.push_screen(Ask(question, answers), self._stop)
+
+    def _stop(self, answer: str | None) -> None:
+        if answer in ("stop", "now"):
+            self._was_running = False  # it is we who end it
+            self._stop_in_thread(answer == "now")
+
+    @work(thread=True, group="stop")
+    def _stop_in_thread(self, now: bool) -> None:
+        def tell(message: str) -> None:
+            self.app.call_from_thread(self.notify, message, timeout=4, markup=False)
+
+        try:
+            stop_run(self.folder, now, told=tell)
+            tell(_("stopped; r goes on"))
+        except UbqError as error:
+            self.app.call_from_thread(self.ubq.tell, error.message, error.mend)
+
+    def action_resume(self) -> None:
+        shot = self.query_one(Stages).shot
+        if shot is None or shot.running:
+            self.notify(_("it is running already") if shot else _("there is no run to resume"), timeout=3)
+        elif shot.shown == COMPLETED:
+            self.notify(_("it is complete; c shows its checklist"), timeout=3)
+        else:
+            place = [] if self.folder.parent == Path("runs") else ["--runs-dir", str(self.folder.parent)]
+            self._start(["resume", self.folder.name, *place])
+
+    @work(exclusive=True, group="start")
+    async def _start(self, arguments: list[str]) -> None:
+        """Start the job in a session of its own."""
+        self._starting = True
+        try:
+            job: Detached = await asyncio.to_thread(start_detached, arguments, self.folder)
+        except (UbqError, OSError) as error:
+            self.ubq.tell(str(error))
+            return
+        finally:
+            self._starting = False
+        self._was_running = True
+        if job.exit_code:
+            lines = [line for line in job.output.splitlines() if line.strip()]
+            at = next((i for i, line in enumerate(lines) if "error:" in line), max(0, len(lines) - 3))
+            self._was_running = False
+            self.ubq.tell(
+                "\n".join(lines[at : at + 3]) or _("it ended with exit code {code}").format(code=job.exit_code)
+            )
+
+
+def _log_line(line: str) -> Text:
+    """A line of the log, its date left out: the time of day is enough beside the job."""
+    date, _t, rest = line.partition("T")
+    short = rest if len(date) == 10 and rest[2:3] == ":" else line
+    return Text(short.replace("Z ", " ", 1) if short is not line else line, no_wrap=True)

@@ -1,0 +1,229 @@
+"""What the wizard asks, step by step. Labels, help, bounds and choices are the schema's; this is the order alone.
+
+The screens and the plain prompts (``--no-tui``) share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from ubq.config import keys
+from ubq.config.schema import Config
+from ubq.i18n import gettext as _
+
+PATHS = frozenset(
+    ("data.train_seismic", "data.train_velocity", "data.val_seismic", "data.val_velocity", "pretrained.path",
+     "pretrained.decoder_path", "run.dir")
+)  # fmt: skip
+"""Keys that name a file or a folder, completed as one types."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One key to ask for.
+
+    Args:
+        key: of the schema.
+        cost: what an answer costs or gains, beyond the key's help.
+        wanted: whether the configuration so far makes the question meaningful.
+    """
+
+    key: keys.Key
+    cost: str
+    wanted: Callable[[Config], bool]
+
+    @property
+    def label(self) -> str:
+        """Name of the field for people."""
+        return _(humanised(self.key.path[-1]))
+
+    @property
+    def help(self) -> str:
+        """The key's help, what it costs, and what it takes."""
+        allowed = "" if self.key.choices or self.key.kind in ("string", "boolean") else f"{self.key.allowed}."
+        return " ".join(t for t in (_(self.key.help), self.cost, allowed) if t)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One page of the wizard: groups of questions, each group under a heading (empty: none)."""
+
+    id: str
+    title: str
+    about: str
+    groups: tuple[tuple[str, tuple[Question, ...]], ...]
+
+    @property
+    def questions(self) -> list[Question]:
+        return [q for _heading, group in self.groups for q in group]
+
+
+def humanised(name: str) -> str:
+    """A key's name as words; the translations know it by this text."""
+    return name.replace("_", " ")
+
+
+def _always(config: Config) -> bool:
+    return True
+
+
+def _synthesised(config: Config) -> bool:
+    return not config.data.train_velocity
+
+
+def _own_data(config: Config) -> bool:
+    return bool(config.data.train_velocity)
+
+
+def _pretrained(config: Config) -> bool:
+    return not config.pretrained.path
+
+
+def _imported(config: Config) -> bool:
+    return bool(config.pretrained.path)
+
+
+def _aggressive(config: Config) -> bool:
+    return config.quant.scheme == "aggressive"
+
+
+_WANTED: dict[str, Callable[[Config], bool]] = {
+    "data.train_seismic": _own_data,
+    "data.val_velocity": _own_data,
+    "data.val_seismic": _own_data,
+    "data.synth_samples": _synthesised,
+    "pretrained.weights": _imported,
+    "pretrained.decoder_path": _imported,
+    "quant.observer": _aggressive,
+}
+
+
+def _questions(*names: str, table: str = "", wanted: Callable[[Config], bool] = _always) -> tuple[Question, ...]:
+    costs = _costs()
+    full = [f"{table}.{name}" if table else name for name in names]
+    return tuple(Question(keys.leaves()[tuple(n.split("."))], costs.get(n, ""), _WANTED.get(n, wanted)) for n in full)
+
+
+def _costs() -> dict[str, str]:
+    return {
+        "quant.backend": _(
+            "x86 and onednn need a CPU with VNNI for their speed; fbgemm trains with 7-bit activations."
+        ),
+        "quant.scheme": _("aggressive costs nothing on the Pi and keeps more quality."),
+        "quant.convert_conv1d": _("Off: the U-Net's 75 Conv1d layers stay in float, larger and slower."),
+        "quant.velocity": _("Off: its weights stay four times larger."),
+        "quant.seismic": _("Off: its weights, most of the file, stay four times larger."),
+        "quant.diffusion": _("Off: the U-Net, most of the time on the Pi, stays in float."),
+        "quant.keep_float": _("Each layer kept in float costs size and speed."),
+        "quant.observer": _("percentile and mse cut outliers off; calibration takes longer."),
+        "quant.max_quality_loss": _("Layers that go back to float cost size and speed."),
+        "qat.warmup": _("Later is gentler on the weights, and leaves fewer steps for the integer model."),
+        "export.solver": _("dpmpp2m: some 20 steps a map; ddpm: all steps of training, and that many times slower."),
+        "export.steps": _("Time on the Pi grows with the steps."),
+        "export.formats": _("onnx and executorch need packages of their own."),
+    }
+
+
+@cache
+def steps() -> tuple[Step, ...]:
+    """The steps before the review."""
+    stage = ("epochs", "steps", "batch_size", "lr")
+    return (
+        Step(
+            "data",
+            _("Data"),
+            _("Folders of velocity maps and shot gathers; without any, pairs are synthesised."),
+            (
+                (
+                    "",
+                    _questions(
+                        "data.train_velocity",
+                        "data.train_seismic",
+                        "data.val_velocity",
+                        "data.val_seismic",
+                        "data.family",
+                        "data.normalization",
+                        "data.synth_samples",
+                    ),
+                ),
+            ),
+        ),
+        Step(
+            "checkpoint",
+            _("Checkpoint"),
+            _("A UB-Diff checkpoint that you have; without one, the model is pretrained first."),
+            (
+                ("", _questions("pretrained.path", "pretrained.weights", "pretrained.decoder_path")),
+                (_("model"), _questions("model.variant", "model.encoder_dim", "model.dim_mults", wanted=_pretrained)),
+            ),
+        ),
+        Step(
+            "quantisation",
+            _("Quantisation"),
+            _("What becomes int8, and how."),
+            (
+                (
+                    "",
+                    _questions(
+                        "quant.backend",
+                        "quant.scheme",
+                        "quant.convert_conv1d",
+                        "quant.velocity",
+                        "quant.seismic",
+                        "quant.diffusion",
+                        "quant.observer",
+                        "qat.warmup",
+                        "quant.keep_float",
+                        "quant.max_quality_loss",
+                    ),
+                ),
+            ),
+        ),
+        Step(
+            "training",
+            _("Training"),
+            _("How long and in what portions; the memory it takes follows as you type."),
+            (
+                ("", _questions("device", "threads")),
+                (_("quantisation-aware training"), _questions(*stage, table="qat")),
+                (_("its batch sizes, apart"), _questions("qat.decoders.batch_size", "qat.diffusion.batch_size")),
+                *(
+                    (_("pretraining: {stage}").format(stage=name), _questions(*stage, table=table, wanted=_pretrained))
+                    for name, table in (
+                        (_("autoencoder"), "train.autoencoder"),
+                        (_("seismic decoder"), "train.seismic"),
+                        (_("diffusion"), "train.diffusion"),
+                    )
+                ),
+            ),
+        ),
+        Step(
+            "export",
+            _("Export"),
+            _("The files for the Pi."),
+            (
+                (
+                    "",
+                    _questions("export.formats", "export.solver", "export.steps", "export.step_choices", "export.name"),
+                ),
+            ),
+        ),
+    )
+
+
+@cache
+def review() -> Step:
+    """What the review asks for: where the run lives."""
+    about = _("Everything that will be written and started.")
+    return Step("review", _("Review"), about, (("", _questions("run.name", "run.dir")),))
+
+
+def shown(value: object) -> str:
+    """A value as a person types it into a field."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple):
+        return ", ".join(shown(v) for v in value)
+    return keys.toml_value(value)
