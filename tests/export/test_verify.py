@@ -112,7 +112,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def judge(folder: Path):
-    held_out, train = maps(folder / "held_out.npy", 120, 1), maps(folder / "train.npy", 200, 2)
+    held_out, train = maps(folder / "held_out.npy", 60, 1), maps(folder / "train.npy", 80, 2)
 
     def run(file: Path, rows=GOOD_ROWS, **changes) -> Report:
         exported = Exported(
@@ -151,7 +151,7 @@ def test_a_good_file_passes_every_mark_and_the_report_says_how(judge, folder: Pa
     assert fidelity["unet_step"] == pytest.approx(0.02, rel=1e-3)
     wasserstein = report.details["sliced_wasserstein"]
     assert wasserstein["real_floor"]["mean"] < wasserstein["noise_ceiling"]["mean"]
-    assert wasserstein["held_out_maps"] == 120
+    assert wasserstein["held_out_maps"] == 60
     assert 0.8 < wasserstein["int8_over_float"]["value"] < 1.2
     assert report.details["physics_residual"]["pairs"] == 8
     assert report.details["diversity"]["nearest_train"] > 0
