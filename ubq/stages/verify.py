@@ -75,7 +75,9 @@ class Verify(Stage):
                 engine=facts["backend"],
                 steps=facts["steps"],
                 latent=sizes.encoder_dim,
-                alphas_cumprod=GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant).alphas_cumprod.tolist(),
+                alphas_cumprod=GaussianDiffusion(
+                    sizes.diffusion_steps, sizes.objective, sizes.variant
+                ).alphas_cumprod.tolist(),
                 normalization=Normalization.from_dict(facts["normalization"]),
                 velocity_shape=tuple(facts["velocity_shape"]),
                 seismic_shape=tuple(facts["seismic_shape"]),
