@@ -174,12 +174,28 @@ def test_detached_attached_stopped_and_resumed(detached: Path) -> None:
         cwd=detached,
         env=environment(),
     )
+    following = subprocess.Popen(
+        [sys.executable, "-m", "ubq.cli", "logs", "-f"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=detached,
+        env=environment(),
+    )
+    watched = subprocess.Popen(
+        [sys.executable, "-m", "ubq.cli", "status", "--watch"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=detached,
+        env=environment(),
+    )
     time.sleep(1.0)
     stopped = ubq(detached, "stop")
     assert stopped.returncode == 0, stopped.stderr
     output, _none = attached.communicate(timeout=20)
     assert attached.returncode == 143
     assert "autoencoder: running" in output
+    assert "resume with: ubq resume job" in following.communicate(timeout=20)[0]
+    assert "job: interrupted" in watched.communicate(timeout=20)[0]
     shot = status(detached)
     assert (shot["state"], shot["exit_code"], shot["owner"]) == ("interrupted", 143, None)
     assert shot["next_command"] == "ubq resume job"

@@ -10,6 +10,7 @@ The order of what happens to disk is what makes a crash at any moment harmless:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -51,6 +52,7 @@ from ubq.jobs.state import (
     read_state,
 )
 from ubq.jobs.status import command_line
+from ubq.jobs.tracking import Tracking
 from ubq.stages.base import Interrupted
 from ubq.stages.device import cores
 from ubq.stages.paths import RunPaths
@@ -77,8 +79,8 @@ def freeze(config: Config, paths: RunPaths, preset: str) -> Config:
     """
     threads = config.threads
     if not threads and paths.config.is_file():
-        with_threads = load_frozen(paths)
-        threads = with_threads.threads
+        with contextlib.suppress(UsageError):  # one that this ubq cannot read is replaced
+            threads = load_frozen(paths).threads
     changed = {
         "threads": threads or cores(),
         "run": config.run.model_copy(update={"name": paths.root.name, "dir": str(paths.root.parent)}),
@@ -174,7 +176,8 @@ def _start(
                 if state.error:
                     console.line(_("error: {error}").format(error=state.error["message"]))
                 return state.exit_code or EXIT_OK
-            return _Runner(config, paths, preset, state, selection, stages, console).run(planned, preflight)
+            with contextlib.closing(_Runner(config, paths, preset, state, selection, stages, console)) as job:
+                return job.run(planned, preflight)
         finally:
             console.close()
 
@@ -265,9 +268,15 @@ class _Runner:
         self.state = state
         self.file = StateFile(paths.state, state)
         self.resume = command_line("resume", paths.root)
+        self.log_file = os.open(paths.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        self._opened = contextlib.ExitStack()
+        self._opened.callback(os.close, self.log_file)
+
+    def close(self) -> None:
+        """Close the run's files."""
+        self._opened.close()
 
     def run(self, planned: Sequence[Planned], preflight: bool) -> int:
-        self.log_file = os.open(self.paths.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         state = self.state
         state.state, state.exit_code, state.error = PENDING, None, None
         state.next_command = self.resume
@@ -280,9 +289,10 @@ class _Runner:
             leftover.unlink()
         _write_config(self.paths, self.config)
         self.file.save()
-        self.events = LineFile(self.paths.events)
-        self.metrics = LineFile(self.paths.metrics)
+        self.events = self._opened.enter_context(contextlib.closing(LineFile(self.paths.events)))
+        self.metrics = self._opened.enter_context(contextlib.closing(LineFile(self.paths.metrics)))
         self.metrics.keep(lambda row: True)
+        self.tracking = Tracking(self.config, self.paths, self.log)
         self.event("run_started", plan=[p.as_dict() for p in planned])
         self.log(_("run {run} in {folder}").format(run=state.run, folder=self.paths.root))
         stop = StopSignals(
@@ -300,11 +310,14 @@ class _Runner:
                     if stop.received is not None:
                         raise Interrupted
                     self._stage(stage, stop)
+                self.tracking.close()
                 return self._completed()
             except Interrupted:
                 return self._interrupted(stop)
             except Exception as error:
                 return self._failed(error)
+            finally:
+                self.tracking.close(self.state.exit_code or EXIT_OK)
 
     def _preflight(self, planned: Sequence[Planned]) -> None:
         from ubq.jobs import preflight
@@ -395,6 +408,7 @@ class _Runner:
                 entry.generation += 1
         kept = item.step if item.action == RESUME else -1  # a stage may write a row of step 0
         self.metrics.keep(lambda row: row.get("stage") != item.name or _step(row) <= kept)
+        self.tracking.begin(item.name, entry.generation, max(kept, 0))
         entry.state, entry.error, entry.ended = RUNNING, None, None
         entry.started = entry.started or now()
         entry.fingerprint = item.values
@@ -534,6 +548,7 @@ class _Context:
     def metrics(self, step: int, **figures: float | str) -> None:
         self._take(figures)
         self._runner.metrics.append({"stage": self.stage, "step": step, **figures})
+        self._runner.tracking.row(self.stage, step, figures)
 
     def _take(self, figures: dict[str, float | str]) -> None:
         """Keep the latest figures; ``loss`` and the best of ``val_loss`` (else of ``loss``) stand apart."""
