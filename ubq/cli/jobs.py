@@ -232,7 +232,7 @@ def _show_plan(paths: Any, planned: list[Planned], as_json: bool) -> None:
 def _detached(run_folder: Path) -> int:
     """Start this very command line in the background and report its preflight."""
     from ubq.jobs.detach import start_detached
-    from ubq.jobs.status import command_line
+    from ubq.jobs.status import command_line, snapshot
 
     arguments = [a for a in sys.argv[1:] if a != "--detach"]
     job = start_detached(arguments, run_folder)
@@ -242,6 +242,9 @@ def _detached(run_folder: Path) -> int:
     if job.exit_code == EXIT_OK:
         typer.echo(job.output.rstrip())
     elif job.started:
+        for check in snapshot(run_folder).state.preflight:
+            if check.get("status") != "ok":
+                typer.echo(f"{check['status']}: {check['figure']}. {check['mend']}".rstrip(), err=True)
         typer.echo(_("preflight passed; process {pid}").format(pid=job.pid))
     else:
         typer.echo(_("still in its preflight; process {pid}").format(pid=job.pid))
