@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow bench bench-full chaos test-aarch64 screenshots lint format docs clean
+.PHONY: demo test test-slow bench bench-full chaos test-aarch64 screenshots messages lint format docs clean
 
 demo: $(VENV)/.ready
 	$(BIN)/ubq run --preset demo
@@ -32,6 +32,12 @@ format: $(VENV)/.ready
 docs: $(VENV)/.ready
 	$(BIN)/ubq config docs --output docs/configuration.md
 	$(BIN)/ubq config schema --output presets/schema.json
+
+messages: $(VENV)/.ready
+	$(BIN)/python tests/i18n/messages.py
+
+screenshots: $(VENV)/.ready
+	$(BIN)/python tests/tui/screenshots.py docs/img
 
 # The stamp is newer than pyproject.toml once everything is installed.
 $(VENV)/.ready: pyproject.toml

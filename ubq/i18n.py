@@ -2,7 +2,8 @@
 
 Write ``_("{count} maps in {folder}").format(count=n, folder=path)``: the literal inside ``_()`` is
 the message id, so it never holds an f-string. The language follows, highest first,
-``set_language`` (``--lang``), ``UBQ_LANG``, ``LC_ALL``, ``LC_MESSAGES``, ``LANG``.
+``set_language`` (``--lang``), ``UBQ_LANG``, ``language`` in ``interface.toml``, ``LC_ALL``,
+``LC_MESSAGES``, ``LANG``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import gettext as _gettext
 import os
 from pathlib import Path
 
+from ubq.interface import read_interface
+
 LOCALE_DIR = Path(__file__).parent / "locale"
 _translations: _gettext.NullTranslations | None = None
 
@@ -18,9 +21,8 @@ _translations: _gettext.NullTranslations | None = None
 def set_language(language: str | None) -> None:
     """Choose the language (``en``, ``zh_CN``); ``None`` goes back to the environment's."""
     global _translations
-    chosen = language or next(
-        (os.environ[k] for k in ("UBQ_LANG", "LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(k)), "en"
-    )
+    chosen = language or os.environ.get("UBQ_LANG") or read_interface().language
+    chosen = chosen or next((os.environ[k] for k in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(k)), "en")
     name = chosen.split(".")[0].replace("-", "_")
     wanted = [name, "zh_CN"] if name.split("_")[0] == "zh" else [name]
     _translations = _gettext.translation("ubq", LOCALE_DIR, languages=wanted, fallback=True)

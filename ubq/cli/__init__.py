@@ -59,7 +59,7 @@ class LazyGroup(TyperGroup):
             single = typer.Typer(add_completion=False)
             single.command(cmd_name)(found)
             found = single
-        command = typer.main.get_command(found)
+        command = _translated(typer.main.get_command(found))
         command.name = cmd_name
         return command
 
@@ -70,6 +70,17 @@ class LazyGroup(TyperGroup):
             hint = _("did you mean {close}?").format(close=close[0]) if close else _("list them with: ubq --help")
             raise UsageProblem(_("there is no command {name}").format(name=args[0]), hint)
         return super().resolve_command(ctx, args)
+
+
+def _translated(command: Any) -> Any:
+    """A command and what is below it with their help in the chosen language; Typer knows of none."""
+    command.help = _(command.help or "")
+    for parameter in command.params:
+        if getattr(parameter, "help", None):
+            parameter.help = _(parameter.help)
+    for below in getattr(command, "commands", {}).values():
+        _translated(below)
+    return command
 
 
 class UsageProblem(UbqError):
@@ -104,8 +115,6 @@ def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (also: UBQ_DEBUG=1).")] = False,
 ) -> None:
     """Quantisation-aware training and int8 export of UB-Diff for the Raspberry Pi."""
-    if language:
-        set_language(language)
     if debug:
         os.environ["UBQ_DEBUG"] = "1"
 
@@ -118,8 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # PyTorch tells at every start that its quantised operators will go; a user of ubq can do nothing about it
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    command = typer.main.get_command(app)
     args = list(sys.argv[1:] if arguments is None else arguments)
+    set_language(_language(args))
+    command = _translated(typer.main.get_command(app))
     try:
         result = command.main(args=args, prog_name="ubq", standalone_mode=False)
     except UbqError as error:
@@ -140,6 +150,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
         return _fail(error, message, _("this may be a defect of ubq; --debug shows the traceback"), EXIT_STAGE_FAILED)
     return result if isinstance(result, int) else EXIT_OK
+
+
+def _language(args: Sequence[str]) -> str | None:
+    """What ``--lang`` says; read first, since help is made before options are."""
+    for i, text in enumerate(args):
+        if text.startswith("--lang="):
+            return text.partition("=")[2]
+        if text == "--lang":
+            return next(iter(args[i + 1 : i + 2]), None)
+        if not text.startswith("-"):
+            break
+    return None
 
 
 def _fail(error: BaseException, message: str, mend: str, code: int) -> int:

@@ -40,9 +40,9 @@ class UbqApp(App[int]):
     # Ctrl+P belongs to docker's detach sequence and to some editors' terminals.
     COMMAND_PALETTE_BINDING = "f2"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+q", "quit", _("leave"), priority=True, id="app.leave"),
-        Binding("f2", "command_palette", _("commands"), id="app.commands"),
         Binding("question_mark,f1", "help", _("help"), id="app.help", key_display="?"),
+        Binding("ctrl+q", "quit", _("leave"), priority=True, id="app.leave"),
+        Binding("f2", "command_palette", _("menu"), id="app.commands"),
     ]
 
     def __init__(

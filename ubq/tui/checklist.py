@@ -145,7 +145,7 @@ class ChecklistScreen(Screen[None]):
             yield OptionList(id="list")
             with VerticalScroll(id="detail-scroll"):
                 yield Static("", id="detail", markup=False)
-        yield Footer(show_command_palette=False)
+        yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
         self._fill(run_checks(self.folder))
@@ -175,7 +175,9 @@ class ChecklistScreen(Screen[None]):
                     prompt = Text(f"  {line.text}", no_wrap=True, overflow="ellipsis")
                     options.add_option(Option(prompt, id=line.id))
         ids = [o.id for o in options.options]
-        options.highlighted = ids.index(held) if held in ids else next((i for i, n in enumerate(ids) if n), None)
+        options.highlighted = (
+            ids.index(held) if held and held in ids else next((i for i, n in enumerate(ids) if n), None)
+        )
         self.query_one("#summary-line", Static).update(self._summary(found))
 
     def _summary(self, found: Sequence[Check]) -> str:

@@ -77,7 +77,7 @@ class Help(ModalScreen[None]):
                 table.add_row(Text(key, style="bold"), does)
             yield Static("")
             yield Static(table)
-        yield Footer(show_command_palette=False)
+        yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
         self.query_one(VerticalScroll).focus()

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.text import Text
 from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
+from textual.geometry import Size
 from textual.message import Message
 from textual.suggester import Suggester
 from textual.widget import Widget
@@ -61,16 +63,37 @@ class Choice(Widget, can_focus=True):
                 self._at = next((i for i, (value, _word) in enumerate(self.options) if value in self.chosen), 0)
             self.refresh(layout=True)
 
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        return len(self._rows(width))
+
     def render(self) -> Text:
         text = Text()
-        for i, (value, word) in enumerate(self.options):
-            held = value in self.chosen
-            mark = ("[x]" if held else "[ ]") if self.several else ("(•)" if held else "( )")
-            style = "reverse" if self.has_focus and i == self._at else ("bold" if held else "")
-            # No line break between a mark and its word.
-            text.append(f"{mark}\N{NO-BREAK SPACE}{word}", style=style)
-            text.append("  " if i + 1 < len(self.options) else "")
+        for n, row in enumerate(self._rows(self.size.width)):
+            text.append("\n" if n else "")
+            for i in row:
+                held = self.options[i][0] in self.chosen
+                style = "reverse" if self.has_focus and i == self._at else ("bold" if held else "")
+                text.append(self._words(i), style=style)
+                text.append("  ")
         return text
+
+    def _words(self, i: int) -> str:
+        value, word = self.options[i]
+        held = value in self.chosen
+        return f"{('[x]' if held else '[ ]') if self.several else ('(•)' if held else '( )')} {word}"
+
+    def _rows(self, width: int) -> list[list[int]]:
+        """Options by line; a mark stays with its word."""
+        rows: list[list[int]] = [[]]
+        used = 0
+        for i in range(len(self.options)):
+            need = cell_len(self._words(i)) + 2
+            if rows[-1] and used + need > width + 2:
+                rows.append([])
+                used = 0
+            rows[-1].append(i)
+            used += need
+        return rows
 
     def action_move(self, by: int) -> None:
         self._at = min(max(self._at + by, 0), len(self.options) - 1)
@@ -95,16 +118,13 @@ class Choice(Widget, can_focus=True):
 
     def on_click(self, event: events.Click) -> None:
         offset = event.get_content_offset(self)
-        if offset is None or self.size.width < 1:
+        rows = self._rows(self.size.width)
+        if offset is None or offset.y >= len(rows):
             return
-        lines = self.render().wrap(self.app.console, self.size.width)
-        if offset.y >= len(lines):
-            return
-        before = sum(len(line) for line in lines[: offset.y]) + offset.x
-        position = 0
-        for i, (_value, word) in enumerate(self.options):
-            position += len(word) + 6
-            if before < position:
+        end = 0
+        for i in rows[offset.y]:
+            end += cell_len(self._words(i)) + 2
+            if offset.x < end:
                 self._at = i
                 if self.several:
                     self.action_choose()

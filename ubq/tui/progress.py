@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 POLL_S = 0.5
 """However fast rows come, they are taken in this often: a glance costs the same for one row as for hundreds."""
 BAR = 12
+WIDE = 76
+"""Columns from which on bars have their full length."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,13 @@ class Stages(Widget, can_focus=True):
 
     @property
     def stage(self) -> StageState | None:
-        """The stage whose curve is drawn: the one chosen, else the one at work, else the last that has begun."""
+        """The stage whose curve is drawn: the one chosen, else the one at work, else the last that trained."""
         stages = self.shot.state.stages if self.shot else []
         found = next((s for s in stages if s.name == self.chosen), None)
         begun = [s for s in stages if s.state != PENDING]
-        return found or next((s for s in stages if s.state == RUNNING), None) or (begun[-1] if begun else None)
+        trained = [s for s in begun if s.loss is not None]
+        at_work = next((s for s in begun if s.state == RUNNING), None)
+        return found or at_work or next(iter([*begun, *trained][::-1]), None)
 
     def action_move(self, by: int) -> None:
         names = [s.name for s in self.shot.state.stages] if self.shot else []
@@ -135,13 +139,14 @@ class Stages(Widget, can_focus=True):
         for i, entry in enumerate(stages):
             state = CRASHED if entry.state == RUNNING and self.shot.shown == CRASHED else entry.state
             share = percent(entry.step, entry.steps, entry.state)
-            full = round(BAR * share / 100)
+            bar = BAR if self.size.width >= WIDE else BAR // 3
+            full = round(bar * share / 100)
             mark = "▸" if drawn is not None and entry.name == drawn.name else " "
             style = "bold" if state == RUNNING else ""
             if self.has_focus and mark == "▸":
                 style = "reverse"
             line = Text(f"{mark}{entry.name:<{width}} {state_word(state):<13}", style=style)
-            line.append(f" {'━' * full}{'╌' * (BAR - full)} {share:>3.0f} %")
+            line.append(f" {'━' * full}{'╌' * (bar - full)} {share:>3.0f} %")
             line.append(f"  {_stage_figures(entry, state)}")
             text.append_text(line)
             text.append("\n" if i + 1 < len(stages) else "")
@@ -204,8 +209,8 @@ class ProgressScreen(Screen[None]):
         Binding("s", "stop", _("stop"), id="progress.stop"),
         Binding("r", "resume", _("resume"), id="progress.resume"),
         Binding("c", "checklist", _("checklist"), id="progress.checklist"),
-        Binding("slash", "filter", _("filter log"), id="progress.filter", key_display="/"),
-        Binding("o,escape", "other", _("other run"), id="progress.other", key_display="o"),
+        Binding("slash", "filter", _("filter"), id="progress.filter", key_display="/"),
+        Binding("o,escape", "other", _("runs"), id="progress.other", key_display="o"),
     ]
 
     def __init__(self, folder: Path, arguments: Sequence[str] = (), resume: bool = False) -> None:
@@ -231,7 +236,7 @@ class ProgressScreen(Screen[None]):
             with Vertical(id="log-box"):
                 yield Input(placeholder=_("show lines that hold …"), id="filter", compact=True)
                 yield RichLog(id="log", max_lines=2000, wrap=False, markup=False, highlight=False, min_width=0)
-        yield Footer(show_command_palette=False)
+        yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
         self.query_one("#filter", Input).display = False

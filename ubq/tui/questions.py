@@ -217,7 +217,7 @@ def steps() -> tuple[Step, ...]:
 def review() -> Step:
     """What the review asks for: where the run lives."""
     about = _("Everything that will be written and started.")
-    return Step("review", _("Review"), about, (("", _questions("run.name", "run.dir")),))
+    return Step("review", _("Review"), about, ((_("run"), _questions("run.name", "run.dir")),))
 
 
 def shown(value: object) -> str:

@@ -93,7 +93,7 @@ class StartScreen(Screen[None]):
         super().__init__()
         self._runs: list[Run] = []
         self._facts = cost.preset_facts()
-        self._presets = {p.name: p.description for p in presets.listing()}
+        self._presets = {p.name: _(p.description) for p in presets.listing()}
 
     @property
     def ubq(self) -> UbqApp:
@@ -104,7 +104,7 @@ class StartScreen(Screen[None]):
         with Vertical(id="start"):
             yield OptionList(id="list")
             yield Static("", id="about", markup=False)
-        yield Footer(show_command_palette=False)
+        yield Footer(show_command_palette=False, compact=True)
 
     def on_mount(self) -> None:
         self._runs = runs_in(self.ubq.runs_dir)
@@ -158,7 +158,7 @@ class StartScreen(Screen[None]):
             options.add_option(Option(line, id=f"preset:{name}"))
         ids = [o.id for o in options.options]
         first = next((i for i, o in enumerate(options.options) if not o.disabled), 0)
-        options.highlighted = ids.index(held) if held in ids else first
+        options.highlighted = ids.index(held) if held and held in ids else first
 
     def _run_line(self, run: Run) -> Text:
         line = Text(no_wrap=True, overflow="ellipsis")

@@ -71,7 +71,7 @@ class Page(VerticalScroll, can_focus=False):
             group.display = any(f.display for f in group.query(Field))
 
 
-class ReviewPage(Page):
+class ReviewPage(Page, can_focus=True):
     """What will be written and started."""
 
     def compose(self) -> ComposeResult:
@@ -106,8 +106,10 @@ class WizardScreen(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+g", "next", _("next"), id="wizard.next"),
         Binding("escape", "back", _("back"), id="wizard.back"),
-        Binding("down", "app.focus_next", _("next field"), id="wizard.down", show=False),
+        Binding("down", "app.focus_next", _("field"), id="wizard.down", key_display="↑↓"),
         Binding("up", "app.focus_previous", _("field before"), id="wizard.up", show=False),
+        Binding("pagedown", "scroll(1)", _("scroll"), id="wizard.pagedown", key_display="pgdn"),
+        Binding("pageup", "scroll(-1)", _("scroll back"), id="wizard.pageup", show=False),
         Binding("c", "copy", _("copy command"), id="wizard.copy"),
     ]
 
@@ -156,7 +158,7 @@ class WizardScreen(Screen[None]):
             yield Button(_("Next"), id="next", compact=True, variant="primary")
             yield Button(_("Start"), id="begin", compact=True, variant="success")
             yield Button(_("Save only"), id="save", compact=True)
-        yield Footer(show_command_palette=False)
+        yield Footer(show_command_palette=False, compact=True)
 
     async def on_mount(self) -> None:
         await self._show()
@@ -295,6 +297,9 @@ class WizardScreen(Screen[None]):
         if answer == "leave":
             self.dismiss()
 
+    def action_scroll(self, pages: int) -> None:
+        self.page.scroll_relative(y=pages * max(1, self.page.size.height - 2), animate=False)
+
     def action_copy(self) -> None:
         self.ubq.copy(self.draft.command)
 
@@ -359,6 +364,12 @@ class WizardScreen(Screen[None]):
 
     def _live(self, text: Text | str) -> None:
         self.query_one("#live", Static).update(text)
+        self.call_after_refresh(self._let_scroll)
+
+    def _let_scroll(self) -> None:
+        """The live pane takes the focus only where it has more than it shows."""
+        pane = self.query_one("#live-scroll")
+        pane.can_focus = pane.max_scroll_y > 0
 
     # Ending
 
@@ -425,8 +436,7 @@ def _estimate_text(answer: Mapping[str, Any], threads: int) -> Text:
     )
     text.append("\n" + _("file on the Pi: {size}").format(size=cost.bytes_text(answer["file_bytes"])))
     text.append("; " + cost.time_text(answer, threads or cores()))
-    for stage, needed in answer["memory"].items():
-        text.append(f"\n{stage:<18} {cost.bytes_text(needed):>8}")
+    text.append("\n" + ", ".join(f"{stage} {cost.bytes_text(needed)}" for stage, needed in answer["memory"].items()))
     return text
 
 
