@@ -40,8 +40,9 @@ def test_full_size_meets_the_goals_without_holding_a_weight(variant: str, mults:
     assert head.macs == 640 * 5 * 1000 * 70
 
 
-def test_each_rewrite_shows_what_it_is_worth() -> None:
-    totals = rewrite_totals(tiny_recipe("paper"))
+@pytest.mark.parametrize("keep_float", [(), ("unet.init_conv.conv",)])
+def test_each_rewrite_shows_what_it_is_worth(keep_float: tuple[str, ...]) -> None:
+    totals = rewrite_totals(tiny_recipe("paper", QuantConfig(keep_float=keep_float)))
     assert list(totals) == ["none", "fold_batchnorm", "convert_conv1d", "convert_transposed", "time_tables"]
     assert totals["none"].conv1d.quantised == 0
     assert totals["convert_conv1d"].conv1d.quantised == 75

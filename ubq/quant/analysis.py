@@ -171,7 +171,7 @@ def count_model(generator: Generator, quant: QuantConfig) -> Count:
             transposed = isinstance(module, nn.ConvTranspose2d)
             counted, channels = (inputs[0], weight.shape[0]) if transposed else (output, weight.shape[0])
             parameters, macs = weight.numel(), counted.numel() // channels * weight.numel()
-            reason = "" if quantised else why_float(name, module, quant) or "not fake-quantised"
+            reason = "" if quantised else why_float(name, module, quant) or "quant.max_quality_loss"
             conv1d = is_conv1d(name, weight.dim())
         else:
             parameters, macs, conv1d = sum(t.numel() for t in module.state_dict().values()), 0, False
@@ -244,8 +244,11 @@ REWRITES = ("fold_batchnorm", "convert_conv1d", "convert_transposed", "time_tabl
 
 
 def rewrite_totals(recipe: Recipe) -> dict[str, Count]:
-    """Counts with none of the rewrites, then with each one added in turn, whether the recipe asks for it or not."""
-    quant = recipe.quant.model_copy(update=dict.fromkeys(REWRITES, False))
+    """Counts with none of the rewrites, then with each one added in turn, whether the recipe asks for it or not.
+
+    ``quant.keep_float`` is left out of it: rewrites change the names of layers.
+    """
+    quant = recipe.quant.model_copy(update={**dict.fromkeys(REWRITES, False), "keep_float": ()})
     counts = {"none": _count_recipe(replace(recipe, quant=quant))}
     for name in REWRITES:
         quant = quant.model_copy(update={name: True})

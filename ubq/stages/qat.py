@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ubq.config.schema import Config, QatTraining
+from ubq.i18n import gettext as _
+from ubq.stages.base import StageContext
 from ubq.stages.floatmodel import normalization_of, sizes_of, trained_parts
 from ubq.stages.paths import RunPaths
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ubq.quant.generator import Generator, Recipe
+    from ubq.quant.sensitivity import Probe
 
 QUANT_KEYS = (
     "quant.backend",
@@ -25,6 +28,8 @@ QUANT_KEYS = (
     "quant.max_quality_loss",
 )
 """Keys of ``[quant]`` that decide the training of either stage."""
+PROBE_SAMPLES = 4
+"""Samples that the cost of quantising each layer is measured on: one evaluation a layer."""
 
 
 def recipe_of(config: Config, paths: RunPaths) -> Recipe:
@@ -75,3 +80,28 @@ def finish(model: nn.Module) -> None:
 def batches_of(latents: Tensor, settings: QatTraining) -> Iterator[Tensor]:
     """Calibration batches of training latents, (B, L)."""
     yield from latents.split(settings.batch_size)[: settings.calibration_batches]
+
+
+def judge_within_budget(context: StageContext, generator: Generator, probe: Probe, parts: tuple[str, ...]) -> None:
+    """Put layers of a calibrated generator back into float until ``quant.max_quality_loss`` holds."""
+    from ubq.quant.prepare import restore_float
+    from ubq.quant.sensitivity import layers_to_keep_float
+
+    names = layers_to_keep_float(generator, context.config.quant, probe, parts)
+    restore_float(generator, names)
+    if names:
+        context.log(_("left in float by quant.max_quality_loss: {names}").format(names=", ".join(names)))
+
+
+def write_stage_analysis(
+    context: StageContext, generator: Generator, recipe: Recipe, probe: Probe, parts: tuple[str, ...]
+) -> None:
+    """``quantization_analysis.txt`` and ``.json`` of a QAT stage, with what each of its layers costs."""
+    from ubq.quant.analysis import as_json, count_model, write_analysis
+    from ubq.quant.sensitivity import layer_sensitivities
+
+    costs = layer_sensitivities(generator, probe, parts)
+    document = as_json(count_model(generator, recipe.quant), None, recipe, costs)
+    write_analysis(context.paths.checkpoints(context.stage), document)
+    if costs:
+        context.log(_("quantisation costs most in {names}").format(names=", ".join(document["worst_layers"])))

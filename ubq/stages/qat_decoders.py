@@ -15,9 +15,20 @@ from ubq.stages.latents import load_latents
 from ubq.stages.loop import run_training
 from ubq.stages.maps import open_maps
 from ubq.stages.paths import RunPaths
-from ubq.stages.qat import QUANT_KEYS, batches_of, finish, qat_generator, recipe_of, settings_for
+from ubq.stages.qat import (
+    PROBE_SAMPLES,
+    QUANT_KEYS,
+    batches_of,
+    finish,
+    judge_within_budget,
+    qat_generator,
+    recipe_of,
+    settings_for,
+    write_stage_analysis,
+)
 
 FINAL = "final_qat_decoders.pt"
+PARTS = ("velocity", "seismic")
 
 
 class QatDecoders(Stage):
@@ -46,9 +57,12 @@ class QatDecoders(Stage):
         return [paths.checkpoints(self.name) / FINAL]
 
     def run(self, context: StageContext) -> None:
+        import torch
+
         from ubq.quant.checkpoint import is_qat, save_qat
         from ubq.quant.generator import decoders
         from ubq.quant.prepare import calibrate
+        from ubq.quant.sensitivity import Probe
         from ubq.training.qat import QatDecodersTask
 
         config, paths = context.config, context.paths
@@ -68,10 +82,14 @@ class QatDecoders(Stage):
 
         passes = [forward(batch) for batch in batches_of(latents.train, settings)]
         calibrate(model, passes)
+        seen = latents.val[:PROBE_SAMPLES, None]
+        probe = Probe(seen, torch.zeros(len(seen), dtype=torch.int64, device=device), seen)
+        judge_within_budget(context, generator, probe, PARTS)
         run_training(context, QatDecodersTask(model, latents, train, val, settings), settings, device)
         calibrate(model, passes)  # on the averaged weights, which are what is exported
         finish(model)
-        save_qat(paths.checkpoints(self.name) / FINAL, generator, recipe, parts=("velocity", "seismic"))
+        save_qat(paths.checkpoints(self.name) / FINAL, generator, recipe, parts=PARTS)
+        write_stage_analysis(context, generator, recipe, probe, PARTS)
 
     def _take_over(self, context: StageContext, given: Path) -> None:
         """Use decoders that another run has trained, where they fit this one's model."""
@@ -81,11 +99,11 @@ class QatDecoders(Stage):
         recipe = recipe_of(config, paths)
         generator = skeleton(recipe)
         held = load_parts(generator, given)
-        missing = sorted({"velocity", "seismic"} - set(held))
+        missing = sorted(set(PARTS) - set(held))
         if missing:
             raise CheckpointError(
                 _("{path} holds no {parts} decoder").format(path=given, parts=", ".join(missing)),
                 _("give a final_qat_decoders.pt as --decoder-checkpoint"),
             )
-        save_qat(paths.checkpoints(self.name) / FINAL, generator, recipe, parts=("velocity", "seismic"))
+        save_qat(paths.checkpoints(self.name) / FINAL, generator, recipe, parts=PARTS)
         context.log(_("decoders taken over from {path}").format(path=given))

@@ -14,7 +14,16 @@ from ubq.stages.floatmodel import UNET
 from ubq.stages.latents import load_latents
 from ubq.stages.loop import run_training
 from ubq.stages.paths import RunPaths
-from ubq.stages.qat import QUANT_KEYS, batches_of, finish, qat_generator, settings_for
+from ubq.stages.qat import (
+    PROBE_SAMPLES,
+    QUANT_KEYS,
+    batches_of,
+    finish,
+    judge_within_budget,
+    qat_generator,
+    settings_for,
+    write_stage_analysis,
+)
 from ubq.stages.qat_decoders import FINAL as FINAL_DECODERS
 from ubq.stages.qat_decoders import QatDecoders
 
@@ -23,8 +32,10 @@ if TYPE_CHECKING:
 
     from ubq.model import GaussianDiffusion
     from ubq.quant.generator import Generator
+    from ubq.quant.sensitivity import Probe
 
 FINAL = "final_qat_model.pt"
+PARTS = ("diffusion",)
 
 
 class QatDiffusion(Stage):
@@ -53,6 +64,7 @@ class QatDiffusion(Stage):
     def run(self, context: StageContext) -> None:
         from ubq.model import GaussianDiffusion
         from ubq.quant.checkpoint import load_parts, save_qat
+        from ubq.quant.generator import decoders
         from ubq.quant.prepare import calibrate
         from ubq.training.qat import QatDiffusionTask
 
@@ -65,12 +77,19 @@ class QatDiffusion(Stage):
         diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant).to(device)
         passes = calibration_passes(generator, diffusion, latents.train, settings, config.seed)
         calibrate(generator.unet, passes)
+        probe = probe_of(generator, diffusion, latents.val[:PROBE_SAMPLES], config.seed)
+        judge_within_budget(context, generator, probe, PARTS)
         task = QatDiffusionTask(generator.unet, diffusion, latents, settings)
         run_training(context, task, settings, device)
         calibrate(generator.unet, passes)  # on the averaged weights, which are what is exported
         finish(generator.unet)
         load_parts(generator, paths.checkpoints(QatDecoders.name) / FINAL_DECODERS)
-        save_qat(paths.checkpoints(self.name) / FINAL, generator, recipe)
+        generator.to(device)
+        calibrate(decoders(generator), decoder_passes(generator, latents.train, settings, config.seed))
+        finish(generator)
+        metadata = {"run": paths.root.name, "family": config.data.family}
+        save_qat(paths.checkpoints(self.name) / FINAL, generator, recipe, metadata=metadata)
+        write_stage_analysis(context, generator, recipe, probe, PARTS)
 
 
 def calibration_passes(
@@ -87,6 +106,48 @@ def calibration_passes(
             time = times[draws.integers(len(times)).to(times.device)].to(latent.device)
             noise = draws.normal(1, latent.shape[1]).to(latent.device)
             return generator.unet(diffusion.q_sample(latent[:, None, :], time, noise), time)
+
+        return run
+
+    return [forward(i * settings.batch_size, b) for i, b in enumerate(batches_of(latents, settings))]
+
+
+def probe_of(generator: Generator, diffusion: GaussianDiffusion, latents: Tensor, seed: int) -> Probe:
+    """Held-out latents (B, L) noised at time steps spread over the sampler's way."""
+    import torch
+
+    from ubq.quant.sensitivity import Probe
+    from ubq.training.randomness import SampleDraws
+
+    visited = generator.sampler.visited()
+    chosen = torch.linspace(0, len(visited) - 1, len(latents)).round().long()
+    time = visited[chosen.to(visited.device)].to(latents.device)
+    noise = SampleDraws(seed, "probe", range(len(latents))).normal(1, latents.shape[1]).to(latents.device)
+    x_start = latents[:, None, :]
+    return Probe(diffusion.q_sample(x_start, time, noise), time, x_start)
+
+
+def decoder_passes(
+    generator: Generator, latents: Tensor, settings: QatTraining, seed: int
+) -> list[Callable[[], tuple[Tensor, Tensor]]]:
+    """Decoder evaluations on training latents (N, L) and as many that the quantised U-Net has drawn.
+
+    Drawn latents reach further than the encoder's where the U-Net is not perfect, and they are what
+    the deployed decoders meet.
+    """
+    import torch
+
+    from ubq.training.randomness import SampleDraws
+
+    count = generator.sampler.steps[0]
+
+    def forward(first: int, latent: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
+        @torch.no_grad()
+        def run() -> tuple[Tensor, Tensor]:
+            noise = SampleDraws(seed, "calibration-draw", range(first, first + len(latent)))
+            draws = noise.normal(count, 1, latent.shape[1]).transpose(0, 1).to(latent.device)
+            drawn = generator.sample(draws[0], draws[1:], count)
+            return generator.decode_normalised(torch.cat((latent[:, None, :], drawn)))
 
         return run
 
