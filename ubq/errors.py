@@ -53,6 +53,13 @@ class StageError(UbqError):
     """A stage could not do its work."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for a failed allocation on a device or on the host; torch has no one type for them."""
+    text = str(error).lower()
+    marks = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "std::bad_alloc")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(mark in text for mark in marks))
+
+
 class PreflightError(UbqError):
     """The machine cannot carry the run: disk, memory, device, data."""
 

@@ -187,7 +187,7 @@ def test_out_of_memory_that_was_caught_and_that_was_not(config: Config) -> None:
     run = make_run(
         config,
         state="failed",
-        error={"stage": "train-seismic", "message": "out of memory: 9 GB", "mend": ""},
+        error={"stage": "train-seismic", "message": "out of memory: 9 GB", "mend": "", "cause": "memory"},
         stages=[StageState("train-seismic", "failed")],
     )
     (run / "events.jsonl").write_text(
@@ -196,6 +196,17 @@ def test_out_of_memory_that_was_caught_and_that_was_not(config: Config) -> None:
     checks = found(config, run)
     assert checks["run.memory"].apply == {"train.seismic.accumulate": 2}
     assert "4 parts" in checks["run.parts"].figure
+
+
+@pytest.mark.parametrize(("tried", "applied"), [(4, {"train.seismic.accumulate": 8}), (8, {})])
+def test_parts_that_a_stage_tried_are_not_proposed_again(tried: int, applied: dict[str, object]) -> None:
+    keys = {"data.train_velocity": "maps", "train.seismic.batch_size": 16}
+    config = load_config("smoke", keys, isolated=True).config
+    error = {"stage": "train-seismic", "message": "no memory", "mend": "", "cause": "memory"}
+    entry = StageState("train-seismic", "failed", notes=[{"event": "out_of_memory", "accumulate": tried}])
+    check = found(config, make_run(config, state="failed", error=error, stages=[entry]))["run.memory"]
+    assert check.apply == applied
+    assert check.mend
 
 
 def test_memory_is_weighed_against_the_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:

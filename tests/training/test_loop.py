@@ -40,7 +40,7 @@ class Regression:
         x = DATA[samples]
         return (self.model(x + 0.1 * draws.normal(6)) - x.sum(1, keepdim=True)).square().mean()
 
-    def validate(self) -> float:
+    def validate(self, batch: int) -> float:
         self.validated_in.append(self.now)
         self.model.eval()
         value = float((self.model(DATA) - DATA.sum(1, keepdim=True)).square().mean())
@@ -160,8 +160,32 @@ def test_a_single_sample_that_does_not_fit_ends_with_the_mend() -> None:
         def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
             raise MemoryError
 
-    with pytest.raises(StageError, match="out of memory even with one sample") as caught:
+    with pytest.raises(StageError, match="out of memory even in the smallest parts of a batch, 3 samples") as caught:
         fit(Context(), Hopeless())
+    assert caught.value.mend
+
+
+def test_no_part_is_a_single_sample_where_batch_statistics_are_taken() -> None:
+    seen = []
+
+    class Counts(Regression):
+        def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
+            seen.append(len(samples))
+            return super().loss(samples, draws)
+
+    fit(Context(), Counts(), accumulate=5)
+    assert seen == [2, 3] * 20
+    with pytest.raises(StageError, match="batch_size 1 leaves nothing"):
+        train(Regression(), Context(), DiffusionTraining(batch_size=1), RunConfig(), 0, CPU)
+
+
+def test_missing_memory_outside_a_batch_ends_with_the_mend() -> None:
+    class Large(Regression):
+        def validate(self, batch: int) -> float:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 9.00 GiB")
+
+    with pytest.raises(StageError, match="out of memory, and smaller parts") as caught:
+        fit(Context(), Large())
     assert caught.value.mend
 
 

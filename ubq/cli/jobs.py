@@ -308,7 +308,11 @@ def describe(shot: Snapshot) -> str:
     if shot.problem:
         lines.append(shot.problem)
     width = max((len(s.name) for s in state.stages), default=0)
-    lines += ["  " + _stage_line(stage, width, shot) for stage in state.stages]
+    for stage in state.stages:
+        lines.append("  " + _stage_line(stage, width, shot))
+        if stage.notes:  # the last one says how the stage goes on
+            text = _("out of memory at step {step}: went on with {part_size} samples at a time")
+            lines.append(" " * (width + 4) + text.format(**{"step": "?", "part_size": "?"} | stage.notes[-1]))
     if state.error:
         where = f"{state.error.get('stage')}: " if state.error.get("stage") else ""
         lines.append(_("error: {error}").format(error=where + str(state.error.get("message"))))

@@ -229,11 +229,18 @@ class ReconstructionTraining(TrainingConfig):
     """Weight of the mean squared error in the loss."""
 
 
-class AutoencoderTraining(ReconstructionTraining):
+class BatchStatisticsTraining(ReconstructionTraining):
+    """A stage whose model has BatchNorm layers that see one value a channel and sample."""
+
+    batch_size: Annotated[int, Field(ge=2, le=2**31 - 1)] = 16
+    """Samples of one optimiser step."""
+
+
+class AutoencoderTraining(BatchStatisticsTraining):
     """Encoder and velocity decoder."""
 
 
-class SeismicTraining(ReconstructionTraining):
+class SeismicTraining(BatchStatisticsTraining):
     """Seismic decoder, from the latents of the frozen encoder."""
 
 

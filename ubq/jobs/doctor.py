@@ -24,6 +24,7 @@ from ubq.stages.paths import RunPaths
 
 if TYPE_CHECKING:
     from ubq.config.schema import Config
+    from ubq.jobs.state import StageState
     from ubq.jobs.status import Snapshot
 
 GB = 1e9
@@ -479,8 +480,8 @@ def run_state(config: Config, run: Path) -> Iterator[Check]:
         error = state.error or {}
         stage = error.get("stage", "")
         figure = _("failed in {stage}: {message}").format(stage=stage or "-", message=error.get("message", ""))
-        if "out of memory" in error.get("message", ""):
-            mend = out_of_memory(config, stage)
+        if error.get("cause") == "memory":
+            mend = out_of_memory(config, stage, _parts_tried(seen.state.stage(stage)))
             yield Check(
                 id="run.memory",
                 status="failed",
@@ -529,7 +530,7 @@ def _killed(config: Config, run: Path, seen: Snapshot, resume: str) -> Check:
             why=_("the run goes on from its last checkpoint"),
             mend=resume,
         )
-    mend = out_of_memory(config, name)
+    mend = out_of_memory(config, name, _parts_tried(stage))
     return Check(
         id="run.memory",
         status="failed",
@@ -538,6 +539,12 @@ def _killed(config: Config, run: Path, seen: Snapshot, resume: str) -> Check:
         mend=mend.command(run),
         apply=mend.apply,
     )
+
+
+def _parts_tried(stage: StageState | None) -> int:
+    """Parts of a batch that a stage has come to by itself."""
+    notes = stage.notes if stage else []
+    return max((n["accumulate"] for n in notes if isinstance(n.get("accumulate"), int)), default=0)
 
 
 def _memory_events(run: Path) -> Iterator[str]:

@@ -85,18 +85,25 @@ def _calmer(config: Config, stage: str) -> dict[str, object]:
     return {f"{TABLES[stage]}.lr": training.lr / 2}
 
 
-def out_of_memory(config: Config, stage: str) -> Mend:
-    """A stage that did not fit the memory: the same batch in smaller parts."""
+def out_of_memory(config: Config, stage: str, tried: int = 0) -> Mend:
+    """A stage that did not fit the memory: the same batch in smaller parts.
+
+    Args:
+        config: the run's.
+        stage: its name.
+        tried: parts that the stage has come to by itself; 0: it tried none.
+    """
     training = training_of(config, stage)
     if training is None:
         cause = _("the machine ran out of memory, or the process was killed by hand")
         return Mend(cause, _("free some memory, then: ubq resume"))
     cause = _("the machine ran out of memory (batch_size {batch} in {parts} parts), or the process was killed by hand")
-    cause = cause.format(batch=training.batch_size, parts=training.accumulate)
-    if training.accumulate < training.batch_size:
-        parts = min(2 * training.accumulate, training.batch_size)
+    now = max(training.accumulate, tried)
+    cause = cause.format(batch=training.batch_size, parts=now)
+    if now < training.batch_size and not (tried and 2 * tried >= training.batch_size):
+        parts = min(2 * now, training.batch_size)
         return Mend(cause, _("compute the batch in smaller parts"), {f"{TABLES[stage]}.accumulate": parts})
-    return Mend(cause, _("one sample at a time already: use a smaller preset, ubq presets list"))
+    return Mend(cause, _("the smallest parts already: use a smaller preset, ubq presets list"))
 
 
 def _quantised_modules(config: Config, how: str) -> Mend:

@@ -31,6 +31,7 @@ from ubq.errors import (
     StageError,
     UbqError,
     UsageError,
+    is_out_of_memory,
 )
 from ubq.i18n import gettext as _
 from ubq.jobs.console import Console, console_for, duration
@@ -469,7 +470,7 @@ class _Runner:
             message, mend, code = error.message, error.mend, error.exit_code
         elif isinstance(error, OSError) and error.errno in NO_SPACE:
             message, mend, code = _no_space(self.paths), _("make room on that disk"), EXIT_STAGE_FAILED
-        elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        elif is_out_of_memory(error):
             message = _("out of memory: {error}").format(error=_first_line(error))
             mend, code = _("make the stage's batch_size smaller, or its accumulate larger"), EXIT_STAGE_FAILED
         else:
@@ -482,6 +483,8 @@ class _Runner:
             failed.state, failed.error = FAILED, {"message": message, "mend": mend}
         where = failed.name if failed else ""
         state.error = {"stage": where, "message": message, "mend": mend}
+        if is_out_of_memory(error) or (error.__cause__ and is_out_of_memory(error.__cause__)):
+            state.error["cause"] = "memory"
         state.state, state.exit_code = FAILED, code
         self._report(message, mend, where)
         try:
@@ -569,6 +572,9 @@ class _Context:
             entry.best_loss = float(judged) if entry.best_loss is None else min(entry.best_loss, float(judged))
 
     def event(self, kind: str, **fields: object) -> None:
+        if kind == "out_of_memory":
+            self._entry.notes.append({"event": kind, **fields})
+            self._runner.file.save()
         self._runner.event(kind, stage=self.stage, **fields)
 
     def log(self, message: str) -> None:

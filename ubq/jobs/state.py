@@ -57,6 +57,8 @@ class StageState:
     resumed_from: int | None = None
     figures: dict[str, Any] = field(default_factory=dict)
     """The figures last reported."""
+    notes: list[dict[str, Any]] = field(default_factory=list)
+    """Events that a reader should not miss, with their fields: ``out_of_memory``."""
     error: dict[str, str] | None = None
     artifacts: list[dict[str, Any]] = field(default_factory=list)
     """``{path, bytes}`` of each output, the path relative to the run's folder."""

@@ -51,6 +51,6 @@ class TrainDiffusion(Stage):
         parts = new_parts(config, paths, UNET, device, self.name)
         model = config.model
         diffusion = GaussianDiffusion(model.diffusion_steps, model.objective, model.variant).to(device)
-        task = DiffusionTask(parts["unet"], diffusion, load_latents(paths, device), settings.batch_size)
+        task = DiffusionTask(parts["unet"], diffusion, load_latents(paths, device))
         run_training(context, task, settings, device)
         save_tensors(paths.checkpoints(self.name) / "diffusion.pt", state_of(parts))

@@ -13,16 +13,16 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ubq.config.schema import RunConfig, TrainingConfig
-from ubq.errors import StageError
+from ubq.errors import StageError, is_out_of_memory
 from ubq.i18n import gettext as _
 from ubq.training.ema import WeightAverage
-from ubq.training.memory import is_out_of_memory
 from ubq.training.randomness import SampleDraws, SampleOrder
 
 FULLY_QUANTISED = "activations"
@@ -51,8 +51,8 @@ class Task(Protocol):
         """Mean loss over the given training samples, (B,) int64; a scalar with a graph."""
         ...
 
-    def validate(self) -> float:
-        """Loss on the held-out samples with the model's present weights."""
+    def validate(self, batch: int) -> float:
+        """Loss on the held-out samples, ``batch`` at a time, with the model's present weights."""
         ...
 
 
@@ -105,7 +105,17 @@ def train(task: Task, loop: Loop, settings: TrainingConfig, run: RunConfig, seed
         Stopped: a stop was requested and the loop has saved itself.
         StageError: the loss is not finite, or not even one sample fits the memory.
     """
-    _Training(task, loop, settings, run, seed, device).run()
+    try:
+        _Training(task, loop, settings, run, seed, device).run()
+    except (RuntimeError, MemoryError) as error:  # the average, the optimiser's moments, a save
+        if not is_out_of_memory(error):
+            raise
+        message = _("out of memory, and smaller parts of a batch would not help")
+        raise StageError(message, _more_memory()) from error
+
+
+def _more_memory() -> str:
+    return _("use a smaller preset, a device with more memory, or free some memory, then ubq resume")
 
 
 class _Training:
@@ -117,7 +127,15 @@ class _Training:
         self.steps = total_steps(settings, task.train_samples)
         self.parameters = [p for p in task.model.parameters() if p.requires_grad]
         self.order = SampleOrder(task.train_samples, seed, loop.stage)
-        self.parts = min(settings.accumulate, settings.batch_size)
+        # Batch statistics of a single sample do not exist where a layer sees one value a channel.
+        has_statistics = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in task.model.modules())
+        self.most_parts = max(1, settings.batch_size // (2 if has_statistics else 1))
+        if has_statistics and settings.batch_size < 2:
+            raise StageError(
+                _("{stage}: batch_size 1 leaves nothing to take batch statistics of").format(stage=loop.stage),
+                _("set the stage's batch_size to 2 or more"),
+            )
+        self.parts = min(settings.accumulate, self.most_parts)
         self.step = 0
         self.best = math.inf
         self.validate_every = settings.validate_every or max(1, self.steps // 10)
@@ -186,9 +204,9 @@ class _Training:
     def _accumulate(self, indices: Sequence[int]) -> float:
         """Gradients of one batch, in as many parts as memory asks for."""
         total = 0.0
-        size = math.ceil(len(indices) / self.parts)
-        for start in range(0, len(indices), size):
-            part = indices[start : start + size]
+        bounds = [n * len(indices) // self.parts for n in range(self.parts + 1)]
+        for start, end in pairwise(bounds):
+            part = indices[start:end]
             with self._autocast():
                 loss = self.task.loss(self.order(part), SampleDraws(self.seed, self.loop.stage, part))
             share = len(part) / len(indices)
@@ -204,21 +222,22 @@ class _Training:
                 buffer.copy_(before)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        batch = self.settings.batch_size
-        if self.parts >= batch:
-            raise StageError(
-                _("{stage}: out of memory even with one sample at a time").format(stage=self.loop.stage),
-                _("use a smaller preset, a device with more memory, or free some memory, then ubq resume"),
-            )
-        self.parts = min(batch, self.parts * 2)
+        if self.parts >= self.most_parts:
+            message = _("out of memory even in the smallest parts of a batch, {size} samples at a time")
+            raise StageError(message.format(size=self.part_size), _more_memory()) from MemoryError()
+        self.parts = min(self.most_parts, self.parts * 2)
         self._save()
-        size = math.ceil(batch / self.parts)
-        self.loop.event("out_of_memory", step=self.step, accumulate=self.parts, part_size=size)
+        self.loop.event("out_of_memory", step=self.step, accumulate=self.parts, part_size=self.part_size)
         self.loop.log(
             _("out of memory at step {step}: going on with {size} samples at a time, same batch size").format(
-                step=self.step, size=size
+                step=self.step, size=self.part_size
             )
         )
+
+    @property
+    def part_size(self) -> int:
+        """Samples that are in memory at a time, at most."""
+        return math.ceil(self.settings.batch_size / self.parts)
 
     def _autocast(self) -> torch.autocast | nullcontext[None]:
         if self.settings.amp and self.device.type == "cuda" and torch.cuda.is_bf16_supported():
@@ -233,7 +252,7 @@ class _Training:
 
     def _validate(self, phase: str) -> None:
         with self.average.applied(), torch.no_grad():
-            value = self.task.validate()
+            value = self.task.validate(self.part_size)
         self.best = min(self.best, value)
         self.loop.metrics(self.step, val_loss=value, phase=phase)
         self.loop.progress(self.step, self.steps, val_loss=value, best_val_loss=self.best)

@@ -28,12 +28,10 @@ class QatDecodersTask:
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
         return self._loss(self.latents.train[samples], self.train, samples)
 
-    def validate(self) -> float:
+    def validate(self, batch: int) -> float:
         observing = self.model.training
         self.model.eval()
-        value = mean_over(
-            len(self.val), self.settings.batch_size, lambda s: self._loss(self.latents.val[s], self.val, s)
-        )
+        value = mean_over(len(self.val), batch, lambda s: self._loss(self.latents.val[s], self.val, s))
         self.model.train(observing)
         return value
 
@@ -46,7 +44,7 @@ class QatDiffusionTask(DiffusionTask):
     """Diffusion U-Net, fake-quantised."""
 
     def __init__(self, unet: nn.Module, diffusion: LatentDiffusion, latents: Latents, settings: QatTraining) -> None:
-        super().__init__(unet, diffusion, latents, settings.batch_size)
+        super().__init__(unet, diffusion, latents)
         self.settings = settings
 
     def phase(self, step: int, steps: int) -> str:

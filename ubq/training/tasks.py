@@ -84,9 +84,9 @@ class AutoencoderTask(_FloatTask):
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
         return self._loss(self.train.velocity(samples))
 
-    def validate(self) -> float:
+    def validate(self, batch: int) -> float:
         self.model.eval()
-        value = mean_over(len(self.val), self.settings.batch_size, lambda s: self._loss(self.val.velocity(s)))
+        value = mean_over(len(self.val), batch, lambda s: self._loss(self.val.velocity(s)))
         self.model.train()
         return value
 
@@ -107,14 +107,14 @@ class SeismicTask(_FloatTask):
         predicted = self.model(self.latents.train[samples])
         return reconstruction_loss(predicted, self.train.seismic(samples), self.settings)
 
-    def validate(self) -> float:
+    def validate(self, batch: int) -> float:
         self.model.eval()
 
         def loss(samples: Tensor) -> Tensor:
             predicted = self.model(self.latents.val[samples])
             return reconstruction_loss(predicted, self.val.seismic(samples), self.settings)
 
-        value = mean_over(len(self.val), self.settings.batch_size, loss)
+        value = mean_over(len(self.val), batch, loss)
         self.model.train()
         return value
 
@@ -132,14 +132,14 @@ class LatentDiffusion(Protocol):
 class DiffusionTask(_FloatTask):
     """Diffusion U-Net over the latents."""
 
-    def __init__(self, unet: nn.Module, diffusion: LatentDiffusion, latents: Latents, batch_size: int) -> None:
-        self.model, self.diffusion, self.latents, self.batch_size = unet, diffusion, latents, batch_size
+    def __init__(self, unet: nn.Module, diffusion: LatentDiffusion, latents: Latents) -> None:
+        self.model, self.diffusion, self.latents = unet, diffusion, latents
         self.train_samples = len(latents.train)
 
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
         return self._loss(self.latents.train[samples], draws)
 
-    def validate(self) -> float:
+    def validate(self, batch: int) -> float:
         training = self.model.training
         self.model.eval()
 
@@ -148,7 +148,7 @@ class DiffusionTask(_FloatTask):
             draws = SampleDraws(0, "validation", samples.tolist())
             return self._loss(self.latents.val[samples % len(self.latents.val)], draws)
 
-        value = mean_over(VALIDATION_SAMPLES, self.batch_size, loss)
+        value = mean_over(VALIDATION_SAMPLES, batch, loss)
         self.model.train(training)
         return value
 
