@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import signal
 from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
+from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
@@ -63,12 +65,19 @@ class UbqApp(App[int]):
         from ubq.tui.start import StartScreen
 
         self.push_screen(StartScreen())
+        self.call_after_refresh(self._import_the_rest)
         if self._interface.problem:
             self.notify(self._interface.problem, severity="warning", markup=False)
         if self._first_run is not None:
             self.open_run(self._first_run)
         elif self._first_preset:
             self.open_wizard(self._first_preset)
+
+    @work(thread=True)
+    def _import_the_rest(self) -> None:
+        """Behind the first frame: screens open at once, and an upgrade of ubq meanwhile does not mix two versions."""
+        for name in ("wizard", "progress", "checklist"):
+            importlib.import_module(f"ubq.tui.{name}")
 
     def _watch_signals(self) -> None:
         """Close cleanly when the terminal or the machine goes; the exit code says which signal it was."""

@@ -77,9 +77,29 @@ def run_checks(folder: Path) -> list[Check]:
         config = load_frozen(RunPaths(folder))
         return [*run_state(config, folder), *marks(config, folder)]
     except UbqError as error:
-        return [Check(id="run.readable", status="failed", figure=error.message, mend=error.mend)]
+        problem = Check(id="run.readable", status="failed", figure=error.message, mend=error.mend)
     except OSError as error:
-        return [Check(id="run.readable", status="failed", figure=str(error))]
+        problem = Check(id="run.readable", status="failed", figure=str(error))
+    return [problem, *_reported(folder)]
+
+
+def _reported(folder: Path) -> list[Check]:
+    """The marks as the report has them: what mends them depends on a configuration that cannot be read."""
+    from ubq.export.report import Report, threshold_text, value_text
+
+    try:
+        report = Report.read(RunPaths(folder).exported / "report.json")
+    except UbqError:
+        return []
+    figure = _("{value}, wanted {threshold}; {how}")
+    return [
+        Check(
+            id=f"marks.{m.id}",
+            status="ok" if m.passed else "failed",
+            figure=figure.format(value=value_text(m), threshold=threshold_text(m), how=m.how),
+        )
+        for m in report.marks
+    ]
 
 
 def file_lines(folder: Path) -> list[Line]:
@@ -141,6 +161,7 @@ class ChecklistScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield Static("", id="summary-line", classes="title", markup=False)
+        yield Static(self._preset(), id="preset-line", markup=False)
         with Horizontal(id="checklist"):
             yield OptionList(id="list")
             with VerticalScroll(id="detail-scroll"):
@@ -150,6 +171,17 @@ class ChecklistScreen(Screen[None]):
     def on_mount(self) -> None:
         self._fill(run_checks(self.folder))
         self.query_one(OptionList).focus()
+
+    def _preset(self) -> str:
+        """What the run's preset is for: a run of one that is for tests passes few marks."""
+        from ubq.config import presets
+
+        try:
+            name = snapshot(self.folder).state.preset
+        except (UbqError, OSError):
+            return ""
+        about = next((p.description for p in presets.listing() if p.name == name), "")
+        return _("preset {preset}: {about}").format(preset=name, about=_(about)) if about else ""
 
     def _fill(self, checks: Sequence[Check]) -> None:
         options = self.query_one(OptionList)
@@ -227,6 +259,8 @@ class ChecklistScreen(Screen[None]):
         self.query_one("#summary-line", Static).update(_("{run}: checking everything …").format(run=self.folder.name))
         place = [] if self.folder.parent == Path("runs") else ["--runs-dir", str(self.folder.parent)]
         answer = await ubq_json("doctor", self.folder.name, "--json", *place, timeout=DOCTOR_S)
+        if not self.query("#detail"):
+            return  # the screen is being closed
         checks = [Check(**c) for c in answer.get("checks", [])]
         if "error" in answer:
             self.ubq.tell(answer["error"], answer["mend"])

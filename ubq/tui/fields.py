@@ -176,8 +176,7 @@ class Entry(Input):
 
     async def _on_key(self, event: events.Key) -> None:
         if event.character == "?":
-            return
-        await super()._on_key(event)
+            event.prevent_default()  # Input would take it for text
 
 
 class Field(Vertical):

@@ -10,8 +10,10 @@ Points = Sequence[tuple[float, float]]
 
 # Bit of each dot of a braille cell, by row (0 to 3) and column (0, 1); Unicode block U+2800.
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-_AXIS = 8
-"""Columns for the axis: a figure of seven and a line."""
+_AXIS = 10
+"""Columns for the axis: a figure such as -1.23e+10, and a line."""
+_LEAST = 16
+"""Columns without which a curve says nothing, and its steps have no room below it."""
 
 
 def curves(train: Points, validation: Points, width: int, height: int) -> list[str]:
@@ -21,7 +23,7 @@ def curves(train: Points, validation: Points, width: int, height: int) -> list[s
     """
     points = [p for p in (*train, *validation) if math.isfinite(p[1])]
     columns, rows = width - _AXIS - 1, height - 1
-    if not points or columns < 4 or rows < 2:
+    if not points or columns < _LEAST or rows < 2:
         return []
     losses = [loss for _step, loss in points]
     low, high = min(losses), max(losses)
@@ -56,7 +58,7 @@ def curves(train: Points, validation: Points, width: int, height: int) -> list[s
         for r, row in enumerate(grid)
     ]
     left, right = f"{first:.0f}", f"{last:.0f}"
-    lines.append(" " * _AXIS + "└" + f"{left}{right:>{columns - len(left)}}"[:columns])
+    lines.append(" " * _AXIS + "└" + f"{left}{right:>{max(0, columns - len(left))}}"[:columns])
     return lines
 
 

@@ -110,12 +110,12 @@ class Stages(Widget, can_focus=True):
 
     @property
     def stage(self) -> StageState | None:
-        """The stage whose curve is drawn: the one chosen, else the one at work, else the last that trained."""
+        """The stage whose curve is drawn: the one chosen, else the one that trains, else the last that did."""
         stages = self.shot.state.stages if self.shot else []
         found = next((s for s in stages if s.name == self.chosen), None)
         begun = [s for s in stages if s.state != PENDING]
         trained = [s for s in begun if s.loss is not None]
-        at_work = next((s for s in begun if s.state == RUNNING), None)
+        at_work = next((s for s in trained if s.state == RUNNING), None)
         return found or at_work or next(iter([*begun, *trained][::-1]), None)
 
     def action_move(self, by: int) -> None:
@@ -257,6 +257,8 @@ class ProgressScreen(Screen[None]):
             self._show(await asyncio.to_thread(self._reader.look))
 
     def _show(self, look: Look) -> None:
+        if not self.query(Plot):
+            return  # the screen is being closed
         stages = self.query_one(Stages)
         problem = self.query_one("#problem", Static)
         problem.display = bool(look.problem)

@@ -121,10 +121,11 @@ class StartScreen(Screen[None]):
                 self._take(await asyncio.to_thread(runs_in, self.ubq.runs_dir))
 
     def on_screen_resume(self) -> None:
-        if self.is_mounted and self.query(OptionList):
-            self._take(runs_in(self.ubq.runs_dir))
+        self._take(runs_in(self.ubq.runs_dir))
 
     def _take(self, runs: list[Run]) -> None:
+        if not self.query("#about"):
+            return  # the screen is being closed
         before, self._runs = self._runs, runs
         options = self.query_one(OptionList)
         if [r.folder for r in before] != [r.folder for r in runs]:

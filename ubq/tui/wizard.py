@@ -331,7 +331,9 @@ class WizardScreen(Screen[None]):
                 self._live(_("No checkpoint: autoencoder, seismic decoder and diffusion are trained first."))
                 return
             self._live(_("looking into {path} …").format(path=config.pretrained.path))
-            self._live(_checkpoint_text(await self._inspect()))
+            found = await self._inspect()
+            if self.query("#live"):
+                self._live(_checkpoint_text(found))
             return
         review = self.query("#checks")
         self._live(_("checking …"))
@@ -340,6 +342,8 @@ class WizardScreen(Screen[None]):
         answer = await self._probe.ask(
             {"data": "data", "estimate": "estimate"}.get(step, "preflight"), str(self.draft.file), self.draft.text
         )
+        if not self.query("#live"):
+            return  # the screen is being closed
         if "error" in answer:
             text = Text(f"! {answer['error']} {answer['mend']}".rstrip())
         elif step == "estimate":

@@ -1,0 +1,736 @@
+"""Every path through the screens, by keys."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import STAGES, drive, make_run, messages, screen_text, settle, until
+from textual.pilot import Pilot
+from textual.widgets import OptionList, Static
+
+from ubq.jobs import detach
+from ubq.jobs.checks import Check
+from ubq.jobs.detach import Detached
+from ubq.jobs.owner import this_process
+from ubq.tui import checklist, progress, wizard
+from ubq.tui.app import UbqApp
+from ubq.tui.checklist import ChecklistScreen
+from ubq.tui.dialogs import Ask, Help
+from ubq.tui.fields import Field
+from ubq.tui.progress import ProgressScreen
+from ubq.tui.start import StartScreen
+from ubq.tui.wizard import WizardScreen
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], Path]]:
+    """Jobs that the interface would have started."""
+    jobs: list[tuple[list[str], Path]] = []
+
+    def start(arguments: Sequence[str], run: Path, wait: float = 0.0) -> Detached:
+        jobs.append((list(arguments), run))
+        run.mkdir(parents=True, exist_ok=True)
+        return Detached(4242, None, True, "")
+
+    monkeypatch.setattr(progress, "start_detached", start)
+    return jobs
+
+
+def alive(run: Path) -> None:
+    """Make this test's process the one that holds a run."""
+    (run / "owner.json").write_text(json.dumps(dataclasses.asdict(this_process("ubq run"))))
+
+
+async def open_wizard(pilot: Pilot[int], preset: str = "smoke") -> WizardScreen:
+    app = pilot.app
+    assert isinstance(app, UbqApp)
+    app.open_wizard(preset)
+    await settle(pilot)
+    screen = app.screen
+    assert isinstance(screen, WizardScreen)
+    return screen
+
+
+async def focus(pilot: Pilot[int], key: str) -> Field:
+    """Put the focus on the field of a key, as Tab would."""
+    screen = pilot.app.screen
+    field = next(f for f in screen.query(Field) if f.name_of_key == key and f.display)
+    field.control.focus()
+    await settle(pilot)
+    return field
+
+
+async def answer(pilot: Pilot[int], key: str, text: str) -> Field:
+    """Type into the field of a key and leave it."""
+    field = await focus(pilot, key)
+    field.control.value = ""  # type: ignore[union-attr]
+    await pilot.press(*({"_": "underscore", ".": "full_stop", "-": "minus", "/": "slash"}.get(c, c) for c in text))
+    await pilot.press("tab")
+    await settle(pilot)
+    return field
+
+
+async def step(pilot: Pilot[int], name: str) -> None:
+    """Go forward to a step."""
+    screen = pilot.app.screen
+    assert isinstance(screen, WizardScreen)
+    for _attempt in range(6):
+        if screen.step.id == name:
+            return
+        await pilot.press("ctrl+g")
+        await settle(pilot)
+    assert screen.step.id == name
+
+
+# Start
+
+
+def test_the_start_lists_runs_newest_first_and_presets() -> None:
+    make_run("older", "interrupted")
+    make_run("bad")
+    Path("runs/bad/state.json").write_text("{broken")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        text = screen_text(pilot.app)  # type: ignore[arg-type]
+        assert "older" in text
+        assert "interrupted" in text
+        assert "unreadable" in text
+        assert "train-diffusion 62 %" in text
+        assert "smoke" in text
+        await pilot.press("n")
+        await settle(pilot)
+        assert "memory for training" in screen_text(pilot.app)  # type: ignore[arg-type]
+
+    drive(steps)
+
+
+def test_enter_opens_a_run_and_o_comes_back() -> None:
+    make_run("mine", "interrupted")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        await pilot.press("enter")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, ProgressScreen)
+        await pilot.press("o")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, StartScreen)
+
+    drive(steps)
+
+
+def test_r_on_the_start_resumes(started: list[tuple[list[str], Path]]) -> None:
+    make_run("mine", "interrupted")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        await pilot.press("r")
+        await until(pilot, lambda: bool(started))
+
+    drive(steps)
+    assert started == [(["resume", "mine"], Path("runs/mine"))]
+
+
+def test_a_run_that_appears_or_vanishes_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ubq.tui import start
+
+    monkeypatch.setattr(start, "REFRESH_S", 0.05)
+
+    async def steps(pilot: Pilot[int]) -> None:
+        make_run("late", "interrupted")
+        await until(pilot, lambda: "late" in screen_text(pilot.app))  # type: ignore[arg-type]
+        Path("runs/late").rename("elsewhere")
+        await until(pilot, lambda: "late" not in screen_text(pilot.app))  # type: ignore[arg-type]
+
+    drive(steps)
+
+
+def test_a_broken_configuration_file_is_a_message() -> None:
+    Path("ubq.toml").write_text("extends = 'demo'\nseed = -1\n")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        await pilot.press("enter")  # the file stands first
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, StartScreen)
+        assert "ubq.toml:2" in messages(pilot.app)  # type: ignore[arg-type]
+
+    drive(steps)
+
+
+# The wizard
+
+
+def test_all_the_way_to_a_started_job(probe: list[tuple[str, str]], started: list[tuple[list[str], Path]]) -> None:
+    async def steps(pilot: Pilot[int]) -> None:
+        await pilot.press("enter")
+        await settle(pilot)
+        for _step in range(5):
+            await pilot.press("ctrl+g")
+            await settle(pilot)
+        text = screen_text(pilot.app)  # type: ignore[arg-type]
+        assert "6 Review" in text
+        assert "forward modelling is installed" in text
+        assert "! warning" in text
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(started))
+        assert isinstance(pilot.app.screen, ProgressScreen)
+
+    drive(steps)
+    assert started == [(["run"], Path("runs/smoke"))]
+    assert tomllib.loads(Path("ubq.toml").read_text()) == {"extends": "smoke"}
+    assert [question for question, _text in probe] == ["data", "estimate", "estimate", "estimate", "preflight"]
+
+
+def test_answers_survive_going_back_and_forth(probe: list[tuple[str, str]]) -> None:
+    async def steps(pilot: Pilot[int]) -> None:
+        screen = await open_wizard(pilot)
+        await answer(pilot, "data.synth_samples", "48")
+        await step(pilot, "quantisation")
+        await focus(pilot, "quant.backend")
+        await pilot.press("right")
+        await focus(pilot, "quant.convert_conv1d")
+        await pilot.press("space")
+        await step(pilot, "training")
+        await answer(pilot, "qat.epochs", "7")
+        await step(pilot, "export")
+        await focus(pilot, "export.solver")
+        await pilot.press("left")
+        for _step in range(4):
+            await pilot.press("escape")
+            await settle(pilot)
+        assert screen.step.id == "data"
+        assert "48" in screen_text(pilot.app)  # type: ignore[arg-type]
+        await step(pilot, "review")
+        assert screen.draft.changes == {
+            "data.synth_samples": 48,
+            "quant.backend": "x86",
+            "quant.convert_conv1d": False,
+            "qat.epochs": 7,
+            "export.solver": "ddim",
+        }
+        await focus(pilot, "run.name")
+        screen.query_one("#save").focus()
+        await pilot.press("enter")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, StartScreen)
+
+    drive(steps)
+    assert tomllib.loads(Path("ubq.toml").read_text()) == {
+        "extends": "smoke",
+        "data": {"synth_samples": 48},
+        "quant": {"backend": "x86", "convert_conv1d": False},
+        "qat": {"epochs": 7},
+        "export": {"solver": "ddim"},
+    }
+
+
+def test_a_wrong_answer_is_marked_and_holds_the_step(probe: list[tuple[str, str]]) -> None:
+    async def steps(pilot: Pilot[int]) -> None:
+        screen = await open_wizard(pilot)
+        await step(pilot, "training")
+        await answer(pilot, "qat.epochs", "many")
+        assert "! needs integer >= 0" in screen_text(pilot.app)  # type: ignore[arg-type]
+        await pilot.press("ctrl+g")
+        await settle(pilot)
+        assert screen.step.id == "training"
+        await pilot.press("escape")  # back is always free
+        await settle(pilot)
+        assert screen.step.id == "quantisation"
+        await step(pilot, "training")
+        assert "many" in screen_text(pilot.app)  # type: ignore[arg-type]
+        await answer(pilot, "qat.epochs", "3")
+        await step(pilot, "export")
+
+    drive(steps)
+    assert not Path("ubq.toml").exists()
+
+
+def test_the_memory_follows_as_one_types(probe: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wizard, "TYPING_S", 0.01)
+
+    async def steps(pilot: Pilot[int]) -> None:
+        await open_wizard(pilot)
+        await step(pilot, "training")
+        before = len(probe)
+        await focus(pilot, "qat.batch_size")
+        await pilot.press("4")
+        await until(pilot, lambda: len(probe) > before)
+        assert "qat-decoders 600 MB" in screen_text(pilot.app)  # type: ignore[arg-type]
+
+    drive(steps)
+    assert tomllib.loads(probe[-1][1])["qat"] == {"batch_size": 84}
+
+
+def test_questions_that_do_not_matter_are_not_asked(probe: list[tuple[str, str]]) -> None:
+    async def steps(pilot: Pilot[int]) -> None:
+        screen = await open_wizard(pilot)
+
+        def asked() -> set[str]:
+            return {f.name_of_key for f in screen.page.fields()}
+
+        assert "data.synth_samples" in asked()
+        assert "data.val_velocity" not in asked()
+        await answer(pilot, "data.train_velocity", "maps")
+        assert "data.synth_samples" not in asked()
+        assert "data.val_velocity" in asked()
+
+    drive(steps)
+
+
+def test_a_checkpoint_is_looked_into(probe: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("old.pt").touch()
+    commands: list[tuple[str, ...]] = []
+
+    async def ubq_json(*arguments: str, timeout: float) -> dict[str, Any]:
+        commands.append(arguments)
+        return {
+            "container": "trainer", "variant": "fork", "sizes": {"encoder_dim": 512, "dim_mults": [1, 2, 2, 2]},
+            "weights": "ema", "absent": ["encoder"], "parameters": {"total": 486e6}, "normalization": "fork",
+            "problem": "", "notes": ["a note"],
+        }  # fmt: skip
+
+    monkeypatch.setattr(wizard, "ubq_json", ubq_json)
+
+    async def steps(pilot: Pilot[int]) -> None:
+        await open_wizard(pilot)
+        await step(pilot, "checkpoint")
+        assert "trained first" in screen_text(pilot.app)  # type: ignore[arg-type]
+        await answer(pilot, "pretrained.path", "nothing.pt")
+        assert "nothing.pt does not exist" in screen_text(pilot.app)  # type: ignore[arg-type]
+        await answer(pilot, "pretrained.path", "old.pt")
+        text = screen_text(pilot.app)  # type: ignore[arg-type]
+        assert "trainer, variant fork, (512; 1, 2, 2, 2)" in text
+        assert "486.0 M parameters" in text
+        assert "absent: encoder" in text
+
+    drive(steps, size=(120, 40))
+    assert commands == [("checkpoint", "inspect", "old.pt", "--json", "--weights", "ema")]
+
+
+def test_help_tells_of_the_focused_field_and_the_keys(probe: list[tuple[str, str]]) -> None:
+    async def steps(pilot: Pilot[int]) -> None:
+        await open_wizard(pilot)
+        await step(pilot, "quantisation")
+        await pilot.press("question_mark")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, Help)
+        text = screen_text(pilot.app)  # type: ignore[arg-type]
+        assert "quant.backend" in text
+        assert "Integer engine" in text
+        assert 'one of "qnnpack"' in text
+        await pilot.press("escape")
+        await step(pilot, "training")
+        await pilot.press("question_mark")  # in a line of text, too
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, Help)
+        assert "Device to train on" in screen_text(pilot.app)  # type: ignore[arg-type]
+
+    drive(steps)
+
+
+def test_leaving_with_answers_asks_first(probe: list[tuple[str, str]]) -> None:
+    async def steps(pilot: Pilot[int]) -> None:
+        await open_wizard(pilot)
+        await answer(pilot, "data.synth_samples", "48")
+        await pilot.press("escape")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, Ask)
+        await pilot.press("enter")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, WizardScreen)
+        await pilot.press("escape", "tab", "enter")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, StartScreen)
+
+    drive(steps)
+    assert not Path("ubq.toml").exists()
+
+
+def test_a_taken_name_is_changed_and_the_command_is_copied(probe: list[tuple[str, str]]) -> None:
+    make_run("smoke")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        await open_wizard(pilot)
+        await step(pilot, "review")
+        await pilot.press("c")
+        await settle(pilot)
+
+    app = drive(steps)
+    assert app.clipboard == "ubq run --preset smoke --run smoke-2"
+
+
+def test_a_full_disk_while_saving_is_a_message(probe: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    from ubq.config import editing
+
+    def full(file: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(editing, "write_atomic", full)
+
+    async def steps(pilot: Pilot[int]) -> None:
+        await open_wizard(pilot)
+        await step(pilot, "review")
+        await pilot.press("enter")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, WizardScreen)
+        assert "No space left" in messages(pilot.app)  # type: ignore[arg-type]
+
+    drive(steps)
+
+
+# Progress
+
+
+def test_progress_shows_stages_curve_and_log() -> None:
+    run = make_run("mine", "running")
+    alive(run)
+
+    async def steps(pilot: Pilot[int]) -> None:
+        pilot.app.open_run(run)  # type: ignore[attr-defined]
+        await settle(pilot)
+        text = screen_text(pilot.app)  # type: ignore[arg-type]
+        assert "mine ▶ running" in text
+        assert "2.5 steps/s" in text
+        assert "ETA 1 min 15 s" in text
+        assert "train-diffusion: ⠒ training  ○ validation" in text
+        assert "10:00:05 qat-diffusion: complete" in text
+        await pilot.press("up")
+        await settle(pilot)
+        assert "train-seismic: ⠒ training" in screen_text(pilot.app)  # type: ignore[arg-type]
+
+    drive(steps)
+
+
+def test_the_log_is_filtered() -> None:
+    run = make_run("mine", "interrupted")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        pilot.app.open_run(run)  # type: ignore[attr-defined]
+        await settle(pilot)
+        await pilot.press("slash", *"decod")
+        await settle(pilot)
+        text = screen_text(pilot.app)  # type: ignore[arg-type]
+        assert "qat-decoders: complete" in text
+        assert "qat-diffusion: complete" not in text
+        await pilot.press("enter")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, ProgressScreen)
+
+    drive(steps)
+
+
+def test_new_lines_and_states_come_in_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "POLL_S", 0.02)
+    run = make_run("mine", "running")
+    alive(run)
+
+    async def steps(pilot: Pilot[int]) -> None:
+        pilot.app.open_run(run)  # type: ignore[attr-defined]
+        await settle(pilot)
+        with open(run / "run.log", "a") as log:
+            log.write("2026-01-01T11:00:00Z something new\n")
+        await until(pilot, lambda: "11:00:00 something new" in screen_text(pilot.app))  # type: ignore[arg-type]
+        (run / "owner.json").unlink()  # it dies
+        await until(pilot, lambda: "crashed" in screen_text(pilot.app))  # type: ignore[arg-type]
+        (run / "state.json").write_text("{")  # its state is damaged
+        await until(pilot, lambda: "is not a state file" in screen_text(pilot.app))  # type: ignore[arg-type]
+        run.rename("away")  # its folder vanishes
+        await until(pilot, lambda: "holds no run" in screen_text(pilot.app))  # type: ignore[arg-type]
+        Path("away").rename(run)
+        make_state = make_run("other", "interrupted")
+        (make_state / "state.json").rename(run / "state.json")
+        await until(pilot, lambda: "interrupted" in screen_text(pilot.app))  # type: ignore[arg-type]
+
+    drive(steps)
+
+
+def test_a_run_that_completes_before_our_eyes_opens_its_checklist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "POLL_S", 0.02)
+    run = make_run("mine", "running")
+    alive(run)
+
+    async def steps(pilot: Pilot[int]) -> None:
+        pilot.app.open_run(run)  # type: ignore[attr-defined]
+        await settle(pilot, 0.1)
+        done = make_run("done")
+        (done / "exported_models").rename(run / "exported")
+        (done / "state.json").rename(run / "state.json")
+        (run / "owner.json").unlink()
+        await until(pilot, lambda: isinstance(pilot.app.screen, ChecklistScreen))
+
+    drive(steps)
+
+
+@pytest.mark.parametrize(("keys", "now"), [(["enter"], False), (["tab", "enter"], True)])
+def test_s_stops_after_asking(keys: list[str], now: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[tuple[Path, bool]] = []
+
+    def stop(run: Path, now: bool = False, timeout: float = 0.0, told: Any = print) -> bool:
+        stopped.append((run, now))
+        return True
+
+    monkeypatch.setattr(progress, "stop_run", stop)
+    run = make_run("mine", "running")
+    alive(run)
+
+    async def steps(pilot: Pilot[int]) -> None:
+        pilot.app.open_run(run)  # type: ignore[attr-defined]
+        await settle(pilot)
+        await pilot.press("s", "escape")
+        await settle(pilot)
+        assert not stopped
+        await pilot.press("s", *keys)
+        await until(pilot, lambda: bool(stopped))
+
+    drive(steps)
+    assert stopped == [(run, now)]
+
+
+def test_r_resumes_a_run_that_stopped(started: list[tuple[list[str], Path]]) -> None:
+    run = make_run("mine", "failed", folder=Path("elsewhere"))
+
+    async def steps(pilot: Pilot[int]) -> None:
+        pilot.app.open_run(run)  # type: ignore[attr-defined]
+        await settle(pilot)
+        assert "out of memory" in screen_text(pilot.app)  # type: ignore[arg-type]
+        await pilot.press("r")
+        await until(pilot, lambda: bool(started))
+
+    drive(steps)
+    assert started == [(["resume", "mine", "--runs-dir", "elsewhere"], run)]
+
+
+def test_a_job_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(arguments: Sequence[str], run: Path, wait: float = 0.0) -> Detached:
+        return Detached(1, 3, False, "noise\nerror: too little disk space: 1 GB\n  make room\n")
+
+    monkeypatch.setattr(progress, "start_detached", start)
+    run = make_run("mine", "interrupted")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        pilot.app.open_run(run)  # type: ignore[attr-defined]
+        await settle(pilot)
+        await pilot.press("r")
+        await until(pilot, lambda: "too little disk space" in messages(pilot.app))  # type: ignore[arg-type]
+        assert "noise" not in messages(pilot.app)  # type: ignore[arg-type]
+
+    drive(steps)
+
+
+def test_a_folder_that_cannot_be_written_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run("mine", "interrupted")
+
+    def refuse(arguments: Sequence[str], folder: Path, wait: float = 0.0) -> Detached:
+        Path("file").touch()
+        return detach.start_detached(arguments, Path("file/run"))
+
+    monkeypatch.setattr(progress, "start_detached", refuse)
+
+    async def steps(pilot: Pilot[int]) -> None:
+        pilot.app.open_run(run)  # type: ignore[attr-defined]
+        await settle(pilot)
+        await pilot.press("r")
+        await until(pilot, lambda: "cannot be written" in messages(pilot.app))  # type: ignore[arg-type]
+
+    drive(steps)
+
+
+# The checklist
+
+
+def highlight(app: Any, wanted: str) -> None:
+    options = app.screen.query_one(OptionList)
+    options.highlighted = next(i for i, o in enumerate(options.options) if o.id and wanted in o.id)
+
+
+def test_a_failed_mark_opens_its_cause_and_apply_mends_it(started: list[tuple[list[str], Path]]) -> None:
+    run = make_run("smoke", failed=("int8_fidelity",))
+    Path("ubq.toml").write_text('extends = "smoke" # mine\n')
+
+    async def steps(pilot: Pilot[int]) -> None:
+        pilot.app.push_screen(ChecklistScreen(run))
+        await settle(pilot)
+        text = " ".join(screen_text(pilot.app).split())  # type: ignore[arg-type]
+        assert "7 of 8 success marks passed" in text
+        assert "✗ FAILED" in text
+        assert "outliers widen the activation ranges" in text  # the failed one stands first
+        await pilot.press("enter")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, Ask)
+        assert 'quant.observer = "mse"' in screen_text(pilot.app)  # type: ignore[arg-type]
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(started))
+        assert isinstance(pilot.app.screen, ProgressScreen)
+
+    drive(steps)
+    assert started == [(["run", "--config", "runs/smoke/config.toml", "--set", "quant.observer=mse"], run)]
+    assert tomllib.loads(Path("ubq.toml").read_text()) == {"extends": "smoke", "quant": {"observer": "mse"}}
+    assert "# mine" in Path("ubq.toml").read_text()
+
+
+def test_what_apply_starts_takes_up_the_value_and_keeps_the_rest() -> None:
+    """The command line that apply starts, read as ``ubq run`` reads it."""
+    from ubq.config.load import load_config, parse_assignments, read_frozen
+
+    run = make_run("smoke", failed=("int8_fidelity",))
+    arguments = checklist.apply_arguments(run, {"quant.observer": "mse"})
+    sets = [arguments[i + 1] for i, part in enumerate(arguments) if part == "--set"]
+    before = read_frozen(run / "config.toml")
+    after = load_config(None, parse_assignments(sets), Path(arguments[2])).config
+    assert after == before.model_copy(update={"quant": before.quant.model_copy(update={"observer": "mse"})})
+
+
+def test_a_mark_without_a_mend_to_set_says_so() -> None:
+    run = make_run("smoke", failed=("generation",))
+
+    async def steps(pilot: Pilot[int]) -> None:
+        pilot.app.push_screen(ChecklistScreen(run))
+        await settle(pilot)
+        await pilot.press("a")
+        await settle(pilot)
+        assert "nothing to apply" in messages(pilot.app)  # type: ignore[arg-type]
+
+    drive(steps)
+
+
+def test_out_of_memory_offers_smaller_parts(started: list[tuple[list[str], Path]]) -> None:
+    run = make_run("smoke", "failed")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        pilot.app.push_screen(ChecklistScreen(run))
+        await settle(pilot)
+        await pilot.press("a", "enter")
+        await until(pilot, lambda: bool(started))
+
+    drive(steps)
+    assert started[0][0][-2:] == ["--set", "train.diffusion.accumulate=2"]
+
+
+def test_files_and_commands_are_listed_and_copied() -> None:
+    run = make_run("smoke")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        pilot.app.push_screen(ChecklistScreen(run))
+        await settle(pilot)
+        text = screen_text(pilot.app)  # type: ignore[arg-type]
+        assert "all 8 success marks passed" in text
+        assert "samples.png  1 kB" in text
+        highlight(pilot.app, "next:scp")
+        await pilot.press("y")
+        await settle(pilot)
+
+    app = drive(steps, size=(120, 40))
+    assert app.clipboard.startswith("scp runs/smoke/exported_models/smoke.pt")
+
+
+def test_check_all_shows_what_ubq_doctor_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run("smoke")
+    found = Check(id="environment.disk", status="failed", figure="0 GB free", why="w", mend="make room")
+
+    async def ubq_json(*arguments: str, timeout: float) -> dict[str, Any]:
+        assert arguments == ("doctor", "smoke", "--json")
+        return {"checks": [found.as_dict()]}
+
+    monkeypatch.setattr(checklist, "ubq_json", ubq_json)
+
+    async def steps(pilot: Pilot[int]) -> None:
+        pilot.app.push_screen(ChecklistScreen(run))
+        await settle(pilot)
+        await pilot.press("d")
+        await until(pilot, lambda: "environment.disk: 0 GB free" in screen_text(pilot.app))  # type: ignore[arg-type]
+
+    drive(steps)
+
+
+def test_a_report_is_shown_though_the_configuration_cannot_be_read() -> None:
+    run = make_run("smoke", failed=("diversity",))
+    (run / "config.toml").write_text("from_another_time = 1\n")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        pilot.app.push_screen(ChecklistScreen(run))
+        await settle(pilot)
+        text = screen_text(pilot.app)  # type: ignore[arg-type]
+        assert "7 of 8 success marks passed" in text
+        assert "from_another_time" in text
+
+    drive(steps)
+
+
+# Everywhere
+
+
+def test_ctrl_q_leaves_with_0_from_anywhere(probe: list[tuple[str, str]]) -> None:
+    run = make_run("mine", "running")
+    alive(run)
+
+    async def steps(pilot: Pilot[int]) -> None:
+        pilot.app.open_run(run)  # type: ignore[attr-defined]
+        await settle(pilot)
+        await pilot.press("s")  # even from a question
+        await pilot.press("ctrl+q")
+        await settle(pilot)
+
+    assert drive(steps).return_value == 0
+    assert this_process().pid == json.loads((run / "owner.json").read_text())["pid"]  # and the job was left alone
+
+
+def test_the_palette_runs_what_the_keys_do() -> None:
+    run = make_run("mine", "interrupted")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        pilot.app.open_run(run)  # type: ignore[attr-defined]
+        await settle(pilot)
+        await pilot.press("f2", *"checklist")
+        await until(pilot, lambda: "checklist" in screen_text(pilot.app))  # type: ignore[arg-type]
+        await settle(pilot, 0.3)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ChecklistScreen))
+
+    drive(steps)
+
+
+def test_keys_are_bound_anew_by_id(probe: list[tuple[str, str]]) -> None:
+    async def steps(pilot: Pilot[int]) -> None:
+        screen = await open_wizard(pilot)
+        await pilot.press("ctrl+g")
+        await settle(pilot)
+        assert screen.step.id == "data"
+        await pilot.press("f8")
+        await settle(pilot)
+        assert screen.step.id == "checkpoint"
+        assert "f8 next" in screen_text(pilot.app)  # type: ignore[arg-type]
+
+    drive(steps, keys={"wizard.next": "f8"})
+
+
+@pytest.mark.parametrize("size", [(60, 20), (80, 24), (120, 40)])
+def test_every_field_can_be_reached_and_seen_by_keys_alone(size: tuple[int, int], probe: list[tuple[str, str]]) -> None:
+    async def steps(pilot: Pilot[int]) -> None:
+        screen = await open_wizard(pilot)
+        for name in ("data", "checkpoint", "quantisation", "training", "export", "review"):
+            await step(pilot, name)
+            wanted = {f.name_of_key for f in screen.page.fields()}
+            seen = set()
+            for _press in range(len(wanted) + 8):
+                field = wizard.focused_field(screen.focused)
+                if field is not None:
+                    assert screen.focused is not None
+                    assert screen.focused.region.height > 0
+                    assert screen.page.region.contains_region(screen.focused.region), field.name_of_key
+                    seen.add(field.name_of_key)
+                await pilot.press("tab")
+            assert seen == wanted
+            help_pane = screen.query_one("#help", Static)
+            assert help_pane.region.height > 0
+
+    drive(steps, size=size)
+
+
+def test_stages_of_the_fixtures_are_those_of_the_pipeline() -> None:
+    from ubq.stages import PIPELINE
+
+    assert [s.name for s in PIPELINE][: len(STAGES)] == list(STAGES)
