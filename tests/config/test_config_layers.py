@@ -170,3 +170,34 @@ def test_sampling_steps_resolve() -> None:
     assert steps() == 20
     assert steps(export__steps=5) == 5
     assert steps(model__diffusion_steps=8) == 8
+
+
+def test_the_environment_is_a_source_of_pydantic_settings() -> None:
+    from pydantic_settings import BaseSettings, SettingsConfigDict
+
+    from ubq.config.environment import EnvironmentSource
+
+    environ = {
+        "UBQ_QAT__EPOCHS": "3",
+        "UBQ_QAT__DIFFUSION": "{epochs = 4, lr = 1e-3}",
+        "UBQ_MODEL__DIM_MULTS": "1,2,4",
+        "UBQ_RUN__NAME": "7",
+        "UBQ_LANG": "zh",
+        "OTHER": "1",
+    }
+
+    class Settings(BaseSettings):
+        model_config = SettingsConfigDict(extra="forbid")
+        qat: dict[str, object]
+        model: dict[str, list[int]]
+        run: dict[str, str]
+
+        @classmethod
+        def settings_customise_sources(cls, *_: object, **__: object) -> tuple[EnvironmentSource, ...]:  # type: ignore[override]
+            return (EnvironmentSource(environ),)
+
+    assert Settings().model_dump() == {
+        "qat": {"epochs": 3, "diffusion": {"epochs": 4, "lr": 1e-3}},
+        "model": {"dim_mults": [1, 2, 4]},
+        "run": {"name": "7"},
+    }

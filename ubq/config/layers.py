@@ -195,19 +195,12 @@ def parse_text(path: Path, text: str) -> Any:
 
 
 def environment_layer(environ: Mapping[str, str]) -> Layer:
-    """``UBQ_QAT__EPOCHS=3`` and the like. A single ``UBQ_WORD`` that is no key belongs to something else."""
-    layer = Layer()
-    for name in sorted(environ):
-        if not name.startswith(ENVIRONMENT_PREFIX):
-            continue
-        path = tuple(name[len(ENVIRONMENT_PREFIX) :].lower().split("__"))
-        if len(path) == 1 and path not in all_keys():
-            continue
-        source = Source(name, name)
-        value = parse_text(path, environ[name])
-        for inner, leaf in flatten({"": value}):
-            layer.put((*path, *inner[1:]), leaf, source)
-    return layer
+    """``UBQ_QAT__EPOCHS=3`` and the like; see :class:`ubq.config.environment.EnvironmentSource`."""
+    if not any(name.startswith(ENVIRONMENT_PREFIX) for name in environ):
+        return Layer()
+    from ubq.config.environment import EnvironmentSource
+
+    return EnvironmentSource(environ).layer()
 
 
 @dataclass(frozen=True)

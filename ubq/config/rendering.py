@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import textwrap
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 from ubq.config import keys, presets
+from ubq.config.layers import key_lines
 from ubq.config.schema import Config
 from ubq.i18n import gettext as _
 
@@ -27,17 +28,6 @@ def values_of(config: Config) -> dict[keys.Path, object]:
     return {path: at(path) for path in keys.leaves()}
 
 
-def _tables(line: Callable[[keys.Key], str]) -> str:
-    """One block a table, ``line`` for every key, tables without lines left out."""
-    blocks: list[str] = []
-    for table in ((), *(path for path, key in keys.all_keys().items() if key.kind == "table")):
-        rows = [line(key) for path, key in keys.leaves().items() if path[:-1] == table]
-        rows = [r for r in rows if r]
-        if rows:
-            blocks.append("\n".join([*([f"[{'.'.join(table)}]"] if table else []), *rows]))
-    return "\n\n".join(blocks) + "\n"
-
-
 def as_toml(config: Config, provenance: Mapping[str, str] | None = None, only: Container[str] | None = None) -> str:
     """``config`` as TOML.
 
@@ -46,15 +36,16 @@ def as_toml(config: Config, provenance: Mapping[str, str] | None = None, only: C
         provenance: dotted key -> source, written as a comment behind each value.
         only: dotted keys to write; None: all.
     """
-    values = values_of(config)
+    import tomli_w
 
-    def line(key: keys.Key) -> str:
-        if only is not None and key.name not in only:
-            return ""
-        text = f"{key.path[-1]} = {keys.toml_value(values[key.path])}"
-        return f"{text}  # {provenance[key.name]}" if provenance and key.name in provenance else text
-
-    return _tables(line)
+    text = tomli_w.dumps(as_tables(config, only))
+    if not provenance:
+        return text
+    lines = text.splitlines()
+    for path, number in key_lines(text).items():
+        if ".".join(path) in provenance:
+            lines[number - 1] += f"  # {provenance['.'.join(path)]}"
+    return "\n".join(lines) + "\n"
 
 
 def as_tables(config: Config, only: Container[str] | None = None) -> dict[str, object]:
