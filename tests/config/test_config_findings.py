@@ -103,10 +103,16 @@ def test_ten_mistakes_are_ten_findings() -> None:
         ('extends = "./gone.toml"', "extends"),
         ('"a.b" = 3', "a.b"),
         ("[qat.encoder]\nlr = 1.0", "qat.encoder"),
+        ("[train.seismic]\nbatch_size = 1", "train.seismic.batch_size"),
     ],
 )
 def test_one_mistake_is_one_finding(text: str, key: str) -> None:
     assert list(of(text)) == [key]
+
+
+def test_the_wrong_one_of_several_choices_gets_the_suggestion() -> None:
+    found = of('extends = "smoke"\n[export]\nformats = ["torchscript", "onx"]\n')
+    assert found["export.formats"].suggestion == 'did you mean "onnx"?'
 
 
 @pytest.mark.parametrize(

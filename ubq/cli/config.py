@@ -80,7 +80,7 @@ def validate(
     elif findings:
         for finding in findings:
             typer.echo(str(finding), err=True)
-        typer.echo(_("{count} mistakes").format(count=len(findings)), err=True)
+        typer.echo(_("mistakes: {count}").format(count=len(findings)), err=True)
     else:
         what = ", ".join(map(str, files)) if files else _("configuration")
         typer.echo(_("{what}: no mistakes").format(what=what))

@@ -269,7 +269,10 @@ def _mistakes(path: keys.Path, entries: dict[keys.Path, Entry], bad: set[keys.Pa
         entry = next(iter(written.values()))
         value = entry.value if path in written else nested({p[len(path) :]: e for p, e in written.items()})
         if key is not None and key.choices:
-            near = keys.did_you_mean(str(value), key.choices)
+            wrong = value
+            if isinstance(value, list | tuple):
+                wrong = next((v for v in value if v not in key.choices), "")
+            near = keys.did_you_mean(str(wrong), key.choices)
             suggestion = _("did you mean {name}?").format(name=keys.toml_value(near)) if near else ""
         elif key is not None and isinstance(value, str) and key.kind in ("integer", "float", "boolean"):
             bare = value.lower() if key.kind == "boolean" else value

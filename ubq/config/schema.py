@@ -383,7 +383,7 @@ class Config(Table):
     threads: Count = 0
     """CPU threads; part of the run, since another count gives other last bits. 0: all cores, fixed at the start."""
     tracking: Literal["none", "tensorboard", "wandb"] = "none"
-    """Experiment tracker that also gets the metrics."""
+    """Experiment tracker that also gets the metrics; needs the extra of its name, keeps its files with the run."""
     run: RunConfig = RunConfig()
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
