@@ -4,6 +4,7 @@ from ubq.stages.autoencoder import TrainAutoencoder
 from ubq.stages.base import Stage
 from ubq.stages.diffusion import TrainDiffusion
 from ubq.stages.export import Export
+from ubq.stages.importing import Import
 from ubq.stages.prepare import Prepare
 from ubq.stages.qat_decoders import QatDecoders
 from ubq.stages.qat_diffusion import QatDiffusion
@@ -12,6 +13,7 @@ from ubq.stages.verify import Verify
 
 PIPELINE: tuple[Stage, ...] = (
     Prepare(),
+    Import(),
     TrainAutoencoder(),
     TrainSeismic(),
     TrainDiffusion(),
