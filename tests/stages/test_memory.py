@@ -125,3 +125,10 @@ print(memory_of(config)["train-diffusion"].total / peak)
 def test_estimate_is_close_to_a_real_peak() -> None:
     result = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, timeout=300)
     assert 0.75 <= float(result.stdout) <= 1.4
+
+
+def test_quantisation_aware_training_takes_batches_of_one() -> None:
+    one = load_config("smoke", {"qat.decoders.batch_size": 1, "qat.diffusion.batch_size": 1}, isolated=True).config
+    many = load_config("smoke", {"qat.decoders.batch_size": 8, "qat.diffusion.batch_size": 8}, isolated=True).config
+    for stage in ("qat-decoders", "qat-diffusion"):
+        assert 0 < memory_of(one)[stage].activations < memory_of(many)[stage].activations

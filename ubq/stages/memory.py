@@ -104,6 +104,8 @@ def _memory(
     parameters = sum(p.nbytes for module in modules for p in module.parameters())
     buffers = sum(b.nbytes for module in modules for b in module.buffers())
     part = -(-settings.batch_size // min(settings.accumulate, settings.batch_size))
+    for module in modules:
+        module.train(not qat)  # quantisation-aware training has every BatchNorm folded or frozen
     activations = float(kept_for_backward(modules, lambda: loss(part)))
     if qat:
         activations = FAKE_QUANT_SHARE * activations + FAKE_QUANT_WEIGHTS * _copied_bytes(modules)
@@ -135,8 +137,6 @@ def kept_for_backward(modules: list[nn.Module], loss: Callable[[], Tensor]) -> i
             kept[storage._cdata] = storage
         return tensor
 
-    for module in modules:
-        module.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss()
     sizes = [storage.nbytes() for storage in kept.values()]
