@@ -63,18 +63,21 @@ class TensorBoard:
 
         self._open = SummaryWriter
         self._folder = folder_of(paths) / "tensorboard"
+        self._purge: dict[str, int] = {}
         self._writers: dict[str, Any] = {}
         with SummaryWriter(str(self._folder), purge_step=0) as writer:
             writer.add_text("config", f"```toml\n{write_frozen(config)}```", 0)
 
     def begin(self, stage: str, generation: int, step: int) -> None:
         if stage in self._writers:
-            self._writers[stage].close()
+            self._writers.pop(stage).close()
         # A stage may write a row of step 0 before its first step.
-        purge = step + 1 if step else 0
-        self._writers[stage] = self._open(str(self._folder / stage), purge_step=purge, flush_secs=15)
+        self._purge[stage] = step + 1 if step else 0
 
     def row(self, stage: str, step: int, figures: Mapping[str, object]) -> None:
+        if stage not in self._writers:  # stages without figures get no file
+            place, purge = str(self._folder / stage), self._purge[stage]
+            self._writers[stage] = self._open(place, purge_step=purge, flush_secs=15)
         for name, value in figures.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 self._writers[stage].add_scalar(name, value, step)
