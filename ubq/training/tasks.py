@@ -18,6 +18,8 @@ from ubq.training.randomness import SampleDraws
 
 VALIDATION_SAMPLES = 256
 """Held-out samples a validation looks at; the first of them, always the same."""
+MOST_DRAWS = 16
+"""Noises a validation of the U-Net adds to the same latent, where few are held out."""
 
 
 class Maps(Protocol):
@@ -148,7 +150,7 @@ class DiffusionTask(_FloatTask):
             draws = SampleDraws(0, "validation", samples.tolist())
             return self._loss(self.latents.val[samples % len(self.latents.val)], draws)
 
-        value = mean_over(VALIDATION_SAMPLES, batch, loss)
+        value = mean_over(MOST_DRAWS * len(self.latents.val), batch, loss)
         self.model.train(training)
         return value
 
