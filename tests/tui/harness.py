@@ -76,7 +76,7 @@ def make_run(name: str, state: str = COMPLETED, *, failed: tuple[str, ...] = (),
             stage.state, stage.step, stage.loss, stage.best_loss, stage.seconds = PENDING, 0, None, None, 0.0
     if state == FAILED:
         stages[3].error = {"message": "out of memory: tried to allocate 2 GB", "mend": "smaller batches"}
-        run.error = {"stage": STAGES[3], **stages[3].error}
+        run.error = {"stage": STAGES[3], "cause": "memory", **stages[3].error}
         run.exit_code = 1
     if state == COMPLETED:
         run.next_command, run.exit_code = "", 5 if failed else 0

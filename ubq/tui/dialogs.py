@@ -10,7 +10,7 @@ from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widget import Widget
 from textual.widgets import Button, Footer, Static
@@ -41,7 +41,7 @@ class Ask(ModalScreen[str]):
         with Vertical(classes="dialog"):
             with VerticalScroll(can_focus=False):
                 yield Static(self._question, markup=False)
-            with Horizontal(classes="buttons"):
+            with Vertical(classes="buttons"):
                 for name, words in self._answers:
                     yield Button(words, id=name, compact=True)
 

@@ -24,7 +24,7 @@ from ubq.errors import UbqError
 from ubq.i18n import gettext as _
 from ubq.jobs.console import duration
 from ubq.jobs.detach import Detached, start_detached, stop_run
-from ubq.jobs.owner import Owner
+from ubq.jobs.owner import Owner, start_token
 from ubq.jobs.state import COMPLETED, CRASHED, PENDING, RUNNING, StageState
 from ubq.jobs.status import Snapshot, percent, snapshot
 from ubq.stages.paths import RunPaths
@@ -221,7 +221,8 @@ class ProgressScreen(Screen[None]):
         self._reader = RunReader(folder)
         self._pattern = ""
         self._was_running = bool(arguments)
-        self._starting = False
+        self._starting = bool(arguments)
+        self._job = 0
 
     @property
     def ubq(self) -> UbqApp:
@@ -269,7 +270,11 @@ class ProgressScreen(Screen[None]):
         self._draw()
         self._log(look)
         running = look.shot is not None and look.shot.running
-        if self._was_running and not running and not self._starting and look.shot is not None:
+        if running:
+            self._job = 0  # from now on its files say how it is
+        # Until the job that was started holds the run, the files tell of an earlier one.
+        coming = self._starting or (self._job and start_token(self._job) is not None)
+        if self._was_running and not running and not coming and look.shot is not None:
             self._was_running = False
             self._ended(look.shot)
         elif running:
@@ -415,7 +420,7 @@ class ProgressScreen(Screen[None]):
             return
         finally:
             self._starting = False
-        self._was_running = True
+        self._was_running, self._job = True, job.pid
         if job.exit_code:
             lines = [line for line in job.output.splitlines() if line.strip()]
             at = next((i for i, line in enumerate(lines) if "error:" in line), max(0, len(lines) - 3))

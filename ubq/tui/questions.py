@@ -188,7 +188,8 @@ def steps() -> tuple[Step, ...]:
             (
                 ("", _questions("device", "threads")),
                 (_("quantisation-aware training"), _questions(*stage, table="qat")),
-                (_("its batch sizes, apart"), _questions("qat.decoders.batch_size", "qat.diffusion.batch_size")),
+                (_("its first stage alone: decoders"), _questions("qat.decoders.batch_size")),
+                (_("its second stage alone: diffusion"), _questions("qat.diffusion.batch_size")),
                 *(
                     (_("pretraining: {stage}").format(stage=name), _questions(*stage, table=table, wanted=_pretrained))
                     for name, table in (

@@ -36,7 +36,7 @@ INSPECT_S = 120.0
 """Longest wait for the look into a checkpoint."""
 
 
-class Page(VerticalScroll, can_focus=False):
+class Page(VerticalScroll, can_focus=False, inherit_bindings=False):
     """The questions of one step."""
 
     def __init__(self, step: Step, draft: Draft) -> None:
@@ -71,7 +71,7 @@ class Page(VerticalScroll, can_focus=False):
             group.display = any(f.display for f in group.query(Field))
 
 
-class ReviewPage(Page, can_focus=True):
+class ReviewPage(Page):
     """What will be written and started."""
 
     def compose(self) -> ComposeResult:
@@ -110,7 +110,7 @@ class WizardScreen(Screen[None]):
         Binding("up", "app.focus_previous", _("field before"), id="wizard.up", show=False),
         Binding("pagedown", "scroll(1)", _("scroll"), id="wizard.pagedown", key_display="pgdn"),
         Binding("pageup", "scroll(-1)", _("scroll back"), id="wizard.pageup", show=False),
-        Binding("c", "copy", _("copy command"), id="wizard.copy"),
+        Binding("c", "copy", _("copy"), id="wizard.copy"),
     ]
 
     def __init__(self, draft: Draft, runs_dir: Path) -> None:
@@ -261,14 +261,12 @@ class WizardScreen(Screen[None]):
     # Moving
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """``c`` copies on the review alone: elsewhere it is a letter."""
-        return self.step.id == "review" if action == "copy" else True
+        """``c`` copies on the review alone, elsewhere it is a letter; after the review there is no next step."""
+        review = self.step.id == "review"
+        return {"copy": review, "next": not review}.get(action, True)
 
     @on(Button.Pressed, "#next")
     async def action_next(self) -> None:
-        if self.step.id == "review":
-            self.query_one("#begin", Button).focus()
-            return
         for field in self.page.fields():
             self._take(field, final=True)
         wrong = next((f for f in self.page.fields() if self._refused(f)), None)
