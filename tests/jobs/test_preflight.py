@@ -53,6 +53,17 @@ def test_disk_for_checkpoints_final_weights_and_pairs(monkeypatch: pytest.Monkey
     assert check_disk(config, paths, [*NEEDS], NEEDS).status == "ok"
 
 
+def test_disk_for_what_import_and_export_write() -> None:
+    needs = {
+        "qat-decoders": StageMemory(weights=1 * GIGABYTE, training=4 * GIGABYTE, activations=0),
+        "qat-diffusion": StageMemory(weights=3 * GIGABYTE, training=12 * GIGABYTE, activations=0),
+    }
+    assert disk_needed(Config(), ["import"], needs) == 4 * GIGABYTE
+    assert disk_needed(Config(), ["export"], needs) == 5 * GIGABYTE
+    # two checkpoints, one being written, and the whole generator
+    assert disk_needed(Config(), ["qat-diffusion"], needs) == (3 * 12 + 4) * GIGABYTE
+
+
 def test_what_is_written_already_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch, paths: RunPaths) -> None:
     needs = {"train-autoencoder": StageMemory(weights=4000, training=16000, activations=0)}
     needed = disk_needed(Config(), [*needs], needs)

@@ -39,11 +39,12 @@ def check_run(config: Config, paths: RunPaths, todo: Sequence[Stage]) -> list[Ch
     if any(check.failed for check in checks):
         return checks
     memory: Mapping[str, StageMemory] = {}
-    if any(stage.trains for stage in todo):
+    if any(stage.trains for stage in todo) or {"import", "export"} & set(names):
         from ubq.stages.memory import memory_of
 
-        memory = {name: needed for name, needed in memory_of(config).items() if name in names}
-    return [*checks, check_disk(config, paths, names, memory), *check_memory(config, memory)]
+        memory = memory_of(config)
+    training = {name: needed for name, needed in memory.items() if name in names}
+    return [*checks, check_disk(config, paths, names, memory), *check_memory(config, training)]
 
 
 def check_inputs(config: Config, todo: Sequence[Stage]) -> Check:
@@ -99,14 +100,25 @@ def check_device(device: str) -> Check:
 
 
 def disk_needed(config: Config, names: Sequence[str], memory: Mapping[str, StageMemory]) -> int:
-    """Bytes that the stages will write: checkpoints, final weights, synthesised pairs.
+    """Bytes that the stages will write: checkpoints, final weights, exported files, synthesised pairs.
 
     A checkpoint holds the weights, their average and the optimiser's two moments; one more than is kept
     lies there while the next is written.
+
+    Args:
+        names: the stages.
+        memory: of every training stage, also of those that are done.
     """
-    saved = {name: m.weights + m.training * 3 // 4 for name, m in memory.items()}
+    saved = {name: m.weights + m.training * 3 // 4 for name, m in memory.items() if name in names}
     total = config.run.keep_checkpoints * sum(saved.values()) + max(saved.values(), default=0)
-    total += sum(m.weights for m in memory.values())
+    total += sum(m.weights for name, m in memory.items() if name in names)
+    weights = {name: memory[name].weights for name in ("qat-decoders", "qat-diffusion") if name in memory}
+    if "import" in names:
+        total += sum(weights.values())
+    if "qat-diffusion" in names:  # its final file is the whole generator
+        total += weights.get("qat-decoders", 0)
+    if "export" in names:  # the float reference and the int8 file
+        total += sum(weights.values()) * 5 // 4
     if "prepare" in names and not config.data.train_velocity:
         model = config.model
         total += config.data.synth_samples * 4 * (model.sources * model.seismic_samples * model.receivers + 70 * 70)
