@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,9 @@ ANSWERS: dict[str, dict[str, Any]] = {
 """What the probe says, as far as a test does not ask the real one."""
 
 
-def make_run(name: str, state: str = COMPLETED, *, failed: tuple[str, ...] = (), folder: Path = Path("runs")) -> Path:
+def make_run(
+    name: str, state: str = COMPLETED, *, failed: tuple[str, ...] = (), folder: Path = Path("runs"), rows: int = 8
+) -> Path:
     """A run's folder: configuration, state, metrics, log and, when completed, a report.
 
     Args:
@@ -55,7 +58,9 @@ def make_run(name: str, state: str = COMPLETED, *, failed: tuple[str, ...] = (),
         state: completed, running (without a process: crashed), interrupted or failed.
         failed: success marks that failed.
         folder: of the runs.
+        rows: of metrics for each training stage.
     """
+    from ubq.config import presets
     from ubq.config.load import load_config, write_frozen
 
     root = folder / name
@@ -68,7 +73,8 @@ def make_run(name: str, state: str = COMPLETED, *, failed: tuple[str, ...] = (),
         for s in STAGES
     ]
     stages[0].loss = stages[0].best_loss = None
-    run = RunState(name, "smoke", state, "2026-01-01T10:00:00Z", next_command=f"ubq resume {name}", stages=stages)
+    preset = name if presets.find(name) else "smoke"
+    run = RunState(name, preset, state, "2026-01-01T10:00:00Z", next_command=f"ubq resume {name}", stages=stages)
     if state != COMPLETED:
         at_work = stages[3]
         at_work.state, at_work.step, at_work.rate, at_work.eta = state, 5, 2.5, 75.0
@@ -89,13 +95,14 @@ def make_run(name: str, state: str = COMPLETED, *, failed: tuple[str, ...] = (),
         (exported / "smoke.pt").write_bytes(b"0" * 4096)
         (exported / "samples.png").write_bytes(b"0" * 1024)
     write_state(root / "state.json", run)
-    rows = [
-        {"stage": stage, "step": step, key: round(loss / step + 0.1, 4)}
+    measured = [
+        {"stage": stage, "step": step, key: round(high / step**0.5 + 0.05 * math.sin(step * 2.4) + 0.1, 4)}
         for stage in STAGES[1:4]
-        for step in range(1, 9)
-        for key, loss in (("loss", 1.0), ("val_loss", 1.2))
+        for step in range(1, rows + 1)
+        for key, high, every in (("loss", 1.0, 1), ("val_loss", 1.2, max(1, rows // 10)))
+        if step % every == 0
     ]
-    (root / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (root / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in measured))
     lines = [f"2026-01-01T10:00:{i:02d}Z {stage}: complete in 12 s" for i, stage in enumerate(STAGES)]
     (root / "run.log").write_text("\n".join(lines) + "\n")
     return root

@@ -18,7 +18,7 @@ from textual.pilot import Pilot
 from ubq.jobs import status
 from ubq.jobs.owner import Owner
 from ubq.stages import device
-from ubq.tui import progress, start
+from ubq.tui import draft, progress, start
 from ubq.tui.checklist import ChecklistScreen
 
 FOLDER = Path(__file__).parent / "snapshots"
@@ -31,6 +31,8 @@ SCREENS = ("start", "data", "quantisation", "training", "review", "progress", "c
 @pytest.fixture(autouse=True)
 def nothing_that_differs(monkeypatch: pytest.MonkeyPatch, probe: list[tuple[str, str]]) -> None:
     """No time, no machine, no process of its own on the screen."""
+    monkeypatch.setattr(draft, "schema_comment", lambda file: "#:schema ./presets/schema.json\n")
+    monkeypatch.setattr(draft.Draft, "summary", "[qat]\nepochs = 50  # ubq.toml:3\nsteps = 4  # preset smoke")
     monkeypatch.setattr(start, "age", lambda updated: "5 min ago")
     monkeypatch.setattr(device, "cores", lambda: 2)
     monkeypatch.setattr(progress, "_resident", lambda owner: 621_000_000)

@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from ubq.config.load import load_config
+from ubq.tui import questions
+
 REPOSITORY = Path(__file__).parents[2]
 RESTORED = b"\x1b[?1049l"
 """Leaves the alternate screen."""
@@ -119,6 +122,12 @@ def test_without_a_terminal_one_line_names_ubq_run() -> None:
     assert "ubq run" in done.stderr
 
 
+def questions_asked() -> int:
+    """How many questions the wizard has for the preset smoke."""
+    config = load_config("smoke", isolated=True).config
+    return sum(q.wanted(config) for step in [*questions.steps(), questions.review()] for q in step.questions)
+
+
 def prompts(answers: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "ubq.cli", "wizard", "--no-tui", *arguments],
@@ -131,13 +140,10 @@ def prompts(answers: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_plain_prompts_ask_the_same_questions() -> None:
-    from ubq.tui import questions
-
-    answers = [""] * 60
+    answers = [""] * questions_asked()
     answers[1] = "?\nstyle-a"  # the family, after asking for help
     answers[3] = "many\n48"  # how many to synthesise, wrong at first
-    answers = answers[:40]
-    done = prompts("\n".join(answers) + "\n", "--preset", "smoke", "--runs-dir", "elsewhere")
+    done = prompts("\n".join(answers) + "\nno\n", "--preset", "smoke", "--runs-dir", "elsewhere")
     text = done.stdout
     for step in questions.steps():
         assert f"{step.title}: {step.about}" in text
@@ -147,12 +153,7 @@ def test_plain_prompts_ask_the_same_questions() -> None:
 
 
 def test_plain_prompts_save_and_do_not_start_when_told_so() -> None:
-    from ubq.config.load import load_config
-    from ubq.tui import questions
-
-    config = load_config("smoke", isolated=True).config
-    count = sum(q.wanted(config) for step in [*questions.steps(), questions.review()] for q in step.questions)
-    done = prompts("\n" * count + "yes\nno\n", "--preset", "smoke")
+    done = prompts("\n" * questions_asked() + "yes\nno\n", "--preset", "smoke")
     assert done.returncode == 0, done.stderr
     assert tomllib.loads(Path("ubq.toml").read_text()) == {"extends": "smoke"}
     assert not Path("runs").exists()

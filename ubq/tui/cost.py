@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,15 +44,8 @@ def time_text(facts: Mapping[str, Any], cores: int) -> str:
 
 def _rounded(seconds: float) -> str:
     """A duration to the one or two figures that an estimate has."""
-    for unit in (86400, 3600, 600, 60):
-        if seconds >= 2 * unit:
-            return (
-                duration(round(seconds / unit) * unit)
-                .removesuffix(" 00 s")
-                .removesuffix(" 00 min")
-                .removesuffix(" 00 h")
-            )
-    return duration(seconds)
+    unit = next((u for u in (86400, 3600, 600, 60) if seconds >= 2 * u), 10)
+    return re.sub(r" 00 (s|min|h)$", "", duration(round(seconds / unit) * unit))
 
 
 def bytes_text(count: float) -> str:

@@ -42,7 +42,7 @@ def curves(train: Points, validation: Points, width: int, height: int) -> list[s
         return round(x * (across - 1)), round(y * (down - 1))
 
     cells = [[0] * columns for _row in range(rows)]
-    dots = [place(p, 2 * columns, 4 * rows) for p in train if math.isfinite(p[1])]
+    dots = [place(p, 2 * columns, 4 * rows) for p in _thinned(train, first, last, 2 * columns)]
     for i, dot in enumerate(dots):
         for x, y in _line(dots[i - 1], dot) if i else (dot,):
             cells[y // 4][x // 2] |= _DOTS[y % 4][x % 2]
@@ -60,6 +60,16 @@ def curves(train: Points, validation: Points, width: int, height: int) -> list[s
     left, right = f"{first:.0f}", f"{last:.0f}"
     lines.append(" " * _AXIS + "└" + f"{left}{right:>{max(0, columns - len(left))}}"[:columns])
     return lines
+
+
+def _thinned(points: Points, first: float, last: float, columns: int) -> list[tuple[float, float]]:
+    """Points whose steps share a column become their mean: noise would hide the course."""
+    width = (last - first) / columns
+    groups: dict[int, list[tuple[float, float]]] = {}
+    for step, loss in points:
+        if math.isfinite(loss):
+            groups.setdefault(int((step - first) / width) if width else 0, []).append((step, loss))
+    return [(sum(s for s, _loss in g) / len(g), sum(loss for _step, loss in g) / len(g)) for g in groups.values()]
 
 
 def _figure(loss: float) -> str:

@@ -193,6 +193,8 @@ class WizardScreen(Screen[None]):
         else:
             self.query_one("#next", Button).focus()
         self.refresh_bindings()
+        # After the focus has moved, so that the field it left does not tell last.
+        self.call_after_refresh(lambda: self._show_help(focused_field(self.focused)))
         self._look()
 
     def _show_trail(self) -> None:
@@ -412,10 +414,12 @@ def _checks_text(checks: list[Mapping[str, Any]]) -> Text:
 
 
 def _plan_text(answer: Mapping[str, Any], draft: Draft) -> Text:
-    """What a start would do with the run's folder."""
+    """Whether the run can start, and what a start would do with its folder."""
     if "error" in answer:
         return Text()
-    text = Text(_("run {run} in {folder}").format(run=draft.run_folder.name, folder=draft.run_folder.parent))
+    wrong = [c for c in answer["checks"] if c["status"] != "ok"]
+    text = _checks_text(wrong) if wrong else Text(_("All checks passed: Start begins the run."))
+    text.append("\n" + _("run {run} in {folder}").format(run=draft.run_folder.name, folder=draft.run_folder.parent))
     if answer["exists"]:
         text.append("\n" + _("It is there already; what is not up to date runs:"))
         for item in answer["plan"]:
