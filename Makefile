@@ -32,6 +32,7 @@ format: $(VENV)/.ready
 docs: $(VENV)/.ready
 	$(BIN)/ubq config docs --output docs/configuration.md
 	$(BIN)/ubq config schema --output presets/schema.json
+	$(BIN)/python -m ubq.tui.probe presets
 
 messages: $(VENV)/.ready
 	$(BIN)/python tests/i18n/messages.py

@@ -96,7 +96,11 @@ class UbqApp(App[int]):
         self.exit(128 + number)
 
     async def action_quit(self) -> None:
-        self.exit(0)
+        from ubq.tui.progress import ProgressScreen
+
+        runs = [s.folder for s in self.screen_stack if isinstance(s, ProgressScreen) and s.running]
+        message = _("{run} goes on; follow it with: ubq wizard {run}, or: ubq attach {run}")
+        self.exit(0, message=message.format(run=runs[-1].name) if runs else None)
 
     def action_help_quit(self) -> None:
         self.notify(_("ctrl+q leaves; a job goes on"), timeout=3)

@@ -28,7 +28,7 @@ from ubq.jobs.runner import load_frozen
 from ubq.jobs.status import snapshot
 from ubq.stages.paths import RunPaths
 from ubq.tui import cost
-from ubq.tui.dialogs import Ask
+from ubq.tui.dialogs import Ask, Menu
 from ubq.tui.draft import apply_to_file, option
 from ubq.tui.processes import ubq_json
 from ubq.tui.words import check_word
@@ -159,9 +159,9 @@ class ChecklistScreen(Screen[None]):
         "matters and what mends it. a writes a mend into the configuration and goes on with the run."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("a", "apply", _("apply mend"), id="checklist.apply"),
+        Binding("a", "apply", _("apply"), id="checklist.apply"),
         Binding("y", "copy", _("copy"), id="checklist.copy"),
-        Binding("d", "doctor", _("check all"), id="checklist.doctor"),
+        Binding("d", "doctor", _("doctor"), id="checklist.doctor"),
         Binding("o,escape", "close", _("back"), id="checklist.close", key_display="esc"),
     ]
 
@@ -179,7 +179,7 @@ class ChecklistScreen(Screen[None]):
         yield Static("", id="summary-line", classes="title", markup=False)
         yield Static(self._preset(), id="preset-line", markup=False)
         with Horizontal(id="checklist"):
-            yield OptionList(id="list")
+            yield Menu(id="list")
             with VerticalScroll(id="detail-scroll"):
                 yield Static("", id="detail", markup=False)
         yield Footer(show_command_palette=False, compact=True)

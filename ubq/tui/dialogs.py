@@ -13,9 +13,15 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widget import Widget
-from textual.widgets import Button, Footer, Static
+from textual.widgets import Button, Footer, OptionList, Static
 
 from ubq.i18n import gettext as _
+
+
+class Menu(OptionList):
+    """A list whose Enter stands in the footer."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", _("open"), id="list.open")]
 
 
 class Ask(ModalScreen[str]):

@@ -32,9 +32,9 @@ class Choice(Widget, can_focus=True):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left", "move(-1)", _("previous"), id="choice.previous", show=False),
-        Binding("right", "move(1)", _("next"), id="choice.next", show=False),
-        Binding("space", "choose", _("choose"), id="choice.choose", show=False),
+        Binding("right", "move(1)", _("choose"), id="choice.next", key_display="←→"),
+        Binding("left", "move(-1)", _("choose"), id="choice.previous", show=False),
+        Binding("space", "choose", _("turn over"), id="choice.choose", show=False),
     ]
 
     class Changed(Message):

@@ -174,22 +174,31 @@ class Plot(Widget):
     def __init__(self, reader: RunReader) -> None:
         super().__init__(id="plot")
         self._reader = reader
+        self._shown = ""
         self.stage = ""
 
+    def draw(self) -> None:
+        """Draw anew if that changes anything: every refresh travels over the terminal's line."""
+        if self._text() != self._shown:
+            self.refresh()
+
     def render(self) -> Text:
+        self._shown = self._text()
+        return Text(self._shown, no_wrap=True, overflow="crop")
+
+    def _text(self) -> str:
         metrics = self._reader.metrics
         train, validation = metrics.train.get(self.stage), metrics.validation.get(self.stage)
-        size = self.size
-        lines = curves(
+        # A copy: the reader's thread may add to them.
+        drawn = curves(
             list(train.points) if train else [],
             list(validation.points) if validation else [],
-            size.width,
-            size.height - 1,
+            self.size.width,
+            self.size.height - 1,
         )
-        if not lines:
-            return Text(_("{stage}: no losses yet").format(stage=self.stage) if self.stage else "")
-        title = _("{stage}: ⠒ training  ○ validation").format(stage=self.stage)
-        return Text("\n".join([title, *lines]), no_wrap=True, overflow="crop")
+        if not drawn:
+            return _("{stage}: no losses yet").format(stage=self.stage) if self.stage else ""
+        return "\n".join([_("{stage}: ⠒ training  ○ validation").format(stage=self.stage), *drawn])
 
 
 class ProgressScreen(Screen[None]):
@@ -223,10 +232,18 @@ class ProgressScreen(Screen[None]):
         self._was_running = bool(arguments)
         self._starting = bool(arguments)
         self._job = 0
+        self._head_shown = Text()
+        self._problem_shown = ""
 
     @property
     def ubq(self) -> UbqApp:
         return cast("UbqApp", self.app)
+
+    @property
+    def running(self) -> bool:
+        """Whether a process worked on the run when it was last looked at."""
+        shot = self.query_one(Stages).shot
+        return shot is not None and shot.running
 
     def compose(self) -> ComposeResult:
         yield Static("", id="head", markup=False)
@@ -262,11 +279,16 @@ class ProgressScreen(Screen[None]):
             return  # the screen is being closed
         stages = self.query_one(Stages)
         problem = self.query_one("#problem", Static)
-        problem.display = bool(look.problem)
-        problem.update(f"! {look.problem}")
+        if look.problem != self._problem_shown:
+            self._problem_shown = look.problem
+            problem.display = bool(look.problem)
+            problem.update(f"! {look.problem}")
         if look.shot is not None:
             stages.shot = look.shot
-            self.query_one("#head", Static).update(self._head(look.shot, look.memory))
+            head = self._head(look.shot, look.memory)
+            if head != self._head_shown:
+                self._head_shown = head
+                self.query_one("#head", Static).update(head)
         self._draw()
         self._log(look)
         running = look.shot is not None and look.shot.running
@@ -283,7 +305,7 @@ class ProgressScreen(Screen[None]):
     def _draw(self) -> None:
         stage, plot = self.query_one(Stages).stage, self.query_one(Plot)
         plot.stage = stage.name if stage else ""
-        plot.refresh()
+        plot.draw()
 
     def _head(self, shot: Snapshot, memory: int | None) -> Text:
         state = shot.state

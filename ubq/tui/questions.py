@@ -43,7 +43,8 @@ class Question:
     def help(self) -> str:
         """The key's help, what it costs, and what it takes."""
         allowed = "" if self.key.choices or self.key.kind in ("string", "boolean") else f"{self.key.allowed}."
-        return " ".join(t for t in (_(self.key.help), self.cost, allowed) if t)
+        path = _("The right arrow completes a path.") if self.key.name in PATHS else ""
+        return " ".join(t for t in (_(self.key.help), self.cost, allowed, path) if t)
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ def steps() -> tuple[Step, ...]:
 @cache
 def review() -> Step:
     """What the review asks for: where the run lives."""
-    about = _("Everything that will be written and started.")
+    about = _("Everything that will be written and started; PgDn shows the rest.")
     return Step("review", _("Review"), about, ((_("run"), _questions("run.name", "run.dir")),))
 
 

@@ -25,6 +25,7 @@ from ubq.i18n import gettext as _
 from ubq.jobs.console import duration
 from ubq.jobs.status import Snapshot, percent, run_folders, snapshot
 from ubq.tui import cost
+from ubq.tui.dialogs import Menu
 from ubq.tui.words import state_word
 
 if TYPE_CHECKING:
@@ -84,7 +85,6 @@ class StartScreen(Screen[None]):
         "A job runs on its own: leaving this program does not stop it."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "open", _("open"), id="start.open"),
         Binding("r", "resume", _("resume"), id="start.resume"),
         Binding("n", "new", _("new run"), id="start.new"),
     ]
@@ -102,7 +102,7 @@ class StartScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield Static(_("ubq: int8 generators of velocity maps and seismic data"), classes="title", markup=False)
         with Vertical(id="start"):
-            yield OptionList(id="list")
+            yield Menu(id="list")
             yield Static("", id="about", markup=False)
         yield Footer(show_command_palette=False, compact=True)
 
@@ -205,10 +205,6 @@ class StartScreen(Screen[None]):
     def _selected(self, event: OptionList.OptionSelected) -> None:
         event.stop()
         self._open(event.option.id or "")
-
-    def action_open(self) -> None:
-        option = self.query_one(OptionList).highlighted_option
-        self._open(option.id or "" if option else "")
 
     def action_new(self) -> None:
         """Go to the presets."""

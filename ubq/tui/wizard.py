@@ -108,7 +108,7 @@ class WizardScreen(Screen[None]):
         Binding("escape", "back", _("back"), id="wizard.back"),
         Binding("down", "app.focus_next", _("field"), id="wizard.down", key_display="↑↓"),
         Binding("up", "app.focus_previous", _("field before"), id="wizard.up", show=False),
-        Binding("pagedown", "scroll(1)", _("scroll"), id="wizard.pagedown", key_display="pgdn"),
+        Binding("pagedown", "scroll(1)", _("scroll"), id="wizard.pagedown", show=False),
         Binding("pageup", "scroll(-1)", _("scroll back"), id="wizard.pageup", show=False),
         Binding("c", "copy", _("copy"), id="wizard.copy"),
     ]
