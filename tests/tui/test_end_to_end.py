@@ -18,6 +18,7 @@ UBQ = f"{sys.executable} -m ubq.cli"
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(2400),  # a machine that is busy with other things takes ten minutes for the job alone
     pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux (apt-get install tmux)"),
 ]
 
