@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+PRESET = "curvefault-a"
 RUN = "full"
 PAIRS = 4
 SAMPLING_STEPS = 4
@@ -30,9 +31,9 @@ WIDTHS: dict[str, dict[str, Any]] = {
     "full": {},
     "small": {
         "encoder_dim": 64,
-        "encoder_dims": (8, 8, 16, 16),
+        "encoder_dims": [8, 8, 16, 16],
         "velocity_latent": 16,
-        "velocity_dims": (8, 8, 16, 16, 32),
+        "velocity_dims": [8, 8, 16, 16, 32],
         "seismic_latent": 16,
     },
 }
@@ -108,7 +109,7 @@ def write_checkpoint(path: Path, widths: str) -> None:
     from ubq.checkpoints.upstream import upstream_names
     from ubq.model import GaussianDiffusion, ModelSizes, UBDiff
 
-    sizes = ModelSizes(variant="fork", **WIDTHS[widths])
+    sizes = ModelSizes.from_dict({"variant": "fork", **WIDTHS[widths]})
     torch.manual_seed(0)
     tensors = UBDiff(sizes).state_dict()
     diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant)
@@ -168,28 +169,29 @@ def report(folder: Path, widths: str, threads: int) -> int:
     parameters = measured([sys.executable, __file__, "--write", str(checkpoint), "--widths", widths]).output.strip()
     print(f"Fork model of {parameters} parameters, {threads} threads, engine qnnpack\n")
     settings = {
+        "run.dir": str(folder),
+        "run.name": RUN,
+        "pretrained.path": str(checkpoint),
+        "device": "cpu",
         "threads": threads,
         "data.synth_samples": PAIRS,
-        "model.variant": '"fork"',
+        "model.variant": "fork",
         "qat.steps": 2,
         "qat.batch_size": 1,
-        "qat.warmup": "[0.0, 0.0, 0.0]",  # both steps with everything fake-quantised
+        "qat.warmup": [0.0, 0.0, 0.0],  # both steps with everything fake-quantised
         "qat.calibration_batches": 2,
         "export.steps": SAMPLING_STEPS,
-        "export.name": f'"{RUN}"',
+        "export.name": RUN,
+        **{f"model.{key}": value for key, value in WIDTHS[widths].items()},
     }
-    settings |= {f"model.{k}": list(v) if isinstance(v, tuple) else v for k, v in WIDTHS[widths].items()}
-    command = [sys.executable, "-m", "ubq.cli", "run", "--preset", "curvefault-a", "--run", RUN, "--device", "cpu"]
-    command += ["--runs-dir", str(folder), "--pretrained-path", str(checkpoint)]
-    command += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "ubq.cli", "run", "--preset", PRESET]
+    command += [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     run = folder / RUN
     costs: dict[str, Cost] = {}
     print("| process | peak GB | of it private GB | s | limit GB |\n|---|---|---|---|---|", flush=True)
     missed: list[str] = []
     for stage in ("prepare", "import", "qat-decoders", "qat-diffusion", "export"):
         cost = costs[stage] = measured([*command, "--until", stage])
-        if stage == "prepare":
-            disk = _disk_line(run)
         limit = LIMITS_GB.get(stage)
         print(row(stage, cost, f"{limit:g}" if limit else ""), flush=True)
         if limit and cost.peak > limit * GB:
@@ -198,9 +200,12 @@ def report(folder: Path, widths: str, threads: int) -> int:
     drawn = measured([sys.executable, "-I", "-c", LOAD_AND_DRAW, str(exported), str(threads)])
     print(row("load, two pairs, no ubq", drawn, ""))
     times = json.loads(drawn.output.splitlines()[-1])
-    print(f"\nload {times['load']:.1f} s, first pair {times['first']:.1f} s, the next {times['again']:.1f} s, "
-          f"{SAMPLING_STEPS} sampling steps\n\nPreflight: {disk}; written in the end: "
-          f"{sum(f.stat().st_size for f in run.rglob('*') if f.is_file()) / GB:.1f} GB\n")  # fmt: skip
+    written = sum(f.stat().st_size for f in run.rglob("*") if f.is_file()) / GB
+    print(
+        f"\nload {times['load']:.1f} s, first pair {times['first']:.1f} s, the next {times['again']:.1f} s, "
+        f"{SAMPLING_STEPS} sampling steps"
+    )
+    print(f"\nPreflight of the whole run: {disk_needed(settings, run)}; written in the end: {written:.1f} GB\n")
     print("| file | GB |\n|---|---|")
     for title, path in files_of(run, checkpoint):
         print(f"| {title} | {path.stat().st_size / GB:.3f} |")
@@ -221,9 +226,17 @@ def row(name: str, cost: Cost, limit: str) -> str:
     return f"| {name} | {cost.peak / GB:.2f} | {cost.private / GB:.2f} | {cost.seconds:.0f} | {limit} |"
 
 
-def _disk_line(run: Path) -> str:
-    checks = json.loads((run / "state.json").read_text())["preflight"]
-    return next((c["figure"] for c in checks if c["id"] == "disk"), "no disk check")
+def disk_needed(settings: dict[str, Any], run: Path) -> str:
+    """What the preflight says to someone who starts the whole run."""
+    from ubq.config.load import load_config
+    from ubq.jobs.preflight import check_disk
+    from ubq.stages import PIPELINE
+    from ubq.stages.memory import memory_of
+    from ubq.stages.paths import RunPaths
+
+    config = load_config(PRESET, settings, isolated=True).config
+    names = [stage.name for stage in PIPELINE if stage.wanted(config)]
+    return check_disk(config, RunPaths(run.with_name("another")), names, memory_of(config)).figure
 
 
 def files_of(run: Path, checkpoint: Path) -> list[tuple[str, Path]]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from ubq.config.extras import missing_modules
 from ubq.config.load import read_frozen
 from ubq.config.schema import Config
 from ubq.data.forward import forward_model
+from ubq.data.normalization import Normalization
 from ubq.data.pairs import open_pairs
 from ubq.export.torchscript import engine, load_torchscript
 from ubq.metrics import (
@@ -80,18 +82,25 @@ def draw(model: Model, count: int, latent: int, steps: int) -> Tensor:
     return torch.cat([model.sample(x_T[i : i + BATCH], noise[:, i : i + BATCH], steps) for i in range(0, count, BATCH)])
 
 
-def models_of(config: Config, paths: RunPaths) -> dict[str, Model]:
+def models_of(
+    config: Config, paths: RunPaths, wanted: Sequence[str] = ("float", "QAT", "exported")
+) -> dict[str, Model]:
     """The pretrained float generator, the fake-quantised one, and the exported file."""
     recipe = recipe_of(config, paths)
-    with torch.device("meta"):
-        model = UBDiff(recipe.sizes)
-    for name, part in trained_parts(config, paths, tuple(p for p in PARTS if p != "encoder"), CPU).items():
-        setattr(model, name, part)
-    return {
-        "float": deployable(model, recipe, keep_model=False).eval(),
-        "QAT": load_qat(paths.checkpoints("qat-diffusion") / "final_qat_model.pt").generator.eval(),
-        "exported": load_torchscript(paths.exported / f"{name_of(config, paths)}.pt", config.quant.backend),
+
+    def pretrained() -> Model:
+        with torch.device("meta"):
+            model = UBDiff(recipe.sizes)
+        for name, part in trained_parts(config, paths, tuple(p for p in PARTS if p != "encoder"), CPU).items():
+            setattr(model, name, part)
+        return deployable(model, recipe, keep_model=False).eval()
+
+    makers: dict[str, Callable[[], Model]] = {
+        "float": pretrained,
+        "QAT": lambda: load_qat(paths.checkpoints("qat-diffusion") / "final_qat_model.pt").generator.eval(),
+        "exported": lambda: load_torchscript(paths.exported / f"{name_of(config, paths)}.pt", config.quant.backend),
     }
+    return {name: makers[name]() for name in wanted}
 
 
 def row(name: str, figures: list[float], ratio: str = "") -> str:
@@ -116,57 +125,112 @@ def main() -> None:
             print(f"| {stage['name']} | {stage['seconds']:.0f} |")
 
 
-def report(config: Config, paths: RunPaths, count: int, physics: int) -> None:
-    models = models_of(config, paths)
+@dataclass(frozen=True)
+class HeldOut:
+    """What every model of a run is measured on.
+
+    Attributes:
+        maps, gathers: held-out pairs, (N, 1, 70, 70) m/s and (N, 5, 1000, 70) amplitude.
+        real: every held-out map.
+        train: at most 1,000 training maps.
+        latents: of every held-out map, (M, 1, L).
+        scale: the run's ranges.
+        diffusion: the run's process.
+    """
+
+    maps: Tensor
+    gathers: Tensor
+    real: Tensor
+    train: Tensor
+    latents: Tensor
+    scale: Normalization
+    diffusion: GaussianDiffusion
+
+
+def held_out(config: Config, paths: RunPaths) -> HeldOut:
     recipe = recipe_of(config, paths)
-    scale, sizes = recipe.normalization, recipe.sizes
+    sizes = recipe.sizes
     split = open_pairs(data_of(config, paths), config.seed, True, seismic_shape(config))
-    latents = load_latents(paths, CPU).val[:, None]
     chosen = range(min(len(split.val), 256))
-    maps, gathers = split.val.velocity_batch(chosen), split.val.seismic_batch(chosen)
-    print(f"{len(split.train)} training and {len(split.val)} held-out pairs; engine {config.quant.backend}\n")
-    print("| held-out figure | " + " | ".join(models) + " | exported / float |\n|---|---|---|---|---|")
-    decoded = {name: decode(model, latents[: len(maps)]) for name, model in models.items()}
-    low, high = scale.velocity_min, scale.velocity_max
-    similar = [ssim(v, maps, low, high) for v, _ in decoded.values()]
-    print(row("velocity SSIM", similar, f"{similar[-1] - similar[0]:+.4f}"))
-    wrong = [relative_l2(scale.velocity(v), scale.velocity(maps)) for v, _ in decoded.values()]
-    print(row("velocity relative L2, normalised", wrong, f"{wrong[-1] / wrong[0]:.4f}"))
-    errors = [seismic_error(s, gathers, scale.seismic) for _, s in decoded.values()]
-    for title, field in (
-        ("seismic relative L2, log-normalised", "log_normalised"),
-        ("seismic relative L2, physical", "physical"),
-        ("seismic relative L2, t > 0.6 s, log-normalised", "late_log_normalised"),
-        ("seismic relative L2, t > 0.6 s, physical", "late_physical"),
-    ):
-        figures = [getattr(e, field) for e in errors]
-        print(row(title, figures, f"{figures[-1] / figures[0]:.4f}"))
-    diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant)
-    sampler = models["QAT"].sampler
-    losses = {n: diffusion_losses(m, diffusion, sampler.times, latents) for n, m in models.items()}
-    interval = bootstrap_ratio(losses["exported"].numpy(), losses["float"].numpy())
-    text = f"{interval.value:.4f} ({interval.lower:.4f} to {interval.upper:.4f})"
-    print(row("diffusion loss", [float(x.mean()) for x in losses.values()], text))
-    steps = sampler.steps[0]
-    generated = {n: decode(m, draw(m, count, sizes.encoder_dim, steps)) for n, m in models.items()}
-    real = split.val.velocity_batch(range(len(split.val)))
-    distances = [sliced_wasserstein(v, real).mean for v, _ in generated.values()]
-    interval = ratio_interval(generated["exported"][0], generated["float"][0], real)
-    text = f"{interval.value:.4f} ({interval.lower:.4f} to {interval.upper:.4f})"
-    print(row("distribution distance", distances, text))
-    if physics >= 2 and not missing_modules("physics"):
-        residuals = [
-            physics_residual(v[:physics].numpy(), s[:physics].numpy(), forward_model) for v, s in generated.values()
-        ]
-        matched = [r.matched for r in residuals]
-        print(row("physics residual of generated pairs", matched, f"{matched[-1] / matched[0]:.4f}"))
-        print(row("the same with pairs shuffled", [r.shuffled for r in residuals]))
-    floor = real_floor(real, split.train.velocity_batch(range(min(len(split.train), 1000))), count=count)
-    noise = decode(
-        models["float"], torch.randn(count, 1, sizes.encoder_dim, generator=torch.Generator().manual_seed(1))
+    return HeldOut(
+        maps=split.val.velocity_batch(chosen),
+        gathers=split.val.seismic_batch(chosen),
+        real=split.val.velocity_batch(range(len(split.val))),
+        train=split.train.velocity_batch(range(min(len(split.train), 1000))),
+        latents=load_latents(paths, CPU).val[:, None],
+        scale=recipe.normalization,
+        diffusion=GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant),
     )
-    print(f"\ndistribution distance of real maps {floor.mean:.4f}, of decoded noise "
-          f"{sliced_wasserstein(noise[0], real).mean:.4f}; sampler {sampler.solver}, {steps} steps")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One model's figures.
+
+    Attributes:
+        values: every figure by name; all but the SSIM are the better the smaller.
+        losses: diffusion loss of every held-out latent.
+        drawn: generated maps, m/s.
+    """
+
+    values: dict[str, float]
+    losses: Tensor
+    drawn: Tensor
+
+
+SSIM = "velocity SSIM"
+LOSS = "diffusion loss"
+DISTANCE = "distribution distance"
+RESIDUAL = "physics residual of generated pairs"
+SHUFFLED = "the same with pairs shuffled"
+
+
+def figures_of(model: Model, data: HeldOut, count: int, physics: int) -> Figures:
+    """Measure one model: ``count`` generated pairs, of which ``physics`` are forward modelled."""
+    scale = data.scale
+    velocity, seismic = decode(model, data.latents[: len(data.maps)])
+    error = seismic_error(seismic, data.gathers, scale.seismic)
+    losses = diffusion_losses(model, data.diffusion, model.sampler.times, data.latents)
+    drawn, gathers = decode(model, draw(model, count, data.latents.shape[-1], model.sampler.steps[0]))
+    values = {
+        SSIM: ssim(velocity, data.maps, scale.velocity_min, scale.velocity_max),
+        "velocity relative L2, normalised": relative_l2(scale.velocity(velocity), scale.velocity(data.maps)),
+        "seismic relative L2, log-normalised": error.log_normalised,
+        "seismic relative L2, physical": error.physical,
+        "seismic relative L2, t > 0.6 s, log-normalised": error.late_log_normalised,
+        "seismic relative L2, t > 0.6 s, physical": error.late_physical,
+        LOSS: float(losses.mean()),
+        DISTANCE: sliced_wasserstein(drawn, data.real).mean,
+    }
+    if physics >= 2 and not missing_modules("physics"):
+        residual = physics_residual(drawn[:physics].numpy(), gathers[:physics].numpy(), forward_model)
+        values |= {RESIDUAL: residual.matched, SHUFFLED: residual.shuffled}
+    return Figures(values, losses, drawn)
+
+
+def report(config: Config, paths: RunPaths, count: int, physics: int) -> None:
+    models, data = models_of(config, paths), held_out(config, paths)
+    print(f"{len(data.real)} held-out pairs; engine {config.quant.backend}\n")
+    print("| held-out figure | " + " | ".join(models) + " | exported / float |\n|---|---|---|---|---|")
+    found = {name: figures_of(model, data, count, physics) for name, model in models.items()}
+    reference, exported = found["float"], found["exported"]
+    intervals = {
+        LOSS: bootstrap_ratio(exported.losses.numpy(), reference.losses.numpy()),
+        DISTANCE: ratio_interval(exported.drawn, reference.drawn, data.real),
+    }
+    for name, value in exported.values.items():
+        before = reference.values[name]
+        text = f"{value - before:+.4f}" if name == SSIM else f"{value / before:.4f}"
+        if name in intervals:
+            text += f" ({intervals[name].lower:.4f} to {intervals[name].upper:.4f})"
+        print(row(name, [f.values[name] for f in found.values()], "" if name == SHUFFLED else text))
+    floor = real_floor(data.real, data.train, count=count)
+    rng = torch.Generator().manual_seed(1)
+    noise, _seismic = decode(models["float"], torch.randn(count, 1, data.latents.shape[-1], generator=rng))
+    sampler = models["QAT"].sampler
+    ceiling = sliced_wasserstein(noise, data.real).mean
+    print(f"\ndistribution distance of real maps {floor.mean:.4f}, of decoded noise {ceiling:.4f}; ", end="")
+    print(f"sampler {sampler.solver}, {sampler.steps[0]} steps")
 
 
 if __name__ == "__main__":
