@@ -239,9 +239,15 @@ class BatchStatisticsTraining(ReconstructionTraining):
 class AutoencoderTraining(BatchStatisticsTraining):
     """Encoder and velocity decoder."""
 
+    patch_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the patch distribution's distance in the loss, which keeps interfaces sharp; 0: upstream's recipe."""
+
 
 class SeismicTraining(BatchStatisticsTraining):
     """Seismic decoder, from the latents of the frozen encoder."""
+
+    fit_head: bool = True
+    """Start the head from the least-squares fit to the training gathers instead of random weights."""
 
 
 class DiffusionTraining(TrainingConfig):

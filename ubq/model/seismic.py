@@ -106,8 +106,11 @@ class SeismicDecoder(nn.Module):
 
     def forward(self, projected: Tensor) -> Tensor:
         """(B, D, 1, 1) -> log-normalised gather (B, S, T, R)."""
-        batch = projected.shape[0]
+        token = self.features(projected)
+        return self.output(token).reshape(token.shape[0], self.sources, self.samples, self.receivers)
+
+    def features(self, projected: Tensor) -> Tensor:
+        """(B, D, 1, 1) -> what the head reads, (B, D)."""
         patch = self.patch(projected).flatten(2).transpose(1, 2)
-        x = torch.cat((self.cls_token.expand(batch, -1, -1), patch), dim=1) + self.position
-        token = self.norm(self.blocks(x)[:, self.read_token])
-        return self.output(token).reshape(batch, self.sources, self.samples, self.receivers)
+        x = torch.cat((self.cls_token.expand(projected.shape[0], -1, -1), patch), dim=1) + self.position
+        return self.norm(self.blocks(x)[:, self.read_token])

@@ -43,6 +43,7 @@ class TrainSeismic(Stage):
         return [paths.checkpoints(self.name) / "seismic.pt"]
 
     def run(self, context: StageContext) -> None:
+        from ubq.training.head import fit_head
         from ubq.training.modules import SeismicBranch
         from ubq.training.tasks import SeismicTask
 
@@ -52,6 +53,9 @@ class TrainSeismic(Stage):
         parts = new_parts(config, paths, SEISMIC, device, self.name)
         model = SeismicBranch(**parts)
         train, val = open_maps(config, paths, normalization_of(config, paths), device, seismic=True)
-        task = SeismicTask(model, load_latents(paths, device), train, val, settings)
+        latents = load_latents(paths, device)
+        if settings.fit_head and not context.store.latest_step():
+            fit_head(model, latents.train, train, settings.batch_size)
+        task = SeismicTask(model, latents, train, val, settings)
         run_training(context, task, settings, device)
         save_tensors(paths.checkpoints(self.name) / "seismic.pt", state_of(parts))

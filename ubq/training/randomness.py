@@ -54,10 +54,14 @@ class SampleDraws:
     def __init__(self, seed: int, stage: str, global_indices: Sequence[int]) -> None:
         self._generators = [generator(seed, stage, "draws", g) for g in global_indices]
 
-    def integers(self, high: int) -> Tensor:
-        """One integer in [0, high) a sample, (B,) int64."""
-        return torch.cat([torch.randint(high, (1,), generator=g) for g in self._generators])
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """Integers in [0, high), (B, *shape) int64: one a sample where no shape is given."""
+        return torch.stack([torch.randint(high, shape, generator=g) for g in self._generators])
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal noise, (B, *shape) float32."""
         return torch.stack([torch.randn(shape, generator=g) for g in self._generators])
+
+    def shared_normal(self, *shape: int) -> Tensor:
+        """Standard normal noise that all samples share, (*shape) float32, keyed by the first of them."""
+        return torch.randn(shape, generator=self._generators[0])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ubq.config.schema import AutoencoderTraining, ReconstructionTraining
 from ubq.training.modules import Autoencoder
 from ubq.training.randomness import SampleDraws
+from ubq.training.sharpness import patch_loss
 
 VALIDATION_SAMPLES = 256
 """Held-out samples a validation looks at; the first of them, always the same."""
@@ -84,16 +85,23 @@ class AutoencoderTask(_FloatTask):
         self.train_samples = len(train)
 
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
-        return self._loss(self.train.velocity(samples))
+        velocity = self.train.velocity(samples)
+        reconstruction = self.model(velocity)
+        loss = reconstruction_loss(reconstruction, velocity, self.settings)
+        if self.settings.patch_weight:
+            loss = loss + self.settings.patch_weight * patch_loss(reconstruction, velocity, draws)
+        return loss
 
     def validate(self, batch: int) -> float:
         self.model.eval()
-        value = mean_over(len(self.val), batch, lambda s: self._loss(self.val.velocity(s)))
+
+        def loss(samples: Tensor) -> Tensor:
+            velocity = self.val.velocity(samples)
+            return reconstruction_loss(self.model(velocity), velocity, self.settings)
+
+        value = mean_over(len(self.val), batch, loss)
         self.model.train()
         return value
-
-    def _loss(self, velocity: Tensor) -> Tensor:
-        return reconstruction_loss(self.model(velocity), velocity, self.settings)
 
 
 class SeismicTask(_FloatTask):

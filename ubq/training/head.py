@@ -1,0 +1,61 @@
+"""Least-squares start of the seismic decoder's head.
+
+The head alone has hundreds of weights for each of 350,000 outputs. From a random start its noise has
+to be unlearned before anything else shows; the best head for the features as they are has a closed form.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ubq.model.layers import Projector
+from ubq.model.seismic import SeismicDecoder
+from ubq.training.modules import SeismicBranch
+from ubq.training.tasks import Maps
+
+MOST_SAMPLES = 2048
+RIDGE = 1e-2
+"""Share of a feature's mean square that is added to the diagonal: the start need not be perfect."""
+
+
+@torch.no_grad()
+def fit_head(branch: SeismicBranch, latents: Tensor, maps: Maps, batch_size: int) -> None:
+    """Set the head to the ridge regression of the gathers on its input features, in place.
+
+    The projector's batch statistics are set to those of the latents, which the features depend on.
+
+    Args:
+        branch: with fresh weights; left in evaluation mode.
+        latents: (N, L), in the order of ``maps``.
+        maps: training samples; at most ``MOST_SAMPLES`` gathers are read.
+        batch_size: samples read at a time.
+    """
+    projector = cast(Projector, branch.seismic_projector)
+    decoder = cast(SeismicDecoder, branch.seismic_decoder)
+    latents = latents[:MOST_SAMPLES]
+    _set_statistics(projector, latents)
+    branch.eval()
+    head = decoder.output
+    width = head.in_features + 1  # and the bias
+    gram = torch.zeros(width, width, dtype=torch.float64, device=latents.device)
+    moment = torch.zeros(width, head.out_features, device=latents.device)
+    for samples in torch.arange(len(latents)).split(batch_size):
+        features = decoder.features(projector(latents[samples]))
+        features = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
+        gram += features.T.double() @ features.double()
+        moment += features.T @ maps.seismic(samples).flatten(1)
+    gram.diagonal()[:-1] += RIDGE * gram.diagonal()[:-1].mean()
+    solution = torch.linalg.inv(gram).float() @ moment
+    head.weight.copy_(solution[:-1].T)
+    head.bias.copy_(solution[-1])
+
+
+def _set_statistics(projector: Projector, latents: Tensor) -> None:
+    norm: nn.BatchNorm1d = projector.norm
+    before, norm.momentum = norm.momentum, 1.0
+    projector.train()
+    projector(latents)
+    norm.momentum = before
