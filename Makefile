@@ -25,6 +25,19 @@ test-slow: $(VENV)/.ready
 chaos: $(VENV)/.ready
 	$(PYTEST) -m "chaos"
 
+# Of a finished run: make bench RUN=runs/mine
+RUN ?= runs/demo
+
+bench: $(VENV)/.ready
+	test -f $(RUN)/exported_models/report.json || $(BIN)/ubq run --preset demo || test $$? = 5
+	$(BIN)/python bench/quality.py $(RUN)
+	$(BIN)/python bench/ptq_qat.py $(RUN) --out $(dir $(RUN))bench
+	$(BIN)/python bench/qat_cost.py
+
+# 24 GB of memory, 63 GB of disk: make bench-full FOLDER=/where/there/is/room
+bench-full: $(VENV)/.ready
+	$(BIN)/python bench/full_size.py $(if $(FOLDER),--folder $(FOLDER))
+
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
