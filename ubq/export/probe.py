@@ -8,6 +8,7 @@ each batch. The job's keys:
     folder            where to write
     engine, threads   integer engine, CPU threads (0: torch's own choice)
     count, batch      pairs to generate, pairs in one call
+    maps              velocity maps to generate in all, the pairs' among them, and as many decoded from plain noise
     steps             sampling steps
     latent            length of the latent
     seed
@@ -134,7 +135,15 @@ class Probe:
             for name, value in row.items():
                 parts.setdefault(name, []).append(value)
             self._say(start + size)
+        more = {"velocity": [*parts["velocity"]], "noise_velocity": [*parts["noise_velocity"]]}
+        for start in range(job["count"], job["maps"], job["batch"]):
+            size = min(job["batch"], job["maps"] - start)
+            x_T = torch.randn(size, 1, job["latent"], generator=generator)
+            step_noise = torch.randn(max(job["steps"] - 1, 0), size, 1, job["latent"], generator=generator)
+            more["velocity"].append(model.decode(model.sample(x_T, step_noise, job["steps"]))[0])
+            more["noise_velocity"].append(model.decode(torch.randn(x_T.shape, generator=generator))[0])
         self.tensors = {name: torch.cat(values) for name, values in parts.items()}
+        self.tensors |= {f"all_{name}": torch.cat(values) for name, values in more.items()}
 
     def _unet_inputs(self, model: Any) -> list[tuple[int, Any]]:
         """(time, latents noised to that time) for times spread over the sampler's."""

@@ -26,6 +26,8 @@ from ubq.metrics import physics_residual, ratio_interval, real_floor, relative_l
 from ubq.metrics.distribution import WANTED_HELD_OUT
 
 GENERATED = 64
+GENERATED_MAPS = 256
+"""Velocity maps held against the held-out ones: the distance of 64 perfect maps would be half sampling error."""
 MOST_HELD_OUT = 1000
 """Held-out maps used at most: beyond them the distance hardly changes and the sorts grow."""
 BLOCK = 512
@@ -83,6 +85,7 @@ def verify_export(
     seed: int = 0,
     threads: int = 0,
     count: int = GENERATED,
+    maps: int = GENERATED_MAPS,
     batch: int = 8,
     forward: Callable[[np.ndarray], np.ndarray] | None = None,
     picture: Path | None = None,
@@ -101,6 +104,7 @@ def verify_export(
         seed: of the noise the pairs are generated from.
         threads: CPU threads of the generating process; 0: torch's choice.
         count: pairs to generate.
+        maps: velocity maps to generate for the distribution distance, the pairs' among them.
         batch: pairs generated at a time.
         forward: forward modelling of one map; None leaves the physics residual out.
         picture: where to draw generated beside held-out pairs.
@@ -119,7 +123,7 @@ def verify_export(
     details: dict[str, Any] = {"engine": exported.engine, "solver_steps": exported.steps, "seed": seed}
     details["losses"] = [asdict(t) for t in trends]
     with tempfile.TemporaryDirectory(prefix="ubq-verify-") as folder:
-        result = run_probe(exported, Path(folder), seed, threads, count, batch, progress)
+        result = run_probe(exported, Path(folder), seed, threads, count, maps, batch, progress)
         details["timing"] = result.get("timing", {})
         details["torch"] = result.get("torch")
         error = result.get("error")
@@ -147,6 +151,7 @@ def run_probe(
     seed: int,
     threads: int,
     count: int,
+    maps: int,
     batch: int,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
@@ -164,6 +169,7 @@ def run_probe(
         "engine": exported.engine,
         "threads": threads,
         "count": count,
+        "maps": max(maps, count),
         "batch": batch,
         "steps": exported.steps,
         "latent": exported.latent,
@@ -252,14 +258,14 @@ def _distribution(
     generated = tensors["velocity"]
     real = _sample(held_out, MOST_HELD_OUT)
     diversity_mark, spread = marks.diversity(generated, real, _blocks(train))
-    noise_mark, own, ceiling = marks.beats_noise(generated, tensors["noise_velocity"], real)
-    floor = real_floor(real, _sample(train, MOST_HELD_OUT), count=len(generated))
+    noise_mark, own, ceiling = marks.beats_noise(tensors["all_velocity"], tensors["all_noise_velocity"], real)
+    floor = real_floor(real, _sample(train, MOST_HELD_OUT), count=len(tensors["all_velocity"]))
     details["diversity"] = asdict(spread)
     details["sliced_wasserstein"] = {
         "generated": asdict(own),
         "real_floor": asdict(floor),
         "noise_ceiling": asdict(ceiling),
-        "generated_maps": len(generated),
+        "generated_maps": len(tensors["all_velocity"]),
         "held_out_maps": len(real),
         "held_out_maps_wanted": WANTED_HELD_OUT,
     }
