@@ -241,7 +241,8 @@ def test_the_job_survives_its_terminal(tmp_path: Path) -> None:
         output += os.read(terminal, 4096)
     os.close(terminal)  # the kernel sends SIGHUP to the terminal's session
     os.waitpid(pid, 0)
-    shot = status(tmp_path)
+    assert _exists(tmp_path)  # on a busy machine the command may return while the job is still in its preflight
+    shot = wait_for(tmp_path, lambda s: s["state"] != "pending")
     assert shot["state"] == "running"
     shot = wait_for(tmp_path, lambda s: s["owner"] is None)
     assert shot["state"] == "completed"
