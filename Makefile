@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow bench bench-full chaos test-aarch64 screenshots messages lint format docs clean
+.PHONY: demo test test-slow bench bench-full chaos screenshots messages lint format docs clean
 
 demo: $(VENV)/.ready
 	$(BIN)/ubq run --preset demo
