@@ -90,15 +90,16 @@ def test_from_the_wizard_to_the_checklist_and_ubq_status(tmux: Tmux, workplace: 
     assert shot["owner"]["detached"]
     assert not shot["problem"]
     tmux.press("clear", "Enter")
-    tmux.press(f"{UBQ} wizard smoke", "Enter")
+    tmux.press(f"{UBQ} wizard smoke; echo gone with $?", "Enter")
     tmux.wait("verify")
     seen = tmux.wait("success marks passed", 1200)
     assert "too small to generate anything worth looking at" in " ".join(seen.split())
     tmux.press("C-q")
+    tmux.wait("gone with 0")
     tmux.press("clear", "Enter")
 
     tmux.press(f"{UBQ} status", "Enter")
-    seen = tmux.wait("smoke.pt")
-    assert "smoke: completed" in seen
+    seen = tmux.wait("smoke: completed")
+    assert "smoke.pt" in seen
     assert (workplace / "ubq.toml").read_text().endswith('extends = "smoke"\n')
     assert (workplace / "runs/smoke/exported_models/report.json").is_file()
