@@ -31,7 +31,10 @@ def interface_file() -> Path:
 
 def read_interface(file: Path | None = None) -> Interface:
     """The settings; what is wrong with them is told in ``problem`` and never stops anything."""
-    file = interface_file() if file is None else file
+    try:
+        file = interface_file() if file is None else file
+    except ImportError:  # ubq.runtime alone, on a machine without ubq's dependencies
+        return Interface()
     try:
         raw = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

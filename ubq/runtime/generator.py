@@ -1,0 +1,223 @@
+"""A generator as its users call it, whatever runtime computes it: numpy in, numpy out.
+
+Light: numpy and the standard library. Shapes: B batch, L latent length, N sampling steps, S sources,
+T time samples, R receivers.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ubq.errors import UsageError
+from ubq.i18n import gettext as _
+
+Array = NDArray[np.float32]
+TABLES = "ubq.tables"
+"""Name, inside a file, of the JSON that ``SamplerTables`` reads."""
+
+
+@dataclass(frozen=True)
+class SamplerTables:
+    """What a file says of sampling and of its outputs' units.
+
+    Attributes:
+        latent_length: L.
+        stochastic: whether the solver adds noise at every step but the last.
+        steps: step counts offered, the default first.
+        times: visited time steps of each count, one list below the other.
+        coefficients: as many rows of six (``ubq.quant.solver.COLUMNS``).
+        velocity: (half, middle) of the range in m/s that [-1, 1] stands for.
+        log_amplitude: (half, middle) of the range of sign(x) log1p(|x|) that [-1, 1] stands for.
+    """
+
+    latent_length: int
+    stochastic: bool
+    steps: Sequence[int]
+    times: Sequence[int]
+    coefficients: Sequence[Sequence[float]]
+    velocity: tuple[float, float]
+    log_amplitude: tuple[float, float]
+
+    def to_json(self) -> str:
+        """As kept inside a file."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> SamplerTables:
+        """Raises a ValueError, KeyError or TypeError for anything but ``to_json``'s text."""
+        return cls(**json.loads(text))
+
+
+class Generator(ABC):
+    """Draws pairs of velocity map (1, 70, 70) in m/s and shot gathers (S, T, R) in OpenFWI's amplitude."""
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        self.facts = facts
+        """What the file says of itself: name, family, solver, normalization, versions ..."""
+
+    @property
+    @abstractmethod
+    def steps(self) -> tuple[int, ...]:
+        """Step counts that the file offers, its default first."""
+
+    @property
+    @abstractmethod
+    def latent_length(self) -> int:
+        """L."""
+
+    @property
+    @abstractmethod
+    def stochastic(self) -> bool:
+        """Whether the solver uses ``step_noise``."""
+
+    @abstractmethod
+    def sample_latents(self, x_T: Array, step_noise: Array | None = None, steps: int = 0) -> Array:
+        """Latents (B, 1, L) from noise.
+
+        Args:
+            x_T: (B, 1, L), standard normal.
+            step_noise: (steps-1, B, 1, L), used in order; deterministic solvers ignore it.
+            steps: one of ``steps``; 0 takes the default.
+
+        Raises:
+            UsageError: a step count that is not offered, or noise of another shape.
+        """
+
+    @abstractmethod
+    def decode(self, latent: Array) -> tuple[Array, Array]:
+        """Latents (B, 1, L) -> velocity (B, 1, 70, 70) in m/s, seismic (B, S, T, R) amplitude."""
+
+    def sample_pairs(self, n: int = 1, steps: int = 0, seed: int | None = None, batch: int = 1) -> tuple[Array, Array]:
+        """Draw pairs: velocity (n, 1, 70, 70) in m/s, seismic (n, S, T, R) amplitude.
+
+        Pair i starts from noise of its own, keyed by (seed, i), the same in every runtime.
+
+        Args:
+            n: pairs.
+            steps: one of ``steps``; 0 takes the default.
+            seed: None draws anew at every call.
+            batch: pairs computed at once; with 1 pair i does not depend on n.
+        """
+        if n < 1 or batch < 1:
+            raise UsageError(_("{n} pairs in batches of {batch}: both must be at least 1").format(n=n, batch=batch))
+        count = self.check_steps(steps)
+        root = int(np.random.SeedSequence(seed).generate_state(1)[0]) if seed is None else seed
+        parts = []
+        for start in range(0, n, batch):
+            x_T, step_noise = self._noise(root, range(start, min(start + batch, n)), count)
+            parts.append(self.decode(self.sample_latents(x_T, step_noise, count)))
+        velocity, seismic = zip(*parts, strict=True)
+        return np.concatenate(velocity), np.concatenate(seismic)
+
+    def _noise(self, seed: int, pairs: range, steps: int) -> tuple[Array, Array]:
+        """Start noise (B, 1, L) and step noise (steps-1, B, 1, L) of the pairs of these numbers."""
+        draws = steps if self.stochastic else 1
+        noise = np.empty((draws, len(pairs), 1, self.latent_length), np.float32)
+        for row, i in enumerate(pairs):
+            stream = np.random.default_rng((seed, i))
+            noise[:, row, 0] = stream.standard_normal((draws, self.latent_length), np.float32)
+        empty = np.zeros((max(steps - 1, 0), len(pairs), 1, self.latent_length), np.float32)
+        return noise[0], noise[1:] if self.stochastic else empty
+
+    def forward(self, batch_size: int = 1, steps: int = 0) -> tuple[Array, Array]:
+        """Draw ``batch_size`` pairs at once, others at every call."""
+        return self.sample_pairs(batch_size, steps, batch=batch_size)
+
+    __call__ = forward
+
+    @overload
+    def sample(self, n: int = 1, steps: int = 0, seed: int | None = None) -> tuple[Array, Array]: ...
+    @overload
+    def sample(self, x_T: Array, step_noise: Array | None = None, steps: int = 0) -> Array: ...
+    def sample(self, *args: Any, **kwargs: Any) -> Any:
+        """``sample(n, steps, seed)`` is ``sample_pairs``; ``sample(x_T, step_noise, steps)`` is ``sample_latents``.
+
+        The latter is the call of the exported TorchScript file.
+        """
+        by_count = isinstance(args[0], int | np.integer) if args else "x_T" not in kwargs
+        return self.sample_pairs(*args, **kwargs) if by_count else self.sample_latents(*args, **kwargs)
+
+    def check_steps(self, steps: int) -> int:
+        """The step count to use; 0 is the file's default.
+
+        Raises:
+            UsageError: the file does not offer it.
+        """
+        if steps and steps not in self.steps:
+            raise UsageError(
+                _("this file does not offer {steps} sampling steps").format(steps=steps),
+                _("it offers {offered}").format(offered=", ".join(map(str, sorted(self.steps)))),
+            )
+        return steps or self.steps[0]
+
+    def check_noise(self, x_T: Array, step_noise: Array | None, steps: int) -> None:
+        """Raises a UsageError for noise of another shape than ``sample_latents`` takes."""
+        if x_T.ndim != 3 or x_T.shape[1:] != (1, self.latent_length):
+            raise UsageError(
+                _("x_T has shape {shape}, not (B, 1, {length})").format(shape=x_T.shape, length=self.latent_length)
+            )
+        wanted = (steps - 1, *x_T.shape)
+        if self.stochastic and (step_noise is None or step_noise.shape != wanted):
+            raise UsageError(
+                _("step_noise must have shape {wanted}: one draw for each step but the last").format(wanted=wanted)
+            )
+
+
+class SteppingGenerator(Generator):
+    """A generator whose file holds one U-Net step and the decoders: the solver's loop runs here."""
+
+    def __init__(self, facts: Mapping[str, Any], tables: SamplerTables) -> None:
+        super().__init__(facts)
+        self.tables = tables
+        self._coefficients = np.asarray(tables.coefficients, np.float32)
+        self._times = np.asarray(tables.times, np.int64)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        return tuple(self.tables.steps)
+
+    @property
+    def latent_length(self) -> int:
+        return self.tables.latent_length
+
+    @property
+    def stochastic(self) -> bool:
+        return self.tables.stochastic
+
+    @abstractmethod
+    def unet(self, x: Array, time: NDArray[np.int64]) -> Array:
+        """One U-Net step: noisy latents (B, 1, L), time steps (B,) that the sampler visits -> prediction (B, 1, L)."""
+
+    @abstractmethod
+    def decode_normalised(self, latent: Array) -> tuple[Array, Array]:
+        """Latents (B, 1, L) -> velocity in [-1, 1] and the gather on its logarithmic scale."""
+
+    def sample_latents(self, x_T: Array, step_noise: Array | None = None, steps: int = 0) -> Array:
+        count = self.check_steps(steps)
+        self.check_noise(x_T, step_noise, count)
+        first = sum(self.steps[: self.steps.index(count)])
+        x = np.asarray(x_T, np.float32)
+        previous = np.zeros_like(x)
+        for i in range(count):
+            c = self._coefficients[first + i]
+            time = np.full(len(x), self._times[first + i])
+            x0 = np.clip(c[0] * x + c[1] * self.unet(x, time), -1.0, 1.0)
+            x = c[2] * x + c[3] * x0 + c[4] * previous
+            if self.stochastic and i < count - 1:
+                assert step_noise is not None
+                x = x + c[5] * step_noise[i]
+            previous = x0
+        return x
+
+    def decode(self, latent: Array) -> tuple[Array, Array]:
+        velocity, seismic = self.decode_normalised(np.asarray(latent, np.float32))
+        (half, middle), (log_half, log_middle) = self.tables.velocity, self.tables.log_amplitude
+        log = seismic * np.float32(log_half) + np.float32(log_middle)
+        return velocity * np.float32(half) + np.float32(middle), np.copysign(np.expm1(np.abs(log)), log)
