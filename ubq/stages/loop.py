@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ubq.config.schema import TrainingConfig
 from ubq.stages.base import Interrupted, StageContext
+from ubq.stages.heap import kept_heap
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,7 @@ def run_training(context: StageContext, task: Task, settings: TrainingConfig, de
     from ubq.training.loop import Stopped, train
 
     try:
-        train(task, context, settings, context.config.run, context.config.seed, device)
+        with kept_heap():
+            train(task, context, settings, context.config.run, context.config.seed, device)
     except Stopped:
         raise Interrupted from None
