@@ -1,0 +1,104 @@
+"""Lowering to ExecuTorch: one program whose weight layers all run in XNNPACK.
+
+The program has a method for one U-Net step, one for the decoders, and two constants, the facts and the
+sampler's tables; ``ubq.runtime`` runs the solver's loop around them. Every method takes one sample.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ubq.export.integer import IntegerLayer
+from ubq.export.qdq import Decoders, Dialect, DynamicLinear, Step, lowered, tables
+from ubq.quant.generator import Generator
+from ubq.runtime.executorch import DECODERS, FACTS, TABLES, UNET
+
+_Q = torch.ops.quantized_decomposed
+_SMALLEST_SCALE = 2.0**-24
+
+
+class XnnpackDynamicLinear(DynamicLinear):
+    """The input quantised by the range of each call; XNNPACK computes it as one integer product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, I) -> (B, O)."""
+        limits = (-128, 127)
+        scale, zero_point = _Q.choose_qparams.tensor(x, *limits, _SMALLEST_SCALE, torch.int8)
+        levels = _Q.quantize_per_tensor.tensor(x, scale, zero_point, *limits, torch.int8)
+        rows = _Q.dequantize_per_tensor.tensor(levels, scale, zero_point, *limits, torch.int8)
+        return F.linear(rows, self.dequantised_weight(), self.bias)
+
+
+DIALECT = Dialect(signed=True, integer_bias=False, dynamic_linear=XnnpackDynamicLinear)
+
+
+def write_executorch(
+    generator: Generator,
+    path: Path,
+    time_tables: bool,
+    facts: str,
+    layers: Mapping[str, IntegerLayer] | None = None,
+) -> Any:
+    """Write ``path``; it appears whole or not at all.
+
+    Args:
+        generator: fake-quantised and calibrated; it stays as it is.
+        path: ``NAME.pte``.
+        time_tables: replace the time MLPs by tables over the sampler's steps.
+        facts: JSON kept inside the file.
+        layers: the generator's integers where they are at hand already.
+
+    Returns:
+        The ``EdgeProgramManager``: what was delegated to XNNPACK can be read off it.
+    """
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    new = lowered(generator, time_tables, DIALECT, layers)
+    x, time = torch.zeros(1, 1, generator.latent_length), generator.sampler.times[:1].clone()
+    texts = {FACTS: facts, TABLES: tables(generator).to_json()}
+    with _quiet():
+        edge = to_edge_transform_and_lower(
+            {
+                UNET: torch.export.export(Step(new), (x, time), strict=False),
+                DECODERS: torch.export.export(Decoders(new), (x,), strict=False),
+            },
+            partitioner=[XnnpackPartitioner()],
+            constant_methods={name: _bytes(text) for name, text in texts.items()},
+        )
+        program = edge.to_executorch()
+    temporary = path.with_name(f".{path.name}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with temporary.open("wb") as file:
+        program.write_to_file(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    return edge
+
+
+def _bytes(text: str) -> Tensor:
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the compiler's remarks, which a user cannot act on."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
