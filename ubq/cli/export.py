@@ -51,6 +51,10 @@ def checkpoint(
     step_choices: Annotated[
         list[int] | None, typer.Option("--step-choice", min=1, help="A further step count to offer; may be repeated.")
     ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="A further format: onnx or executorch; may be repeated; default: as configured."),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the files; default: the checkpoint's.")] = "",
     backend: Annotated[str, typer.Option(help="qnnpack, x86, fbgemm or onednn; default: the checkpoint's.")] = "",
     family: Annotated[str, typer.Option(help="OpenFWI data set it imitates; default: the checkpoint's.")] = "",
@@ -64,11 +68,12 @@ def checkpoint(
     runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")] = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Write NAME.pt, NAME_info.txt, deployment_guide.md and manifest.json from a checkpoint.
+    """Write NAME.pt, further formats, NAME_info.txt, deployment_guide.md and manifest.json from a checkpoint.
 
     ubq export CHECKPOINT does the same. The file quantised is a QAT checkpoint or a run that has one; with
     --no-quantize it may also be a float checkpoint of UB-Diff.
     """
+    wanted_formats = _formats(formats or [], no_quantize)
     path = _checkpoint_file(source, runs_dir, no_quantize)
     from ubq.data.families import FAMILIES
     from ubq.export.files import export_generator
@@ -99,6 +104,7 @@ def checkpoint(
         name or recipe.export.name or (run.name if run else path.stem),
         family=family or (_family_of(run) if run else _DEFAULT_FAMILY),
         quantise=not no_quantize,
+        formats=wanted_formats or recipe.export.formats,
     )
     if as_json:
         result = {
@@ -109,6 +115,7 @@ def checkpoint(
             "solver": files.facts.solver,
             "steps": files.facts.steps,
             "weights_sha256": files.weights_sha256,
+            "others": [str(other) for other in files.others],
         }
         typer.echo(json.dumps(result, indent=2))
         return
@@ -135,6 +142,19 @@ def digest(
 
     found = digest_of(file)
     typer.echo(json.dumps({"file": str(file), "weights_sha256": found}, indent=2) if as_json else found)
+
+
+def _formats(further: list[str], no_quantize: bool) -> tuple[str, ...]:
+    """The formats asked for, TorchScript first; none for the configured ones."""
+    from ubq.export.formats import SUFFIXES, TORCHSCRIPT, require_formats
+
+    unknown = [name for name in further if name not in SUFFIXES]
+    if unknown:
+        raise UsageError(_("--format {name}: no such format").format(name=unknown[0]), ", ".join(SUFFIXES))
+    if further and no_quantize:
+        raise UsageError(_("the float model is written as TorchScript only"), _("leave --format or --no-quantize out"))
+    require_formats(further)
+    return (TORCHSCRIPT, *dict.fromkeys(further)) if further else ()
 
 
 _DEFAULT_FAMILY = "curvefault-a"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +14,14 @@ from ubq import __version__
 from ubq.data.families import VELOCITY_SHAPE
 from ubq.durable import write_atomic
 from ubq.export.digest import digest
-from ubq.export.guide import guide_text, info_text
+from ubq.export.formats import TORCHSCRIPT, require_formats, write_further
+from ubq.export.guide import GUIDE, guide_text, info_text
 from ubq.export.manifest import Facts, sha256, write_manifest
 from ubq.export.torchscript import write_torchscript
 from ubq.quant.generator import Generator, Recipe, shared_copy
 from ubq.quant.layers import QConv2d
 from ubq.quant.phases import quant_layers
 from ubq.quant.solver import offered_steps
-
-GUIDE = "deployment_guide.md"
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,16 @@ class ExportedFiles:
 
 
 def export_generator(
-    generator: Generator, recipe: Recipe, folder: Path, name: str, *, family: str, quantise: bool = True
+    generator: Generator,
+    recipe: Recipe,
+    folder: Path,
+    name: str,
+    *,
+    family: str,
+    quantise: bool = True,
+    formats: Collection[str] = (TORCHSCRIPT,),
 ) -> ExportedFiles:
-    """Write ``<name>.pt``, ``<name>_info.txt``, ``deployment_guide.md`` and ``manifest.json``.
+    """Write ``<name>.pt``, further formats, ``<name>_info.txt``, ``deployment_guide.md`` and ``manifest.json``.
 
     Args:
         generator: calibrated; it stays as it is.
@@ -47,23 +53,28 @@ def export_generator(
         folder: made when missing.
         name: of the files.
         family: OpenFWI data set that the model imitates.
-        quantise: False writes the same weights in float32, without fake quantisation.
+        quantise: False writes the same weights in float32, without fake quantisation, as TorchScript only.
+        formats: of the files to write, as in ``export.formats``.
 
     Raises:
-        UsageError: this PyTorch lacks ``recipe.quant.backend``.
+        UsageError: this PyTorch lacks ``recipe.quant.backend``, or a format's packages are not installed.
         ValueError: a layer was never calibrated.
     """
+    formats = formats if quantise else (TORCHSCRIPT,)
+    require_formats(formats)
     folder.mkdir(parents=True, exist_ok=True)
     facts = facts_of(recipe, name, family, quantise)
     model = folder / f"{name}.pt"
     source = generator if quantise else without_quantisation(generator)
-    write_torchscript(source, model, recipe.quant.backend, recipe.quant.time_tables, facts=json.dumps(facts.to_json()))
+    time_tables, facts_json = recipe.quant.time_tables, json.dumps(facts.to_json())
+    write_torchscript(source, model, recipe.quant.backend, time_tables, facts=facts_json)
     weights = digest(model) if quantise else None
+    further = write_further(generator, model, formats, time_tables, facts_json, weights) if weights else []
     size = model.stat().st_size
     info, guide = folder / f"{name}_info.txt", folder / GUIDE
     write_atomic(info, info_text(facts, size, sha256(model), weights).encode())
     write_atomic(guide, guide_text(facts, size).encode())
-    others = (info, guide)
+    others = (*further, info, guide)
     return ExportedFiles(model, write_manifest(folder, facts, (model, *others), weights), others, facts, weights)
 
 

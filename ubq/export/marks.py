@@ -120,13 +120,14 @@ def _number(value: Any) -> float:
 
 
 def generation(checks: Mapping[str, bool], problems: Sequence[str] = ()) -> Mark:
-    """Does the file work on its own? ``checks`` are those of ``GENERATION_CHECKS``, from the probe."""
-    held = sum(bool(checks.get(name)) for name in GENERATION_CHECKS)
-    missing = [name for name in GENERATION_CHECKS if not checks.get(name)]
-    how = "fresh process without ubq: " + (", ".join(GENERATION_CHECKS) if not missing else "; ".join(problems))
+    """Does the file work on its own? ``checks``: those of ``GENERATION_CHECKS``, from the probe, and any others."""
+    names = list(dict.fromkeys((*GENERATION_CHECKS, *checks)))
+    held = sum(bool(checks.get(name)) for name in names)
+    missing = [name for name in names if not checks.get(name)]
+    how = "fresh process without ubq: " + (", ".join(names) if not missing else "; ".join(problems))
     if missing and not problems:
         how += "failed: " + ", ".join(missing)
-    return Mark("generation", not missing, held, len(GENERATION_CHECKS), how)
+    return Mark("generation", not missing, held, len(names), how)
 
 
 def int8_fidelity(velocity: float, seismic: float, unet_step: float, engine: str) -> Mark:

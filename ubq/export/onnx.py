@@ -93,7 +93,7 @@ def _write(
     module: nn.Module,
     inputs: Mapping[str, Tensor],
     outputs: list[str],
-    batch: torch.export.Dim,  # type: ignore[valid-type]
+    batch: torch.export.Dim,
     path: Path,
     metadata: Mapping[str, str],
 ) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from ubq.data.normalization import Normalization
 from ubq.data.pairs import Pairs
 from ubq.export import marks, probe
+from ubq.export.formats import examine
 from ubq.export.report import Mark, Report
 from ubq.metrics import physics_residual, ratio_interval, real_floor, relative_l2, seismic_error, ssim
 from ubq.metrics.distribution import WANTED_HELD_OUT
@@ -50,6 +51,7 @@ class Exported:
         normalization: ranges of the model.
         velocity_shape: of one map.
         seismic_shape: of one map's gathers.
+        further: the files of further formats that ``ubq.runtime`` loads.
     """
 
     file: Path
@@ -61,6 +63,14 @@ class Exported:
     normalization: Normalization
     velocity_shape: tuple[int, ...] = (1, 70, 70)
     seismic_shape: tuple[int, ...] = (5, 1000, 70)
+    further: tuple[Path, ...] = ()
+
+    @property
+    def velocity_limits(self) -> tuple[float, float]:
+        """Lowest and highest velocity that a generated map may have, m/s."""
+        low, high = self.normalization.velocity_min, self.normalization.velocity_max
+        margin = marks.VELOCITY_MARGIN * (high - low)
+        return low - margin, high + margin
 
 
 @dataclass(frozen=True)
@@ -128,6 +138,13 @@ def verify_export(
         details["torch"] = result.get("torch")
         error = result.get("error")
         problems = [*result["problems"], *([error] if error else [])]
+        for further in exported.further:
+            seen = examine(
+                further, (exported.velocity_shape, exported.seismic_shape), exported.velocity_limits, threads
+            )
+            details.setdefault("further_files", {})[further.name] = seen
+            result["checks"][further.name] = not seen["problems"]
+            problems += seen["problems"]
         found.append(marks.generation(result["checks"], problems))
         tensors = _load(Path(folder) / "generated.pt")
         found.append(_fidelity(exported, result, tensors, details))
@@ -160,8 +177,6 @@ def run_probe(
     Leaves ``generated.pt`` in ``folder``. The process has the Python of this one, isolated (``-I``), and none of its
     working directory.
     """
-    normalization = exported.normalization
-    margin = marks.VELOCITY_MARGIN * (normalization.velocity_max - normalization.velocity_min)
     job = {
         "file": str(exported.file.resolve()),
         "reference": str(exported.reference.resolve()),
@@ -176,7 +191,7 @@ def run_probe(
         "seed": seed,
         "velocity_shape": exported.velocity_shape,
         "seismic_shape": exported.seismic_shape,
-        "velocity_limits": [normalization.velocity_min - margin, normalization.velocity_max + margin],
+        "velocity_limits": exported.velocity_limits,
         "alphas_cumprod": [float(a) for a in exported.alphas_cumprod],
     }
     job_file, result_file, log_file = folder / "job.json", folder / "result.json", folder / "log"

@@ -29,9 +29,13 @@ class Export(Stage):
     after = ("qat-diffusion",)
 
     def outputs(self, config: Config, paths: RunPaths) -> Iterable[Path]:
+        from ubq.export.formats import further_files
+
         name = name_of(config, paths)
+        model = paths.exported / f"{name}.pt"
         return [
-            paths.exported / f"{name}.pt",
+            model,
+            *further_files(model, config.export.formats),
             paths.exported / f"{name}_info.txt",
             paths.exported / "deployment_guide.md",
             paths.exported / "manifest.json",
@@ -49,7 +53,14 @@ class Export(Stage):
         set_threads(config)
         checkpoint = load_qat(paths.checkpoints(QatDiffusion.name) / FINAL)
         generator, recipe = checkpoint.generator, checkpoint.recipe
-        files = export_generator(generator, recipe, paths.exported, name_of(config, paths), family=config.data.family)
+        files = export_generator(
+            generator,
+            recipe,
+            paths.exported,
+            name_of(config, paths),
+            family=config.data.family,
+            formats=config.export.formats,
+        )
         backend = recipe.quant.backend
         with engine(backend):
             exported = count_file(load_torchscript(files.model, backend))

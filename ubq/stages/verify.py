@@ -24,7 +24,7 @@ class Verify(Stage):
     """Reads ``exported_models/``, the metrics and the held-out pairs, makes ``report.json`` and ``samples.png``."""
 
     name = "verify"
-    reads = ("seed", "quant.backend")
+    reads = ("seed", "quant.backend", "export.formats")
     after = ("prepare", "train-autoencoder", "train-seismic", "train-diffusion", "qat-decoders", "qat-diffusion",
              "export")  # fmt: skip
 
@@ -48,6 +48,7 @@ class Verify(Stage):
         from ubq.data.normalization import Normalization
         from ubq.data.pairs import open_pairs
         from ubq.durable import read_rows
+        from ubq.export.formats import further_files, loadable_files
         from ubq.export.manifest import read_manifest
         from ubq.export.torchscript import engine, load_torchscript
         from ubq.export.torchscript_graph import count_file
@@ -81,6 +82,7 @@ class Verify(Stage):
                 normalization=Normalization.from_dict(facts["normalization"]),
                 velocity_shape=tuple(facts["velocity_shape"]),
                 seismic_shape=tuple(facts["seismic_shape"]),
+                further=tuple(loadable_files(further_files(file, config.export.formats))),
             ),
             run=paths.root.name,
             counts=Counts(

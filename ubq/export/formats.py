@@ -1,0 +1,107 @@
+"""The further files of an export, each lowered from the integers that the TorchScript file holds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ubq.config.extras import install_line, missing_modules
+from ubq.errors import UsageError
+from ubq.i18n import gettext as _
+
+if TYPE_CHECKING:
+    from ubq.quant.generator import Generator
+
+TORCHSCRIPT, ONNX, EXECUTORCH = "torchscript", "onnx", "executorch"
+SUFFIXES = {ONNX: (".onnx", ".decoders.onnx"), EXECUTORCH: (".pte",)}
+"""Format -> endings of its files; the first is the one to load."""
+
+
+def require_formats(formats: Collection[str]) -> None:
+    """Raises a UsageError for a format whose packages are not installed here."""
+    for name in formats:
+        missing = missing_modules(name)
+        if missing:
+            raise UsageError(
+                _("export format {name}: not installed here: {modules}").format(name=name, modules=", ".join(missing)),
+                install_line(name),
+            )
+
+
+def further_files(model: Path, formats: Collection[str]) -> list[Path]:
+    """The files of these formats beside ``NAME.pt``; TorchScript's own is not among them."""
+    return [model.with_name(model.stem + end) for name in SUFFIXES if name in formats for end in SUFFIXES[name]]
+
+
+def loadable_files(files: Collection[Path]) -> list[Path]:
+    """Of an export's files those that ``ubq.runtime`` loads, TorchScript's left out."""
+    others = tuple(end for ends in SUFFIXES.values() for end in ends[1:])
+    return [f for f in files if f.name.endswith(tuple(e[0] for e in SUFFIXES.values())) and not f.name.endswith(others)]
+
+
+def write_further(
+    generator: Generator, model: Path, formats: Collection[str], time_tables: bool, facts: str, weights_sha256: str
+) -> list[Path]:
+    """Write the files of these formats beside ``NAME.pt``.
+
+    Args:
+        generator: fake-quantised and calibrated; it stays as it is.
+        model: the TorchScript file.
+        formats: as in ``export.formats``.
+        time_tables: replace the time MLPs by tables.
+        facts: JSON that each format keeps inside one of its files.
+        weights_sha256: of the integers.
+
+    Raises:
+        UsageError: a format's packages are not installed here.
+    """
+    require_formats(formats)
+    if not further_files(model, formats):
+        return []
+    from ubq.export.integer import integer_layers
+
+    layers = integer_layers(generator)
+    if ONNX in formats:
+        from ubq.export.onnx import write_onnx
+
+        write_onnx(generator, model.with_suffix(".onnx"), time_tables, facts, weights_sha256, layers)
+    if EXECUTORCH in formats:
+        from ubq.export.executorch import write_executorch
+
+        write_executorch(generator, model.with_suffix(".pte"), time_tables, facts, layers)
+    return further_files(model, formats)
+
+
+def examine(
+    file: Path, shapes: Sequence[Sequence[int]], velocity_limits: tuple[float, float], threads: int = 0
+) -> dict[str, Any]:
+    """Load a file in a process of its own, draw two pairs, and say what is wrong with them.
+
+    Args:
+        file: ``NAME.onnx`` or ``NAME.pte``.
+        shapes: of one velocity map and of its gathers.
+        velocity_limits: lowest and highest m/s allowed.
+        threads: CPU threads; 0: the runtime's choice.
+
+    Returns:
+        What ``python -m ubq.runtime`` printed, and ``problems``, a list of strings.
+    """
+    command = [sys.executable, "-m", "ubq.runtime", str(file), "--count", "2", "--threads", str(threads)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
+        return {"problems": [f"{file.name}: {last}"]}
+    seen: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    wanted = [[2, *shape] for shape in shapes]
+    low, high = seen["velocity_range"]
+    checks = {
+        f"shapes {seen['shapes']}, not {wanted}": seen["shapes"] == wanted,
+        "a generated value is not finite": seen["finite"],
+        "two draws with one seed differ": seen["seed_repeats"],
+        f"velocities of {low:.0f} to {high:.0f} m/s": velocity_limits[0] <= low and high <= velocity_limits[1],
+    }
+    return seen | {"problems": [f"{file.name}: {text}" for text, held in checks.items() if not held]}
