@@ -58,6 +58,7 @@ def write_further(
 
     Raises:
         UsageError: a format's packages are not installed here.
+        StageError: a runtime would compute a quantised layer in float.
     """
     require_formats(formats)
     if not further_files(model, formats):
@@ -67,12 +68,17 @@ def write_further(
     layers = integer_layers(generator)
     if ONNX in formats:
         from ubq.export.onnx import write_onnx
+        from ubq.export.onnx_graph import require_integers
 
-        write_onnx(generator, model.with_suffix(".onnx"), time_tables, facts, weights_sha256, layers)
+        files = write_onnx(generator, model.with_suffix(".onnx"), time_tables, facts, weights_sha256, layers)
+        require_integers(files, layers)
     if EXECUTORCH in formats:
         from ubq.export.executorch import write_executorch
+        from ubq.export.executorch_graph import stored_layers
 
-        write_executorch(generator, model.with_suffix(".pte"), time_tables, facts, layers)
+        program = model.with_suffix(".pte")
+        write_executorch(generator, program, time_tables, facts, layers)
+        stored_layers(program, layers.values())
     return further_files(model, formats)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -86,6 +87,26 @@ class IntegerLayer:
         value = total * (self.input.scale * self.scales.double()).reshape(shape) + self.bias.double().reshape(shape)
         level = (value / self.output.scale).round() + self.output.zero_point
         return level.clamp(0, self.levels).to(torch.int64)
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """What an exported file holds of one layer, read back from it.
+
+    Attributes:
+        weight: int8, (O, I) or (O, I / groups, K, K).
+        scales: float32, (O,).
+        zero_points: (O,); empty where the format has none.
+        bias: int32 in units of input scale x weight scale, or float32; (O,).
+        input, output: scale and zero point on the unsigned grid; None for ``linear_dynamic``.
+    """
+
+    weight: NDArray
+    scales: NDArray
+    zero_points: NDArray
+    bias: NDArray
+    input: tuple[float, int] | None
+    output: tuple[float, int] | None
 
 
 def integer_layer(name: str, layer: QuantLayer) -> IntegerLayer:
