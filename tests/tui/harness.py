@@ -38,8 +38,8 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "data": {"checks": [{"status": "ok", "figure": "none given: 24 pairs will be synthesised", "mend": ""}]},
     "preflight": {
         "checks": [
-            {"status": "ok", "figure": "forward modelling is installed", "mend": ""},
-            {"status": "warning", "figure": "little memory", "mend": "--set qat.batch_size=4"},
+            {"id": "synthesis", "status": "ok", "figure": "forward modelling is installed", "mend": ""},
+            {"id": "memory", "status": "warning", "figure": "little memory", "mend": "--set qat.batch_size=4"},
         ],
         "plan": [{"name": "prepare", "action": "run"}],
         "exists": False,

@@ -1,4 +1,4 @@
-"""How every screen looks: its characters at three sizes, its colours in light, dark and the terminal's own.
+"""How every screen looks: its characters at three sizes in two languages, its colours in three themes.
 
 ``UBQ_UPDATE_SNAPSHOTS=1 pytest tests/tui/test_snapshots.py`` writes them anew; look at the difference before you
 commit it.
@@ -7,14 +7,18 @@ commit it.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import drive, make_run, screen_text, settle
+from rich.cells import cell_len
 from textual.pilot import Pilot
 
+from ubq.i18n import gettext as _
 from ubq.jobs import status
 from ubq.jobs.owner import Owner
 from ubq.stages import device
@@ -22,6 +26,8 @@ from ubq.tui import draft, progress, start
 from ubq.tui.checklist import ChecklistScreen
 
 FOLDER = Path(__file__).parent / "snapshots"
+LANGUAGE = "zh_CN" if os.environ.get("UBQ_LANG") == "zh_CN" else ""
+"""Of this process, Chinese in the one that ``test_characters_in_chinese`` starts: words of keys are read at import."""
 UPDATE = bool(os.environ.get("UBQ_UPDATE_SNAPSHOTS"))
 SIZES = ((60, 20), (80, 24), (120, 40))
 THEMES = ("dark", "light", "terminal")
@@ -90,11 +96,27 @@ def compare(path: Path, found: str) -> None:
 def test_characters(name: str, size: tuple[int, int]) -> None:
     def check(app: Any) -> None:
         text = screen_text(app)
-        assert all(len(line) <= size[0] for line in text.splitlines())
-        assert "? help" in text or name in ("help", "stop"), "the way to help is always shown"
-        compare(FOLDER / f"{name}-{size[0]}x{size[1]}.txt", text.rstrip() + "\n")
+        assert all(cell_len(line) <= size[0] for line in text.splitlines())
+        assert f"? {_('help')}" in text or name in ("help", "stop"), "the way to help is always shown"
+        compare(FOLDER / LANGUAGE / f"{name}-{size[0]}x{size[1]}.txt", text.rstrip() + "\n")
 
     drive(at(name, check), size=size)
+
+
+@pytest.mark.skipif(bool(LANGUAGE), reason="this is the process that it starts")
+def test_characters_in_chinese() -> None:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    options = ("-p", "no:xdist", "-x", "-k", "test_characters and not chinese")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", __file__, *options],
+        cwd=Path(__file__).parents[2],
+        env={**kept, "UBQ_LANG": "zh_CN"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
+    assert f"{len(SCREENS) * len(SIZES)} passed" in done.stdout
 
 
 @pytest.mark.parametrize("theme", THEMES)

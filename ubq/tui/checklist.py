@@ -137,9 +137,12 @@ def next_lines(folder: Path) -> list[Line]:
     models = sorted(RunPaths(folder).exported.glob("*.pt")) if RunPaths(folder).exported.is_dir() else []
     lines = []
     for model in models:
-        target = f"pi@raspberrypi.local:{model.name}"
+        deploy = ["ubq", "deploy", f"pi@raspberrypi.local:{folder.name}", folder.name, "--smoke"]
+        if folder.parent != Path("runs"):
+            deploy += ["--runs-dir", str(folder.parent)]
         commands = (
-            (_("copy it to the Pi"), shlex.join(["scp", str(model), target])),
+            (_("copy it to the Pi and try it there"), shlex.join(deploy)),
+            (_("copy the file alone"), shlex.join(["scp", str(model), f"pi@raspberrypi.local:{model.name}"])),
             (_("one pair from it here"), shlex.join(["ubq", "sample", str(model)])),
         )
         guide = RunPaths(folder).exported / "deployment_guide.md"

@@ -34,12 +34,12 @@ def preset_facts() -> Mapping[str, Mapping[str, Any]]:
 
 
 def time_text(facts: Mapping[str, Any], cores: int) -> str:
-    """Roughly how long the whole run takes here, or on a GPU where a CPU would take too long."""
+    """Estimate of how long the whole run takes here, or on a GPU where a CPU would take too long."""
     here = FIXED_SECONDS + (facts["operations"] / CPU_CORE + facts["pairs"] * SECONDS_PER_PAIR) / cores
     if here > LONG:
         time = _rounded(FIXED_SECONDS + facts["operations"] / GPU)
-        return _("about {time} on a GPU").format(time=time)
-    return _("about {time} on {cores} cores").format(time=_rounded(here), cores=cores)
+        return _("time estimated: {time} on a GPU").format(time=time)
+    return _("time estimated: {time} on {cores} cores").format(time=_rounded(here), cores=cores)
 
 
 def _rounded(seconds: float) -> str:

@@ -16,11 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ubq.errors import UbqError
-from ubq.tui.cost import FACTS_FILE
+from ubq.i18n import gettext as _
+from ubq.tui.cost import FACTS_FILE, bytes_text
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ubq.config.load import Loaded
-    from ubq.config.schema import Config, TrainingConfig
+    from ubq.config.schema import Config, QuantConfig, TrainingConfig
+    from ubq.quant.generator import Generator
+
+CODE_BYTES = 90_000
+"""TorchScript code in an exported file, as counted in that of the preset smoke."""
+RECORD_BYTES = 190
+"""What the archive adds to each tensor: headers and alignment, counted in the same file."""
 
 
 def estimate(config: Config) -> dict[str, Any]:
@@ -32,9 +41,12 @@ def estimate(config: Config) -> dict[str, Any]:
         operations a multiply-accumulate; the encoder what the velocity decoder does, whose mirror it is.
     """
     from ubq.jobs.mends import training_of
+    from ubq.quant.analysis import count_model
+    from ubq.quant.generator import part_of
     from ubq.stages.memory import memory_of
 
-    layers = deployed_layers(config)
+    generator = deployed(config)
+    layers = [(part_of(layer.name), layer) for layer in count_model(generator, config.quant).layers]
     macs = {part: sum(layer.macs for name, layer in layers if name == part) for part in dict(layers)}
     by_stage = {
         "train-autoencoder": 2 * macs["velocity"],
@@ -51,20 +63,19 @@ def estimate(config: Config) -> dict[str, Any]:
         operations += 6 * by_stage[stage] * samples_seen(training, samples)
     return {
         "memory": memory,
-        "file_bytes": sum(layer.parameters * (1 if layer.quantised else 4) for _part, layer in layers),
+        "file_bytes": file_bytes(generator, config.quant),
         "operations": operations,
         "pairs": 0 if has_data(config) else config.data.synth_samples,
     }
 
 
-def deployed_layers(config: Config) -> list[tuple[str, Any]]:
-    """Part and count of every leaf module of the generator that the configuration exports."""
+def deployed(config: Config) -> Generator:
+    """The fake-quantised generator of a configuration, without memory for its weights."""
     import torch
 
     from ubq.data.normalization import for_config
     from ubq.model import ModelSizes, UBDiff
-    from ubq.quant.analysis import count_model
-    from ubq.quant.generator import Recipe, deployable, part_of
+    from ubq.quant.generator import Recipe, deployable
     from ubq.quant.prepare import prepare_qat
 
     sizes = ModelSizes.from_dict(config.model.model_dump())
@@ -72,7 +83,37 @@ def deployed_layers(config: Config) -> list[tuple[str, Any]]:
         model = UBDiff(sizes)
     generator = deployable(model, Recipe(sizes, for_config(config.data), config.quant, config.export), keep_model=False)
     prepare_qat(generator, config.quant)
-    return [(part_of(layer.name), layer) for layer in count_model(generator, config.quant).layers]
+    return generator
+
+
+def file_bytes(generator: Generator, quant: QuantConfig) -> int:
+    """Size of the TorchScript file that a generator becomes.
+
+    PyTorch packs an int8 weight with a float64 scale and an int64 zero point for each output channel (one of each
+    for a whole tensor with the scheme ``default``) and a float32 bias: of a small model's seismic head, with few
+    inputs and 350,000 outputs, these are the larger part.
+    """
+    from ubq.quant.generator import with_time_tables
+    from ubq.quant.layers import QuantLayer
+
+    if quant.time_tables:
+        generator = with_time_tables(generator)
+    total = CODE_BYTES
+
+    def count(module: nn.Module) -> None:
+        nonlocal total
+        if isinstance(module, QuantLayer):  # its observers become numbers in the code
+            grids = len(module.weight) if module.per_channel else 1
+            total += module.weight.numel() + 16 * grids + (0 if module.bias is None else 4 * len(module.bias))
+            total += 4 * RECORD_BYTES
+            return
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            total += tensor.numel() * tensor.element_size() + RECORD_BYTES
+        for child in module.children():
+            count(child)
+
+    count(generator)
+    return total
 
 
 def has_data(config: Config) -> bool:
@@ -139,16 +180,44 @@ def _preflight(loaded: Loaded) -> dict[str, Any]:
 
 
 def _data(loaded: Loaded) -> dict[str, Any]:
-    """Files, pairs, shapes and data set, from the files' headers."""
+    """Files, pairs, shapes and data set, from the files' headers; ``bytes`` of the samples, none of them read."""
+    from ubq.data.pairs import open_pairs
+    from ubq.jobs.checks import Check
     from ubq.jobs.doctor import data
 
-    return {"checks": [c.as_dict() for c in data(loaded.config, None)]}
+    config = loaded.config
+    checks, total = list(data(config, None)), 0
+    if config.data.train_velocity:
+        split = open_pairs(config.data, config.seed)
+        pairs = [pair for side in (split.train, split.val) for pair in side.files]
+        files = {a.path: a for pair in pairs for a in (pair.velocity, pair.seismic) if a}
+        total = sum(a.samples * a.sample_bytes for a in files.values())
+        shapes = sorted({f"{a.dtype} {a.sample_shape}" for a in files.values()}, key=len)
+        figure = _("{count} files, {size}; samples {shapes}")
+        figure = figure.format(count=len(files), size=bytes_text(total), shapes=", ".join(shapes))
+        checks.insert(0, Check(id="data.shape", status="ok", figure=figure))
+    return {"checks": [c.as_dict() for c in checks], "bytes": total}
+
+
+def _content(loaded: Loaded) -> dict[str, Any]:
+    """Every sample read, as the stage ``prepare`` will: damaged, implausible or doubled ones."""
+    from ubq.data.validate import validate
+    from ubq.jobs.checks import Check
+
+    config = loaded.config
+    model = config.model
+    shape = (model.sources, model.seismic_samples, model.receivers)
+    report = validate(config.data, config.seed, seismic_shape=shape)
+    checks = [Check(id="data.content", status="ok", figure=_("all samples read: {what}").format(what=report.summary()))]
+    checks += [Check(id="data.content", status="warning", figure=w) for w in report.warnings]
+    return {"checks": [c.as_dict() for c in checks]}
 
 
 _ASK: Mapping[str, Callable[[Loaded], dict[str, Any]]] = {
     "estimate": _estimate,
     "preflight": _preflight,
     "data": _data,
+    "content": _content,
 }
 
 

@@ -120,6 +120,7 @@ def _costs() -> dict[str, str]:
         "quant.keep_float": _("Each layer kept in float costs size and speed."),
         "quant.observer": _("percentile and mse cut outliers off; calibration takes longer."),
         "quant.max_quality_loss": _("Layers that go back to float cost size and speed."),
+        "epochs": _("Count only where steps is 0."),
         "qat.warmup": _("Later is gentler on the weights, and leaves fewer steps for the integer model."),
         "export.solver": _("dpmpp2m: some 20 steps a map; ddpm: all steps of training, and that many times slower."),
         "export.steps": _("Time on the Pi grows with the steps."),

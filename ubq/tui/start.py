@@ -23,6 +23,7 @@ from ubq.config import presets
 from ubq.errors import EXIT_MARK_FAILED, UbqError
 from ubq.i18n import gettext as _
 from ubq.jobs.console import duration
+from ubq.jobs.state import COMPLETED
 from ubq.jobs.status import Snapshot, percent, run_folders, snapshot
 from ubq.tui import cost
 from ubq.tui.dialogs import Menu
@@ -44,6 +45,9 @@ class Run:
     state: str
     where: str
     age: str
+    preset: str = ""
+    seconds: float = 0.0
+    """What its stages took, where all are complete."""
 
 
 def runs_in(runs_dir: Path) -> list[Run]:
@@ -54,7 +58,9 @@ def runs_in(runs_dir: Path) -> list[Run]:
             shot = snapshot(folder)
         except (UbqError, OSError):
             continue  # it went away meanwhile
-        found.append(Run(folder, shot.shown, where(shot), age(shot.state.updated)))
+        state = shot.state
+        seconds = sum(s.seconds for s in state.stages) if state.state == COMPLETED else 0.0
+        found.append(Run(folder, shot.shown, where(shot), age(state.updated), state.preset, seconds))
     return found
 
 
@@ -188,11 +194,16 @@ class StartScreen(Screen[None]):
                     _("on the Pi {size}; memory for training {memory}; {time}").format(
                         size=cost.bytes_text(facts["file_bytes"]),
                         memory=cost.bytes_text(facts["memory_bytes"]),
-                        time=cost.time_text(facts, cores()),
+                        time=self._time_taken(name) or cost.time_text(facts, cores()),
                     ),
                 )
             )
         return self._presets.get(name, "")
+
+    def _time_taken(self, preset: str) -> str:
+        """What the newest finished run of a preset took; empty where there is none."""
+        run = next((r for r in self._runs if r.preset == preset and r.seconds), None)
+        return _("run {run} took {time}").format(run=run.folder.name, time=duration(run.seconds)) if run else ""
 
     def _file_about(self) -> str:
         try:

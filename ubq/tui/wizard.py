@@ -34,6 +34,8 @@ TYPING_S = 0.4
 """A pause in typing that is long enough to look at what was typed."""
 INSPECT_S = 120.0
 """Longest wait for the look into a checkpoint."""
+READ_AT_ONCE = 2e9
+"""Bytes of samples that the live check reads whole; of more, it looks at the files' headers alone."""
 
 
 class Page(VerticalScroll, can_focus=False, inherit_bindings=False):
@@ -349,12 +351,29 @@ class WizardScreen(Screen[None]):
         elif step == "estimate":
             text = _estimate_text(answer, config.threads)
         else:
-            text = _checks_text(answer["checks"])
+            text = _checks_text(answer["checks"], named=step == "review")
         if step == "review":
             self.query_one("#checks", Static).update(text)
             self._live(_plan_text(answer, self.draft))
         else:
             self._live(text)
+        if step == "data" and answer.get("bytes"):
+            await self._read_samples(text, answer["bytes"])
+
+    async def _read_samples(self, seen: Text, count: float) -> None:
+        """Below what the headers say: what is in the samples, or that they have not been read."""
+        if count > READ_AT_ONCE:
+            text = _("only headers were read; the stage prepare reads every sample before it trains")
+            self._live(Text(f"{seen}\n{text}"))
+            return
+        self._live(Text(f"{seen}\n" + _("reading all samples, {size} …").format(size=cost.bytes_text(count))))
+        answer = await self._probe.ask("content", str(self.draft.file), self.draft.text)
+        if not self.query("#live"):
+            return  # the screen is being closed
+        if "error" in answer:
+            self._live(Text(f"! {answer['error']} {answer['mend']}".rstrip() + f"\n{seen}"))
+        else:
+            self._live(Text("\n").join((_checks_text(answer["checks"]), seen)))
 
     async def _inspect(self) -> dict[str, Any]:
         pretrained = self.draft.loaded.config.pretrained
@@ -401,12 +420,12 @@ class WizardScreen(Screen[None]):
         return True
 
 
-def _checks_text(checks: list[Mapping[str, Any]]) -> Text:
-    """Checks, one or two lines each."""
+def _checks_text(checks: list[Mapping[str, Any]], named: bool = False) -> Text:
+    """Checks, one or two lines each; ``named`` with what each looked at."""
     text = Text()
     for check in checks:
         text.append(f"{check_word(check['status'])}  ", style="bold" if check["status"] != "ok" else "")
-        text.append(f"{check['figure']}\n")
+        text.append(f"{check['id']}: {check['figure']}\n" if named else f"{check['figure']}\n")
         if check["status"] != "ok" and check["mend"]:
             text.append(f"   {check['mend']}\n")
     text.rstrip()
