@@ -61,13 +61,13 @@ def write_executorch(
     Returns:
         The ``EdgeProgramManager``: what was delegated to XNNPACK can be read off it.
     """
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-
     new = lowered(generator, time_tables, DIALECT, layers)
     x, time = torch.zeros(1, 1, generator.latent_length), generator.sampler.times[:1].clone()
     texts = {FACTS: facts, TABLES: tables(generator).to_json()}
     with _quiet():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
         edge = to_edge_transform_and_lower(
             {
                 UNET: torch.export.export(Step(new), (x, time), strict=False),

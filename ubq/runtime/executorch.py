@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,15 @@ class ExecutorchGenerator(SteppingGenerator):
     """Runs the program's methods, which take one sample at a time; the heavy work is XNNPACK's."""
 
     def __init__(self, path: Path, threads: int = 0) -> None:
+        logging.disable(logging.WARNING)  # what its import remarks on, a user cannot act on
         try:
             from executorch.runtime import Runtime
         except ImportError as error:
             raise UsageError(
                 _("not installed here: {modules}").format(modules="executorch"), "pip install executorch"
             ) from error
+        finally:
+            logging.disable(logging.NOTSET)
         if threads:
             torch.set_num_threads(threads)
         try:

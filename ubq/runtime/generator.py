@@ -111,12 +111,12 @@ class Generator(ABC):
         root = int(np.random.SeedSequence(seed).generate_state(1)[0]) if seed is None else seed
         parts = []
         for start in range(0, n, batch):
-            x_T, step_noise = self._noise(root, range(start, min(start + batch, n)), count)
+            x_T, step_noise = self.noise(root, range(start, min(start + batch, n)), count)
             parts.append(self.decode(self.sample_latents(x_T, step_noise, count)))
         velocity, seismic = zip(*parts, strict=True)
         return np.concatenate(velocity), np.concatenate(seismic)
 
-    def _noise(self, seed: int, pairs: range, steps: int) -> tuple[Array, Array]:
+    def noise(self, seed: int, pairs: range, steps: int) -> tuple[Array, Array]:
         """Start noise (B, 1, L) and step noise (steps-1, B, 1, L) of the pairs of these numbers."""
         draws = steps if self.stochastic else 1
         noise = np.empty((draws, len(pairs), 1, self.latent_length), np.float32)
