@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 import torch
 from tiny import calibrated, tiny_model, tiny_recipe
@@ -40,9 +42,35 @@ def test_the_harmed_layer_comes_first(generator: Generator) -> None:
     assert unet[0].given_back > 0
     assert sum(s.given_back is not None for s in unet) == 3
     assert [s.alone for s in ranked] == sorted((s.alone for s in ranked), reverse=True)
+    assert {s.name for s in unet if s.measured} == {s.name for s in unet if s.given_back is not None}
     assert all(s.sqnr_db > 20 for s in unet[1:]), "eight bits give about 30 to 50 dB"
     assert {n: layer.phase for n, layer in quant_layers(generator).items()} == before
-    assert HARMED in as_table(ranked).splitlines()[1]
+    table = as_table(ranked).splitlines()
+    assert HARMED in table[1]
+    assert ["~" in line for line in table[1:]] == [not s.measured for s in ranked], "estimates are marked"
+
+
+def test_the_estimates_are_near_what_is_measured(generator: Generator) -> None:
+    quant_layers(generator)[HARMED].get_submodule("output.observer").high.div_(1000)  # not so coarse: first order holds
+    estimated = {s.name: s for s in layer_sensitivities(generator, probe(), worst=0)}
+    measured = layer_sensitivities(generator, probe(), worst=None)
+    assert not any(s.measured for s in estimated.values())
+    assert all(s.measured and s.given_back is not None for s in measured)
+    assert {s.name for s in measured} == set(estimated) == set(quant_layers(generator))
+    ratios = [estimated[s.name].alone / s.alone for s in measured]
+    assert 0.8 < statistics.median(ratios) < 1.25
+    assert sum(0.5 < ratio < 2 for ratio in ratios) > 0.9 * len(ratios)
+
+
+def test_what_is_not_measured_takes_no_evaluation(generator: Generator) -> None:
+    """A pass of the full-size U-Net takes seconds, and it has a hundred layers."""
+    passes: list[str] = []
+    generator.unet.register_forward_hook(lambda *_: passes.append("unet"))
+    layer_sensitivities(generator, probe(), parts=("diffusion",), worst=3)
+    assert len(passes) == 1 + 3 + 1 + 3
+    passes.clear()
+    layers_to_keep_float(generator, QuantConfig(max_quality_loss=1e-6), probe(), parts=("diffusion",))
+    assert len(passes) < 50
 
 
 def test_only_the_parts_asked_for(generator: Generator) -> None:

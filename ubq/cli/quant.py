@@ -14,12 +14,15 @@ from ubq.i18n import gettext as _
 
 if TYPE_CHECKING:
     from ubq.quant.analysis import Count
+    from ubq.quant.sensitivity import Sensitivity
+    from ubq.stages.paths import RunPaths
 
 app = typer.Typer(help="What runs in int8, and what it costs.", no_args_is_help=True)
 
 Target = Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN|FILE", help="QAT checkpoint, run, or exported .pt.")]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Full = Annotated[bool, typer.Option("--full", help="Of a run: measure what quantising every single layer costs.")]
 Backend = Annotated[str, typer.Option("--backend", help="Engine to load an exported file under; empty: the default.")]
 
 
@@ -29,13 +32,20 @@ def _group() -> None:
 
 
 @app.command()
-def analyze(target: Target, runs_dir: RunsDir = Path("runs"), backend: Backend = "", as_json: Json = False) -> None:
+def analyze(
+    target: Target,
+    runs_dir: RunsDir = Path("runs"),
+    backend: Backend = "",
+    full: Full = False,
+    as_json: Json = False,
+) -> None:
     """Count what is int8: in a model, and read off an exported file's own graph.
 
     Of a run, both; of a complete QAT checkpoint, the model and the graph it would export; of an exported
-    file, its graph; of a float checkpoint, what the default quantisation would make of it.
+    file, its graph; of a float checkpoint, what the default quantisation would make of it. The QAT stages
+    of a run estimate what quantising each layer costs and measure the worst; --full measures them all.
     """
-    document = analysis_of(target, runs_dir, backend)
+    document = analysis_of(target, runs_dir, backend, full)
     if as_json:
         typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
@@ -44,8 +54,14 @@ def analyze(target: Target, runs_dir: RunsDir = Path("runs"), backend: Backend =
         typer.echo(as_text(document), nl=False)
 
 
-def analysis_of(target: str, runs_dir: Path, backend: str = "") -> dict[str, Any]:
+def analysis_of(target: str, runs_dir: Path, backend: str = "", full: bool = False) -> dict[str, Any]:
     """The document of ``ubq.quant.analysis.as_json`` for a checkpoint, a run or a file.
+
+    Args:
+        target: path, or name of a run.
+        runs_dir: folder of the runs.
+        backend: engine of an exported file; empty: its own or the default.
+        full: of a run, measure every layer's cost.
 
     Raises:
         UsageError: there is no such thing, or it cannot be read.
@@ -55,8 +71,14 @@ def analysis_of(target: str, runs_dir: Path, backend: str = "") -> dict[str, Any
     from ubq.quant.generator import PARTS
 
     checkpoint, exported = _files(target, runs_dir)
+    if full and (Path(target).is_file() or checkpoint is None):
+        raise UsageError(
+            _("--full measures layers on the held-out latents of a run with a QAT checkpoint"),
+            _("ubq quant analyze RUN --full"),
+        )
     model = recipe = None
     graph: Count | None = None
+    costs: list[Sensitivity] = []
     if checkpoint is not None and not is_qat(checkpoint):
         return _float_checkpoint(checkpoint)
     if checkpoint is not None:
@@ -64,27 +86,23 @@ def analysis_of(target: str, runs_dir: Path, backend: str = "") -> dict[str, Any
         recipe = loaded.recipe
         backend = backend or recipe.quant.backend
         model = count_model(loaded.generator, recipe.quant)
+        if full:
+            from ubq.stages.layer_costs import layer_costs
+
+            costs = layer_costs(_run_folder(target, runs_dir), loaded, worst=None)
         if exported is None and set(loaded.parts) == set(PARTS):
             graph = _exported_graph(loaded.generator, recipe.quant.backend, recipe.quant.time_tables)
     if exported is not None:
         graph = _file_graph(exported, backend)
-    return as_json(model, graph, recipe)
+    return as_json(model, graph, recipe, costs)
 
 
 def _files(target: str, runs_dir: Path) -> tuple[Path | None, Path | None]:
     """Checkpoint and exported file that a command line means."""
-    from ubq.stages.paths import RunPaths
-
     path = Path(target)
     if path.is_file():
         return (None, path) if _is_torchscript(path) else (path, None)
-    folder = path if path.is_dir() else runs_dir / target
-    if not folder.is_dir():
-        raise UsageError(
-            _("{target} is neither a file nor a run in {folder}").format(target=target, folder=runs_dir),
-            _("list the runs with: ubq runs"),
-        )
-    paths = RunPaths(folder)
+    paths = _run_folder(target, runs_dir)
     checkpoints = [
         paths.checkpoints("qat-diffusion") / "final_qat_model.pt",
         paths.checkpoints("qat-decoders") / "final_qat_decoders.pt",
@@ -93,10 +111,22 @@ def _files(target: str, runs_dir: Path) -> tuple[Path | None, Path | None]:
     exported = next((f for f in sorted(paths.exported.glob("*.pt")) if _is_torchscript(f)), None)
     if checkpoint is None and exported is None:
         raise UsageError(
-            _("run {run} has no quantised model yet").format(run=folder.name),
-            _("ubq resume {run}").format(run=folder.name),
+            _("run {run} has no quantised model yet").format(run=paths.root.name),
+            _("ubq resume {run}").format(run=paths.root.name),
         )
     return checkpoint, exported
+
+
+def _run_folder(target: str, runs_dir: Path) -> RunPaths:
+    from ubq.stages.paths import RunPaths
+
+    folder = Path(target) if Path(target).is_dir() else runs_dir / target
+    if not folder.is_dir():
+        raise UsageError(
+            _("{target} is neither a file nor a run in {folder}").format(target=target, folder=runs_dir),
+            _("list the runs with: ubq runs"),
+        )
+    return RunPaths(folder)
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -3,11 +3,17 @@
 Errors are relative L2 distances between outputs on the same inputs: of the U-Net for one step, of
 each decoder on its normalised scale.
 
+A layer's own noise says little about what the output makes of it, and an evaluation for every layer
+takes long. So all of them are estimated together to first order: with J the Jacobian of the output
+by a layer's output and e the layer's noise, E[(v'Je)^2] = |Je|^2 over normal directions v
+(Hutchinson 1989), and one backward pass gives v'J for every layer. Only the worst are measured.
+
 Shapes: B batch, L latent length.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,7 +28,12 @@ from ubq.quant.layers import QuantLayer
 from ubq.quant.phases import phase_set, quant_layers
 
 WORST = 10
-"""Layers for which it is measured what leaving them in float gives back."""
+"""Layers of a part that are measured, not estimated: alone, and what leaving them in float gives back."""
+DIRECTIONS = 4
+"""Backward passes of the estimate; each of B samples counts apart, so its error is about 1 / sqrt(2 B DIRECTIONS)."""
+FIRST_ORDER_ABOVE = 20.0
+"""SQNR in dB below which a layer's relative noise stands in for a smaller estimate: noise that all but wipes out a
+layer lies along its output, where a normalisation behind it has no slope."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,7 @@ class Sensitivity:
         sqnr_db: signal to quantisation noise of the layer's own output, inputs in float; decibels.
         alone: error of the part's output when this layer alone is quantised.
         given_back: error of the fully quantised part, less that with this layer in float; None where not measured.
+        measured: whether ``alone`` is measured; otherwise it is the first-order estimate.
     """
 
     name: str
@@ -57,6 +69,7 @@ class Sensitivity:
     sqnr_db: float
     alone: float
     given_back: float | None = None
+    measured: bool = True
 
 
 def part_error(generator: Generator, part: str, probe: Probe) -> float:
@@ -70,7 +83,7 @@ def part_error(generator: Generator, part: str, probe: Probe) -> float:
 
 @torch.no_grad()
 def layer_sensitivities(
-    generator: Generator, probe: Probe, parts: Iterable[str] = tuple(PARTS), worst: int = WORST
+    generator: Generator, probe: Probe, parts: Iterable[str] = tuple(PARTS), worst: int | None = WORST
 ) -> list[Sensitivity]:
     """Every fake-quantised layer of some parts, the most harmful first.
 
@@ -78,7 +91,7 @@ def layer_sensitivities(
         generator: calibrated; it comes back as it was.
         probe: inputs.
         parts: names of ``PARTS``.
-        worst: layers of each part for which ``given_back`` is measured.
+        worst: layers of each part that are measured, two evaluations each; None: all of them.
     """
     found: list[Sensitivity] = []
     with phase_set(generator, "float"):
@@ -90,48 +103,84 @@ def layer_sensitivities(
 
 
 def _part_sensitivities(
-    layers: dict[str, QuantLayer], part: str, run: Callable[[], Tensor], worst: int
+    layers: dict[str, QuantLayer], part: str, run: Callable[[], Tensor], worst: int | None
 ) -> list[Sensitivity]:
-    sqnr: dict[str, float] = {}
+    reference, sqnr, alone = _estimates(layers, run)
+    chosen = sorted(alone, key=lambda n: -alone[n])[:worst]
+    for name in chosen:
+        layers[name].phase = "frozen"
+        alone[name] = _relative(run(), reference)
+        layers[name].phase = "float"
+    given_back: dict[str, float] = {}
+    if chosen:
+        for layer in layers.values():
+            layer.phase = "frozen"
+        everything = _relative(run(), reference)
+        for name in chosen:
+            layers[name].phase = "float"
+            given_back[name] = everything - _relative(run(), reference)
+            layers[name].phase = "frozen"
+        for layer in layers.values():
+            layer.phase = "float"
+    return [Sensitivity(n, part, sqnr[n], alone[n], given_back.get(n), n in given_back) for n in alone]
+
+
+def _estimates(
+    layers: dict[str, QuantLayer], run: Callable[[], Tensor]
+) -> tuple[Tensor, dict[str, float], dict[str, float]]:
+    """Output of a part in float, and each layer's SQNR and first-order error of that output; layers that run only."""
+    outputs: dict[str, Tensor] = {}
+    noises: dict[str, Tensor] = {}
 
     def measure(name: str, layer: QuantLayer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         hooks.pop(name).remove()  # the quantised call below must not come back here
-        layer.phase = "frozen"
-        noise = (layer(*inputs) - output).square().sum()
-        layer.phase = "float"
-        sqnr[name] = 10 * math.log10(max(float(output.square().sum()), 1e-30) / max(float(noise), 1e-30))
+        if not output.requires_grad:
+            output.requires_grad_()
+        with torch.no_grad():
+            layer.phase = "frozen"
+            noises[name] = layer(*inputs) - output
+            layer.phase = "float"
+        outputs[name] = output
 
     hooks: dict[str, Any] = {
         name: layer.register_forward_hook(lambda m, i, o, name=name: measure(name, m, i, o))
         for name, layer in layers.items()
     }
-    reference = run()
+    with torch.enable_grad():
+        reference = run()
     for hook in hooks.values():  # of layers that this part's run does not reach
         hook.remove()
-    alone: dict[str, float] = {}
-    for name in sqnr:
-        layers[name].phase = "frozen"
-        alone[name] = _relative(run(), reference)
-        layers[name].phase = "float"
-    ranked = sorted(alone, key=lambda n: -alone[n])
-    for layer in layers.values():
-        layer.phase = "frozen"
-    everything = _relative(run(), reference)
-    given_back: dict[str, float] = {}
-    for name in ranked[:worst]:
-        layers[name].phase = "float"
-        given_back[name] = everything - _relative(run(), reference)
-        layers[name].phase = "frozen"
-    for layer in layers.values():
-        layer.phase = "float"
-    return [Sensitivity(n, part, sqnr[n], alone[n], given_back.get(n)) for n in ranked]
+    rng = torch.Generator().manual_seed(0)
+    squares = dict.fromkeys(outputs, 0.0)
+    for k in range(DIRECTIONS):
+        direction = torch.randn(reference.shape, generator=rng).to(reference)
+        gradients = torch.autograd.grad(
+            reference, list(outputs.values()), direction, retain_graph=k < DIRECTIONS - 1, allow_unused=True
+        )
+        for name, gradient in zip(outputs, gradients, strict=True):
+            if gradient is not None:
+                products = (gradient * noises[name]).flatten(1).sum(dim=1)
+                squares[name] += float(products.square().sum()) / DIRECTIONS
+    norm = float(reference.detach().norm().clamp(min=1e-12))
+    sqnr = {name: _decibels(outputs[name].detach(), noise) for name, noise in noises.items()}
+    alone = {name: math.sqrt(square) / norm for name, square in squares.items()}
+    for name, decibels in sqnr.items():
+        if decibels < FIRST_ORDER_ABOVE:
+            alone[name] = max(alone[name], 10 ** (-decibels / 20))
+    return reference.detach(), sqnr, alone
+
+
+def _decibels(signal: Tensor, noise: Tensor) -> float:
+    return 10 * math.log10(max(float(signal.square().sum()), 1e-30) / max(float(noise.square().sum()), 1e-30))
 
 
 @torch.no_grad()
 def layers_to_keep_float(
     generator: Generator, quant: QuantConfig, probe: Probe, parts: Iterable[str] = tuple(PARTS)
 ) -> tuple[str, ...]:
-    """Names of layers, most harmful first, to leave in float until ``quant.max_quality_loss`` holds.
+    """Names of layers, most harmful first, to leave in float so that ``quant.max_quality_loss`` holds.
+
+    How many is found by bisection: about seven evaluations of a part of a hundred layers.
 
     Args:
         generator: calibrated; it comes back as it was.
@@ -143,23 +192,31 @@ def layers_to_keep_float(
         return ()
     kept: list[str] = []
     layers = quant_layers(generator)
-    ranked = layer_sensitivities(generator, probe, parts, worst=0)
+    ranked = layer_sensitivities(generator, probe, parts)
     with phase_set(generator, "frozen"):
         generator.eval()
         for part in parts:
             queue = [s.name for s in ranked if s.part == part]
-            while queue and part_error(generator, part, probe) > quant.max_quality_loss:
-                kept.append(queue.pop(0))
-                layers[kept[-1]].phase = "float"
+
+            def holds(count: int, part: str = part, queue: list[str] = queue) -> bool:
+                for i, name in enumerate(queue):
+                    layers[name].phase = "float" if i < count else "frozen"
+                return part_error(generator, part, probe) <= quant.max_quality_loss
+
+            count = bisect.bisect_left(range(len(queue)), True, key=holds)  # with all of them in float it holds
+            kept += queue[:count]
+            for i, name in enumerate(queue):
+                layers[name].phase = "float" if i < count else "frozen"
     return tuple(kept)
 
 
 def as_table(sensitivities: Iterable[Sensitivity]) -> str:
-    """For people: the ranked table, one layer a line."""
+    """For people: the ranked table, one layer a line; ``~`` before what is estimated."""
     lines = [f"{'layer':62} {'SQNR dB':>8} {'alone':>9} {'in float gives back':>20}"]
     for s in sensitivities:
         back = "" if s.given_back is None else f"{100 * s.given_back:.3f} %"
-        lines.append(f"{s.name:62} {s.sqnr_db:8.1f} {100 * s.alone:7.3f} % {back:>20}")
+        alone = f"{'' if s.measured else '~'}{100 * s.alone:.3f} %"
+        lines.append(f"{s.name:62} {s.sqnr_db:8.1f} {alone:>9} {back:>20}")
     return "\n".join(lines) + "\n"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ubq.config.schema import Config
 from ubq.errors import CheckpointError
@@ -26,6 +27,11 @@ from ubq.stages.qat import (
     settings_for,
     write_stage_analysis,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ubq.quant.sensitivity import Probe
 
 FINAL = "final_qat_decoders.pt"
 PARTS = ("velocity", "seismic")
@@ -57,12 +63,9 @@ class QatDecoders(Stage):
         return [paths.checkpoints(self.name) / FINAL]
 
     def run(self, context: StageContext) -> None:
-        import torch
-
         from ubq.quant.checkpoint import is_qat, save_qat
         from ubq.quant.generator import decoders
         from ubq.quant.prepare import calibrate
-        from ubq.quant.sensitivity import Probe
         from ubq.training.qat import QatDecodersTask
 
         config, paths = context.config, context.paths
@@ -82,8 +85,7 @@ class QatDecoders(Stage):
 
         passes = [forward(batch) for batch in batches_of(latents.train, settings)]
         calibrate(model, passes)
-        seen = latents.val[:PROBE_SAMPLES, None]
-        probe = Probe(seen, torch.zeros(len(seen), dtype=torch.int64, device=device), seen)
+        probe = probe_of(latents.val[:PROBE_SAMPLES])
         judge_within_budget(context, generator, probe, PARTS)
         run_training(context, QatDecodersTask(model, latents, train, val, settings), settings, device)
         calibrate(model, passes)  # on the averaged weights, which are what is exported
@@ -107,3 +109,10 @@ class QatDecoders(Stage):
             )
         save_qat(paths.checkpoints(self.name) / FINAL, generator, recipe, parts=PARTS)
         context.log(_("decoders taken over from {path}").format(path=given))
+
+
+def probe_of(latents: Tensor) -> Probe:
+    """Held-out latents (B, L) for the decoders; the U-Net is not looked at."""
+    from ubq.quant.sensitivity import Probe
+
+    return Probe(latents[:, None], latents.new_zeros(len(latents)).long(), latents[:, None])

@@ -1,0 +1,56 @@
+"""What quantising each layer of a run costs, measured anew on its held-out latents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ubq.config.load import read_frozen
+from ubq.errors import UsageError
+from ubq.i18n import gettext as _
+from ubq.stages.latents import load_latents
+from ubq.stages.paths import RunPaths
+from ubq.stages.qat import PROBE_SAMPLES
+from ubq.stages.qat_decoders import PARTS as DECODERS
+from ubq.stages.qat_decoders import probe_of as decoder_probe
+from ubq.stages.qat_diffusion import PARTS as DIFFUSION
+from ubq.stages.qat_diffusion import probe_of as diffusion_probe
+
+if TYPE_CHECKING:
+    from ubq.quant.checkpoint import QatCheckpoint
+    from ubq.quant.sensitivity import Sensitivity
+
+
+def layer_costs(paths: RunPaths, checkpoint: QatCheckpoint, worst: int | None) -> list[Sensitivity]:
+    """Every layer that a run's QAT checkpoint holds, the most harmful first.
+
+    Args:
+        paths: of the run.
+        checkpoint: one of the run's.
+        worst: layers of each part that are measured; None: all of them, two evaluations each.
+
+    Raises:
+        UsageError: the run has no latents.
+    """
+    import torch
+
+    from ubq.model import GaussianDiffusion
+    from ubq.quant.sensitivity import layer_sensitivities
+
+    if not paths.latents.is_file():
+        raise UsageError(
+            _("run {run} has no held-out latents to measure layers on").format(run=paths.root.name),
+            _("ubq resume {run}").format(run=paths.root.name),
+        )
+    latents = load_latents(paths, torch.device("cpu")).val[:PROBE_SAMPLES]
+    generator, sizes = checkpoint.generator.eval(), checkpoint.recipe.sizes
+    diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant)
+    seed = read_frozen(paths.config).seed
+    probes = {
+        DIFFUSION: diffusion_probe(generator, diffusion, latents, seed),
+        DECODERS: decoder_probe(latents),
+    }
+    found: list[Sensitivity] = []
+    for parts, probe in probes.items():
+        held = [part for part in parts if part in checkpoint.parts]
+        found += layer_sensitivities(generator, probe, held, worst)
+    return sorted(found, key=lambda s: -s.alone)
