@@ -111,6 +111,8 @@ def _write(
             verbose=False,
         )
         assert program is not None
+        for node in program.model.graph.all_nodes():
+            node.metadata_props.clear()  # stack traces with the paths of this machine
         program.model.metadata_props.update(metadata)
         path.parent.mkdir(parents=True, exist_ok=True)
         program.save(str(temporary))
