@@ -20,6 +20,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not chaos" -n 2
 
 test-slow: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet -e ".[executorch]"
 	$(PYTEST) -m "slow"
 
 chaos: $(VENV)/.ready
