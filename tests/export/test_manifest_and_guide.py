@@ -16,8 +16,9 @@ from tiny_generator import SIZES, tiny_generator, tiny_recipe
 from ubq.errors import UsageError
 from ubq.export.digest import digest
 from ubq.export.files import ExportedFiles, export_generator, without_quantisation
-from ubq.export.guide import guide_text, memory_mb
+from ubq.export.guide import guide_text
 from ubq.export.manifest import damaged_files, read_manifest
+from ubq.export.runtimes import TORCHSCRIPT
 from ubq.metrics import relative_l2
 from ubq.quant.phases import phase_set, quant_layers
 
@@ -111,7 +112,7 @@ def test_the_guide_has_what_goes_wrong_on_a_pi(exported: ExportedFiles) -> None:
 
 
 def test_memory_grows_with_the_file_and_boards_run_out() -> None:
-    assert memory_mb(150_000_000) < memory_mb(763_000_000)
+    assert TORCHSCRIPT.memory_mb(150_000_000) < TORCHSCRIPT.memory_mb(763_000_000)
     facts = _facts()
     assert "1 GB" in guide_text(facts, 100_000_000)
     assert "8 GB" in guide_text(facts, 1_600_000_000)

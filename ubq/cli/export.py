@@ -45,7 +45,12 @@ def checkpoint(
     no_quantize: Annotated[
         bool, typer.Option("--no-quantize", help="Write the float model: reference and debugging.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("exported_models"),
+    bundle: Annotated[
+        bool, typer.Option("--bundle", help="Make the folder and the archive for the Pi; of a run what it exported.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to; default: exported_models, of --bundle beside the model.")
+    ] = None,
     solver: Annotated[str, typer.Option(help="ddpm, ddim or dpmpp2m; default: the checkpoint's.")] = "",
     steps: Annotated[int, typer.Option(min=0, help="Default sampling steps; 0: the checkpoint's.")] = 0,
     step_choices: Annotated[
@@ -70,10 +75,18 @@ def checkpoint(
 ) -> None:
     """Write NAME.pt, further formats, NAME_info.txt, deployment_guide.md and manifest.json from a checkpoint.
 
+    With --bundle it also makes NAME-bundle, a folder with everything that a Raspberry Pi needs, and NAME-bundle.tar.gz;
+    of a run, or of a folder exported_models, from the files that are there unless other options ask for new ones.
+
     ubq export CHECKPOINT does the same. The file quantised is a QAT checkpoint or a run that has one; with
     --no-quantize it may also be a float checkpoint of UB-Diff.
     """
     wanted_formats = _formats(formats or [], no_quantize)
+    asked_for_new = no_quantize or any((solver, steps, step_choices, name, backend, family))
+    there = _exported_folder(source, runs_dir) if bundle and not asked_for_new else None
+    if there is not None:
+        _bundle(there, out, as_json)
+        return
     path = _checkpoint_file(source, runs_dir, no_quantize)
     from ubq.data.families import FAMILIES
     from ubq.export.files import export_generator
@@ -100,12 +113,15 @@ def checkpoint(
     files = export_generator(
         generator,
         recipe,
-        out,
+        out or Path("exported_models"),
         name or recipe.export.name or (run.name if run else path.stem),
         family=family or (_family_of(run) if run else _DEFAULT_FAMILY),
         quantise=not no_quantize,
         formats=wanted_formats or recipe.export.formats,
     )
+    if bundle:
+        _bundle(files.manifest.parent, None, as_json)
+        return
     if as_json:
         result = {
             "file": str(files.model),
@@ -155,6 +171,42 @@ def _formats(further: list[str], no_quantize: bool) -> tuple[str, ...]:
         raise UsageError(_("the float model is written as TorchScript only"), _("leave --format or --no-quantize out"))
     require_formats(further)
     return (TORCHSCRIPT, *dict.fromkeys(further)) if further else ()
+
+
+def _exported_folder(source: str, runs_dir: Path) -> Path | None:
+    """The folder exported_models that a person means by its path or by a run; None where there is none."""
+    from ubq.export.manifest import MANIFEST
+    from ubq.jobs.status import find_run
+    from ubq.stages.paths import RunPaths
+
+    if Path(source).is_file() or source.endswith((".pt", ".pth")):
+        return None
+    folder = Path(source)
+    if not (folder / MANIFEST).is_file():
+        folder = RunPaths(find_run(source, runs_dir)).exported
+    return folder if (folder / MANIFEST).is_file() else None
+
+
+def _bundle(exported: Path, out: Path | None, as_json: bool) -> None:
+    """Make the bundle of a folder exported_models, and its archive."""
+    from ubq.export.bundle import make_bundle, pack
+
+    made = make_bundle(exported, out)
+    archive = pack(made)
+    names = [entry["name"] for entry in made.manifest["files"]]
+    if as_json:
+        result = {
+            "folder": str(made.folder),
+            "archive": str(archive),
+            "bytes": archive.stat().st_size,
+            "runtimes": [runtime.name for runtime in made.runtimes],
+            "files": names,
+        }
+        typer.echo(json.dumps(result, indent=2))
+        return
+    typer.echo(_("{archive}: {size:.1f} MB").format(archive=archive, size=archive.stat().st_size / 1e6))
+    typer.echo(f"{made.folder}: {', '.join(names)}")
+    typer.echo(_("copy it to a Pi: ubq deploy pi@raspberrypi.local:ubq {folder}").format(folder=made.folder))
 
 
 _DEFAULT_FAMILY = "curvefault-a"

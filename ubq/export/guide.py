@@ -9,20 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ubq.export.manifest import Facts
+from ubq.export.runtimes import PI_TORCH, TORCHSCRIPT
 from ubq.i18n import gettext as _
 
-PI_TORCH = "2.9.1"
-"""The newest PyTorch that runs on both Pis: 2.10 stops with an illegal instruction on a Pi 4 (pytorch#176993), and
-from 2.11 on the default wheels for aarch64 are CUDA builds."""
-_TORCH_MB = 220
-_FILE_FACTOR = 3.0
-"""Peak of the process over the file's size, measured under qnnpack on files of 268 and 394 MB (2.9 and 2.7): the
-first call packs the weights anew while the loaded ones are still there."""
-
-
-def memory_mb(file_bytes: int) -> int:
-    """Memory at the peak of loading a file and calling it once, MB; for a batch of one."""
-    return round(_TORCH_MB + _FILE_FACTOR * file_bytes / 1e6)
+GUIDE = "deployment_guide.md"
 
 
 def sample_script(facts: Facts) -> str:
@@ -50,11 +40,11 @@ def info_text(facts: Facts, file_bytes: int, file_sha256: str, weights_sha256: s
         (_("made for engine"), facts.backend),
         (_("imitates"), facts.family),
         (_("sampler"), _("{solver}, {steps} steps").format(solver=facts.solver, steps=facts.steps)),
-        (_("steps offered"), _counts(facts)),
+        (_("steps offered"), counts_text(facts)),
         (_("U-Net"), _unet_text(model)),
-        (_("velocity"), f"(B, {_inner(facts.velocity_shape)}) m/s"),
+        (_("velocity"), f"(B, {inner(facts.velocity_shape)}) m/s"),
         (_("velocity range"), f"{ranges['velocity_min']:g} - {ranges['velocity_max']:g} m/s"),
-        (_("seismic"), f"(B, {_inner(facts.seismic_shape)})"),
+        (_("seismic"), f"(B, {inner(facts.seismic_shape)})"),
         (_("amplitude range"), f"{ranges['amplitude_min']:g} - {ranges['amplitude_max']:g}"),
         (_("written by"), ", ".join(f"{name} {version}" for name, version in facts.versions.items())),
         ("sha256", file_sha256),
@@ -73,13 +63,7 @@ def info_text(facts: Facts, file_bytes: int, file_sha256: str, weights_sha256: s
 def guide_text(facts: Facts, file_bytes: int) -> str:
     """``deployment_guide.md``: from the training box to a generated pair on a Raspberry Pi 4 or 5."""
     file = f"{facts.name}.pt"
-    need = memory_mb(file_bytes)
-    board = next((gb for gb in (1, 2, 4, 8, 16) if need < 0.7 * gb * 1000), None)
-    fits = (
-        _("A board with {gb} GB has room for it.").format(gb=board)
-        if board
-        else _("No Raspberry Pi has room for that; export a smaller preset.")
-    )
+    need = TORCHSCRIPT.memory_mb(file_bytes)
     parts = [
         "# " + _("{name} on a Raspberry Pi").format(name=facts.name),
         _(
@@ -87,11 +71,11 @@ def guide_text(facts: Facts, file_bytes: int) -> str:
             " {family}. It needs PyTorch and nothing else; ubq is not needed on the Pi."
         ).format(file=file, size=file_bytes / 1e6, family=facts.family),
         "## " + _("1. Set up the Pi (once)"),
-        _("A Raspberry Pi 4 or 5 with a 64-bit system and Python 3.10 to 3.13."),
-        _code(
+        _("A Raspberry Pi 4 or 5 with a 64-bit system and Python 3.11 to 3.13."),
+        code(
             "sh",
             "python3 -m venv ~/ubq-pi",
-            f"~/ubq-pi/bin/pip install torch=={PI_TORCH} numpy",
+            f"~/ubq-pi/bin/pip install {' '.join(TORCHSCRIPT.packages)}",
         ),
         _(
             "Keep to this version. PyTorch 2.10 stops with `Illegal instruction` on a Pi 4, and from 2.11 on the"
@@ -99,20 +83,22 @@ def guide_text(facts: Facts, file_bytes: int) -> str:
         ),
         "## " + _("2. Copy the model"),
         _("From this folder; write your own user and host."),
-        _code("sh", "ssh pi@raspberrypi.local mkdir -p ubq", f"scp {file} manifest.json pi@raspberrypi.local:ubq/"),
+        code("sh", "ssh pi@raspberrypi.local mkdir -p ubq", f"scp {file} manifest.json pi@raspberrypi.local:ubq/"),
         "## " + _("3. Generate"),
         _("Save this as `generate.py` beside the model and run it with `~/ubq-pi/bin/python generate.py`."),
-        _code("python", sample_script(facts).rstrip()),
+        code("python", sample_script(facts).rstrip()),
         _(
             "The engine must be set before the file is loaded: on a Pi PyTorch starts with another one, which takes"
             " several times as many instructions."
         ),
         "\n".join(f"- {line}" for line in _hints(facts)),
         "## " + _("4. Memory and time"),
-        _("Loading the file and the first call take about {need} MB at their peak.").format(need=need) + " " + fits,
+        _("Loading the file and the first call take about {need} MB at their peak.").format(need=need)
+        + " "
+        + board_text(need),
         _("The first call is slower than the others. Close other programs, and cool the board: a hot Pi slows down."),
         "## " + _("5. If it does not work"),
-        _table(
+        table(
             (_("what happens"), _("what mends it")),
             (
                 "`Illegal instruction`",
@@ -130,7 +116,10 @@ def guide_text(facts: Facts, file_bytes: int) -> str:
                 "`PytorchStreamReader failed`",
                 _("the copy is damaged: compare `sha256sum {file}` with `manifest.json`").format(file=file),
             ),
-            ("`steps=... is not offered`", _("use a step count of this file: {counts}").format(counts=_counts(facts))),
+            (
+                "`steps=... is not offered`",
+                _("use a step count of this file: {counts}").format(counts=counts_text(facts)),
+            ),
         ),
     ]
     if not facts.quantised:
@@ -138,23 +127,37 @@ def guide_text(facts: Facts, file_bytes: int) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def board_text(need_mb: int) -> str:
+    """The smallest Raspberry Pi that has room for so much; the system takes its part of the memory, too."""
+    board = next((gb for gb in (1, 2, 4, 8, 16) if need_mb < 0.7 * gb * 1000), None)
+    if board is None:
+        return _("No Raspberry Pi has room for that; export a smaller preset.")
+    return _("A board with {gb} GB has room for it.").format(gb=board)
+
+
 def _hints(facts: Facts) -> list[str]:
     if len(facts.step_counts) > 1:
         steps = _(
             "`model(1, steps)` trades time for quality; this file offers {counts} steps, {steps} unless told otherwise."
-        ).format(counts=_counts(facts), steps=facts.steps)
+        ).format(counts=counts_text(facts), steps=facts.steps)
     else:
         steps = _("This file samples in {steps} steps.").format(steps=facts.steps)
     return [
         _("`model(8)` gives eight pairs in one call."),
         steps,
-        _("The velocity is in m/s, {low:g} to {high:g} and a little beyond; the seismic is in OpenFWI's units.").format(
-            low=facts.normalization["velocity_min"], high=facts.normalization["velocity_max"]
-        ),
+        range_hint(facts),
     ]
 
 
-def _counts(facts: Facts) -> str:
+def range_hint(facts: Facts) -> str:
+    """Units and range of what is generated."""
+    return _(
+        "The velocity is in m/s, {low:g} to {high:g} and a little beyond; the seismic is in OpenFWI's units."
+    ).format(low=facts.normalization["velocity_min"], high=facts.normalization["velocity_max"])
+
+
+def counts_text(facts: Facts) -> str:
+    """Every step count that the file offers."""
     return ", ".join(map(str, facts.step_counts))
 
 
@@ -166,19 +169,22 @@ def _unet_text(model: Mapping[str, Any]) -> str:
     )
 
 
-def _inner(shape: tuple[int, ...]) -> str:
+def inner(shape: tuple[int, ...]) -> str:
+    """A shape without its brackets."""
     return ", ".join(map(str, shape))
 
 
 def _shape(shape: tuple[int, ...]) -> str:
-    return f"(1, {_inner(shape)})"
+    return f"(1, {inner(shape)})"
 
 
-def _code(language: str, *lines: str) -> str:
+def code(language: str, *lines: str) -> str:
+    """A fenced block of Markdown."""
     return "\n".join([f"```{language}", *lines, "```"])
 
 
-def _table(header: tuple[str, str], *rows: tuple[str, str]) -> str:
-    lines = [f"| {a} | {b} |" for a, b in (header, *rows)]
-    lines.insert(1, "|---|---|")
+def table(header: tuple[str, ...], *rows: tuple[str, ...]) -> str:
+    """A table of Markdown."""
+    lines = [f"| {' | '.join(row)} |" for row in (header, *rows)]
+    lines.insert(1, "|---" * len(header) + "|")
     return "\n".join(lines)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,26 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if newer:
         raise UsageError(_("{path} was written by a newer ubq").format(path=path), _("upgrade ubq"))
     return manifest
+
+
+def facts_from(manifest: Mapping[str, Any]) -> Facts:
+    """The facts in a manifest that ``read_manifest`` gave.
+
+    Raises:
+        UsageError: one is missing.
+    """
+    try:
+        facts = Facts(**{name: manifest[name] for name in Facts.__dataclass_fields__})
+    except KeyError as error:
+        raise UsageError(
+            _("the manifest lacks {key}").format(key=error.args[0]), _("export the model again")
+        ) from error
+    return replace(
+        facts,
+        step_counts=tuple(facts.step_counts),
+        velocity_shape=tuple(facts.velocity_shape),
+        seismic_shape=tuple(facts.seismic_shape),
+    )
 
 
 def read_facts(path: Path) -> dict[str, Any]:

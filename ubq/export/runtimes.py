@@ -1,0 +1,84 @@
+"""What each runtime of an exported model needs on a Raspberry Pi: file, library, tested versions.
+
+Light: imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+NUMPY = "numpy==2.4.6"
+PI_TORCH = "2.9.1"
+"""The newest PyTorch that runs on both Pis: 2.10 stops with an illegal instruction on a Pi 4 (pytorch#176993), and
+from 2.11 on the default wheels for aarch64 are CUDA builds."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One way to run an exported model.
+
+    Attributes:
+        name: as in ``export.formats``.
+        suffixes: of its files, ``<name><suffix>``; the first decides.
+        title: how people call it.
+        module: Python module that must be there.
+        packages: exact requirements, tried on emulated Raspberry Pis.
+        base_mb: memory of the process with the library loaded, MB.
+        file_factor: memory at the peak, over that, as a multiple of the file's size.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    title: str
+    module: str
+    packages: tuple[str, ...]
+    base_mb: int
+    file_factor: float
+
+    @property
+    def requirements(self) -> str:
+        """Name of its requirements file."""
+        return f"requirements-{self.name}.txt"
+
+    def memory_mb(self, file_bytes: int) -> int:
+        """Memory at the peak of loading a file and drawing one pair, MB."""
+        return round(self.base_mb + self.file_factor * file_bytes / 1e6)
+
+
+TORCHSCRIPT = Runtime(
+    "torchscript",
+    (".pt",),
+    "TorchScript",
+    "torch",
+    (f"torch=={PI_TORCH}", NUMPY),
+    base_mb=220,
+    # under qnnpack, on files of 268 and 394 MB: 2.9 and 2.7; the first call packs the weights anew beside the old ones
+    file_factor=3.0,
+)
+
+ONNX = Runtime(
+    "onnx",
+    (".onnx", ".decoders.onnx"),
+    "ONNX Runtime",
+    "onnxruntime",
+    ("onnxruntime==1.32.0", NUMPY),
+    base_mb=0,
+    file_factor=0,
+)
+EXECUTORCH = Runtime(
+    "executorch",
+    (".pte",),
+    "ExecuTorch",
+    "executorch",
+    ("executorch==1.0.1", f"torch=={PI_TORCH}", NUMPY),
+    base_mb=0,
+    file_factor=0,
+)
+RUNTIMES = {runtime.name: runtime for runtime in (ONNX, TORCHSCRIPT, EXECUTORCH)}
+"""By name, the one to prefer first."""
+
+
+def runtimes_of(name: str, files: Collection[str]) -> list[Runtime]:
+    """The runtimes whose files of an exported model ``name`` are all there, the one to prefer first."""
+    return [r for r in RUNTIMES.values() if all(name + suffix in files for suffix in r.suffixes)]
