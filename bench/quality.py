@@ -1,14 +1,17 @@
 """What quantisation did to a finished run: float, fake-quantised and exported side by side, and time per stage.
 
-``python bench/quality.py RUN_FOLDER [--pairs 256] [--physics 16]`` prints Markdown tables. All three are given the
-same held-out maps, latents, noise and time steps; the exported file runs under the engine it was made for.
+``python bench/quality.py RUN_FOLDER [--ptq RUN_FOLDER] [--pairs 256] [--physics 16]`` prints Markdown tables. All are
+given the same held-out maps, latents, noise and time steps; an exported file runs under the engine it was made for.
+``--ptq`` adds the exported file of another run with the same pretraining, made with ``qat.epochs = 0``. Beside each
+figure stands its bar; of a ratio the upper end of the paired bootstrap 95 % interval is what must hold.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from ubq.data.normalization import Normalization
 from ubq.data.pairs import open_pairs
 from ubq.export.torchscript import engine, load_torchscript
 from ubq.metrics import (
+    Interval,
     bootstrap_ratio,
     physics_residual,
     ratio_interval,
@@ -32,6 +36,7 @@ from ubq.metrics import (
     sliced_wasserstein,
     ssim,
 )
+from ubq.metrics.errors import LATE_SAMPLE
 from ubq.model import PARTS, GaussianDiffusion, UBDiff
 from ubq.quant.checkpoint import load_qat
 from ubq.quant.generator import Generator, deployable
@@ -103,14 +108,11 @@ def models_of(
     return {name: makers[name]() for name in wanted}
 
 
-def row(name: str, figures: list[float], ratio: str = "") -> str:
-    return f"| {name} | " + " | ".join(f"{f:.4f}" for f in figures) + f" | {ratio} |"
-
-
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
+    parser.add_argument("--ptq", type=Path, help="run whose exported file is shown as PTQ")
     parser.add_argument("--pairs", type=int, default=256, help="pairs generated for the distribution distance")
     parser.add_argument("--physics", type=int, default=16, help="pairs forward modelled")
     arguments = parser.parse_args()
@@ -118,7 +120,12 @@ def main() -> None:
     config = read_frozen(paths.config)
     torch.set_num_threads(config.threads)
     with engine(config.quant.backend):
-        report(config, paths, arguments.pairs, arguments.physics)
+        models = models_of(config, paths)
+        if arguments.ptq:
+            ptq = RunPaths(arguments.ptq)
+            models = {"PTQ": models_of(read_frozen(ptq.config), ptq, ("exported",))["exported"], **models}
+        print(f"Engine {config.quant.backend}; ", end="")
+        print(report(models, held_out(config, paths), arguments.pairs, arguments.physics))
     print("\n| stage | seconds |\n|---|---|")
     for stage in json.loads(paths.state.read_text())["stages"]:
         if stage["seconds"]:
@@ -169,20 +176,33 @@ class Figures:
 
     Attributes:
         values: every figure by name; all but the SSIM are the better the smaller.
-        losses: diffusion loss of every held-out latent.
+        series: what the figure of that name is the mean of, or the root of the mean times a constant; one a sample.
         drawn: generated maps, m/s.
     """
 
     values: dict[str, float]
-    losses: Tensor
+    series: dict[str, Tensor]
     drawn: Tensor
 
 
 SSIM = "velocity SSIM"
+VELOCITY = "velocity relative L2, normalised"
+SEISMIC = (
+    "seismic relative L2, log-normalised",
+    "seismic relative L2, physical",
+    "seismic relative L2, t > 0.6 s, log-normalised",
+    "seismic relative L2, t > 0.6 s, physical",
+)
 LOSS = "diffusion loss"
 DISTANCE = "distribution distance"
 RESIDUAL = "physics residual of generated pairs"
 SHUFFLED = "the same with pairs shuffled"
+LARGEST_DROP = 0.005
+"""Of the SSIM."""
+BARS = {**dict.fromkeys(SEISMIC, 1.05), LOSS: 1.03, DISTANCE: 1.05, RESIDUAL: 1.05}
+"""Largest ratio of the exported file's figure to the float model's."""
+ROOTED = (VELOCITY, *SEISMIC)
+"""Figures that are roots of sums over samples."""
 
 
 def figures_of(model: Model, data: HeldOut, count: int, physics: int) -> Figures:
@@ -192,45 +212,82 @@ def figures_of(model: Model, data: HeldOut, count: int, physics: int) -> Figures
     error = seismic_error(seismic, data.gathers, scale.seismic)
     losses = diffusion_losses(model, data.diffusion, model.sampler.times, data.latents)
     drawn, gathers = decode(model, draw(model, count, data.latents.shape[-1], model.sampler.steps[0]))
+    found = error.log_normalised, error.physical, error.late_log_normalised, error.late_physical
     values = {
         SSIM: ssim(velocity, data.maps, scale.velocity_min, scale.velocity_max),
-        "velocity relative L2, normalised": relative_l2(scale.velocity(velocity), scale.velocity(data.maps)),
-        "seismic relative L2, log-normalised": error.log_normalised,
-        "seismic relative L2, physical": error.physical,
-        "seismic relative L2, t > 0.6 s, log-normalised": error.late_log_normalised,
-        "seismic relative L2, t > 0.6 s, physical": error.late_physical,
+        VELOCITY: relative_l2(scale.velocity(velocity), scale.velocity(data.maps)),
+        **dict(zip(SEISMIC, found, strict=True)),
         LOSS: float(losses.mean()),
         DISTANCE: sliced_wasserstein(drawn, data.real).mean,
     }
+    late = (..., slice(LATE_SAMPLE, None), slice(None))
+    logs = scale.seismic(seismic), scale.seismic(data.gathers)
+    differences = [
+        scale.velocity(velocity) - scale.velocity(data.maps),
+        logs[0] - logs[1],
+        seismic - data.gathers,
+        logs[0][late] - logs[1][late],
+        seismic[late] - data.gathers[late],
+    ]
+    series = {name: d.flatten(1).double().square().sum(1) for name, d in zip(ROOTED, differences, strict=True)}
+    series[LOSS] = losses
     if physics >= 2 and not missing_modules("physics"):
         residual = physics_residual(drawn[:physics].numpy(), gathers[:physics].numpy(), forward_model)
         values |= {RESIDUAL: residual.matched, SHUFFLED: residual.shuffled}
-    return Figures(values, losses, drawn)
+        series[RESIDUAL] = torch.tensor(residual.each)
+    return Figures(values, series, drawn)
 
 
-def report(config: Config, paths: RunPaths, count: int, physics: int) -> None:
-    models, data = models_of(config, paths), held_out(config, paths)
-    print(f"{len(data.real)} held-out pairs; engine {config.quant.backend}\n")
-    print("| held-out figure | " + " | ".join(models) + " | exported / float |\n|---|---|---|---|---|")
+def ratio_of(name: str, exported: Figures, reference: Figures, real: Tensor) -> Interval | None:
+    """A figure of the exported file over the float model's, with its paired bootstrap interval; None for the SSIM."""
+    if name == DISTANCE:
+        return ratio_interval(exported.drawn, reference.drawn, real)
+    if name not in reference.series:
+        return None
+    found = bootstrap_ratio(exported.series[name].numpy(), reference.series[name].numpy())
+    if name not in ROOTED:
+        return found
+    return Interval(*(math.sqrt(x) for x in (found.value, found.lower, found.upper)))
+
+
+def verdict(name: str, exported: Figures, reference: Figures, real: Tensor) -> tuple[str, str, str]:
+    """Ratio or difference, bar, and whether it holds; empty where there is none."""
+    if name == SSIM:
+        change = exported.values[SSIM] - reference.values[SSIM]
+        return f"{change:+.4f}", f">= -{LARGEST_DROP}", "yes" if change >= -LARGEST_DROP else "NO"
+    ratio = ratio_of(name, exported, reference, real)
+    if ratio is None:
+        return "", "", ""
+    text = f"{ratio.value:.4f} ({ratio.lower:.4f} to {ratio.upper:.4f})"
+    if name not in BARS:
+        return text, "", ""
+    return text, f"<= {BARS[name]}", "yes" if ratio.upper <= BARS[name] else "NO"
+
+
+def report(models: Mapping[str, Model], data: HeldOut, count: int, physics: int) -> str:
+    """The table: a column for each model, of which ``float`` and ``exported`` are held against each other."""
     found = {name: figures_of(model, data, count, physics) for name, model in models.items()}
     reference, exported = found["float"], found["exported"]
-    intervals = {
-        LOSS: bootstrap_ratio(exported.losses.numpy(), reference.losses.numpy()),
-        DISTANCE: ratio_interval(exported.drawn, reference.drawn, data.real),
-    }
-    for name, value in exported.values.items():
-        before = reference.values[name]
-        text = f"{value - before:+.4f}" if name == SSIM else f"{value / before:.4f}"
-        if name in intervals:
-            text += f" ({intervals[name].lower:.4f} to {intervals[name].upper:.4f})"
-        print(row(name, [f.values[name] for f in found.values()], "" if name == SHUFFLED else text))
+    lines = [
+        f"{len(data.maps)} held-out pairs, {len(data.real)} maps, {count} generated pairs, {physics} forward modelled",
+        "",
+        "| held-out figure | " + " | ".join(models) + " | exported / float | bar | holds |",
+        "|" + "---|" * (len(models) + 4),
+    ]
+    for name in exported.values:
+        shown = " | ".join(f"{figures.values[name]:.4f}" for figures in found.values())
+        lines.append(f"| {name} | {shown} | " + " | ".join(verdict(name, exported, reference, data.real)) + " |")
     floor = real_floor(data.real, data.train, count=count)
     rng = torch.Generator().manual_seed(1)
     noise, _seismic = decode(models["float"], torch.randn(count, 1, data.latents.shape[-1], generator=rng))
-    sampler = models["QAT"].sampler
+    sampler = models["float"].sampler
     ceiling = sliced_wasserstein(noise, data.real).mean
-    print(f"\ndistribution distance of real maps {floor.mean:.4f}, of decoded noise {ceiling:.4f}; ", end="")
-    print(f"sampler {sampler.solver}, {sampler.steps[0]} steps")
+    lines += [
+        "",
+        f"distribution distance of real maps {floor.mean:.4f}, of decoded noise {ceiling:.4f}; "
+        f"sampler {sampler.solver}, {sampler.steps[0]} steps",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,14 @@ class PhysicsResidual:
     """Mean relative L2 of gathers to what the wave equation gives for a map.
 
     ``matched`` for a pair's own map, ``shuffled`` for the map of the next pair: a model whose pairs
-    belong together has ``matched`` well below ``shuffled``. Neither figure says much alone.
+    belong together has ``matched`` well below ``shuffled``. Neither figure says much alone. ``each`` is
+    ``matched`` pair by pair.
     """
 
     matched: float
     shuffled: float
     pairs: int
+    each: tuple[float, ...]
 
 
 def physics_residual(
@@ -44,8 +46,10 @@ def physics_residual(
     modelled = [torch.from_numpy(np.array(forward(v))) for v in velocity]
     gathers = [torch.from_numpy(np.array(s)) for s in seismic]
     shifted = modelled[1:] + modelled[:1]
+    each = tuple(relative_l2(g, m) for g, m in zip(gathers, modelled, strict=True))
     return PhysicsResidual(
-        matched=float(np.mean([relative_l2(g, m) for g, m in zip(gathers, modelled, strict=True)])),
+        matched=float(np.mean(each)),
         shuffled=float(np.mean([relative_l2(g, m) for g, m in zip(gathers, shifted, strict=True)])),
         pairs=len(gathers),
+        each=each,
     )
