@@ -1,0 +1,200 @@
+"""Training stages against a plain loop: time to the first step, steps/s and peak memory, on more and more files.
+
+Every figure is of a process of its own (``ubq.bench.train_process``), the two ways in turn. The plain loop is the one
+that a first script has: it loads every file whole before it starts, and computes the latents by the frozen encoder in
+every step. Model, batch size, optimiser and average are the same.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ubq.bench.timing import machine, markdown
+from ubq.config.load import load_config, write_frozen
+from ubq.config.schema import Config
+from ubq.data.families import SAMPLES_PER_FILE, SEISMIC_SHAPE, VELOCITY_SHAPE
+from ubq.data.synthetic import synthesise_velocity
+from ubq.errors import StageError
+from ubq.i18n import gettext as _
+
+STAGES = ("train-autoencoder", "train-seismic", "train-diffusion", "qat-decoders", "qat-diffusion")
+NEEDS_SEISMIC = ("train-seismic", "qat-decoders")
+WAYS = ("plain", "ubq")
+MAPS_SHAPED = 64
+"""Maps that are really synthesised; a file repeats them. What a map shows does not change the time of a step."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One process.
+
+    Attributes:
+        first_step: seconds from opening the data to the end of the first step.
+        steps_per_second: of the steps after it, median.
+        peak_mb: largest resident memory of the process.
+        data_mb: how much of it came after the model was built: data, activations, optimiser.
+    """
+
+    stage: str
+    way: str
+    files: int
+    first_step: float
+    steps_per_second: float
+    peak_mb: float
+    data_mb: float
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Every process's figures."""
+
+    machine: str
+    preset: str
+    threads: int
+    steps: int
+    velocity_file_mb: float
+    seismic_file_mb: float
+    figures: tuple[Figures, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """As JSON."""
+        return asdict(self)
+
+    def to_markdown(self) -> str:
+        """The table of ``bench/README.md``."""
+        by_key = {(f.stage, f.files, f.way): f for f in self.figures}
+        rows = []
+        for stage, files in dict.fromkeys((f.stage, f.files) for f in self.figures):
+            plain, ours = (by_key[stage, files, way] for way in WAYS)
+            rows.append(
+                [
+                    stage,
+                    str(files),
+                    f"{plain.first_step:.2f} / {ours.first_step:.2f}",
+                    f"{plain.steps_per_second:.2f} / {ours.steps_per_second:.2f}",
+                    f"{ours.steps_per_second / plain.steps_per_second:.2f}",
+                    f"{plain.peak_mb:.0f} / {ours.peak_mb:.0f}",
+                ]
+            )
+        table = markdown(["stage", "files", "first step s", "steps/s", "ratio", "peak MB"], rows)
+        return (
+            f"{table}\n\nplain loop / ubq; preset {self.preset}, {self.threads} thread{'s' * (self.threads != 1)}, "
+            f"median of {self.steps - 1} steps after the first, one process each; a velocity file has "
+            f"{self.velocity_file_mb:.0f} MB, a seismic file {self.seismic_file_mb:.0f} MB; {self.machine}"
+        )
+
+
+def measure_training(
+    preset: str,
+    stages: Sequence[str],
+    files: Sequence[int],
+    *,
+    steps: int,
+    gathers: int,
+    threads: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> TrainingResult:
+    """Run every stage on every number of files, both ways in turn.
+
+    Args:
+        preset: whose model, batch sizes and settings are trained.
+        stages: of ``STAGES``.
+        files: numbers of data files, at most 32.
+        steps: training steps of each process.
+        gathers: in a seismic file (OpenFWI: 500).
+        threads: of torch; 0: all cores.
+        progress: called with (done, total) processes.
+
+    Raises:
+        ConfigError: no such preset.
+        StageError: a process failed.
+    """
+    figures: list[Figures] = []
+    with tempfile.TemporaryDirectory(prefix="ubq-bench-") as name:
+        root = Path(name)
+        config = load_config(preset, {"threads": threads, "device": "cpu"}, isolated=True).config
+        seismic_maps = max(gathers if set(stages) & set(NEEDS_SEISMIC) else 0, 0)
+        write_files(root, max(files), seismic_maps)
+        done, total = 0, len(stages) * len(files) * len(WAYS)
+        for stage in stages:
+            for count in files:
+                run = root / f"{stage}-{count}"
+                prepare(config, run, root, count, stage in NEEDS_SEISMIC)
+                _process(run, stage, "prepare", steps)
+                for way in WAYS:
+                    figures.append(Figures(stage, way, count, **_process(run, stage, way, steps)))
+                    done += 1
+                    progress(done, total)
+        sizes = [_megabytes(root / "0" / name) for name in ("vel2_1_0.npy", "pairs/seis2_1_0.npy")]
+    return TrainingResult(machine(), preset, threads, steps, sizes[0], sizes[1], tuple(figures))
+
+
+def write_files(root: Path, count: int, gathers: int) -> None:
+    """Folders 0 to count-1 with one velocity file each and, below ``pairs``, one pair; ``val`` with a small one.
+
+    Args:
+        root: where.
+        count: folders.
+        gathers: pairs in a file below ``pairs``; 0: none.
+    """
+    shaped = synthesise_velocity("curvefault-a", MAPS_SHAPED, seed=0)
+    rng = np.random.default_rng(0)
+
+    def write(folder: Path, number: int, maps: int, seismic: bool) -> None:
+        folder.mkdir(parents=True)
+        repeated = np.resize(shaped, (maps, *VELOCITY_SHAPE)).astype(np.float32)
+        np.save(folder / f"vel2_1_{number}.npy", repeated)
+        if seismic:
+            gathers_of = rng.standard_normal((maps, *SEISMIC_SHAPE), dtype=np.float32)
+            np.save(folder / f"seis2_1_{number}.npy", gathers_of)
+
+    for number in range(count):
+        write(root / str(number), number, SAMPLES_PER_FILE, seismic=False)
+        if gathers:
+            write(root / str(number) / "pairs", number, gathers, seismic=True)
+    write(root / "val", 32, 8, seismic=bool(gathers))
+
+
+def prepare(config: Config, run: Path, root: Path, count: int, seismic: bool) -> None:
+    """A run's folder with its configuration, ready for ``train_process``: links to the first ``count`` files."""
+    folder = run / "input"
+    folder.mkdir(parents=True)
+    for number in range(count):
+        source = root / str(number) / ("pairs" if seismic else ".")
+        for file in source.glob("*2_1_*.npy"):
+            (folder / file.name).symlink_to(file)
+    data = config.data.model_copy(
+        update={
+            "train_velocity": str(folder),
+            "train_seismic": str(folder) if seismic else "",
+            "val_velocity": str(root / "val"),
+            "val_seismic": str(root / "val") if seismic else "",
+        }
+    )
+    frozen = config.model_copy(update={"data": data})
+    (run / "config.toml").write_text(write_frozen(frozen), encoding="utf-8")
+
+
+def _process(run: Path, stage: str, way: str, steps: int) -> dict[str, float]:
+    """What one ``train_process`` prints."""
+    command = [sys.executable, "-m", "ubq.bench.train_process", str(run), stage, way, str(steps)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise StageError(
+            _("measuring {stage} failed: {why}").format(stage=stage, why=lines[-1] if lines else done.returncode),
+            _("free some memory, or measure a smaller preset"),
+        )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _megabytes(path: Path) -> float:
+    return path.stat().st_size / 1e6 if path.is_file() else 0.0

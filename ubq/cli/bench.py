@@ -1,0 +1,301 @@
+"""``ubq bench``: speed, measured on this machine; prints the tables of ``bench/README.md``."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+from ubq.cli.progress import progress
+from ubq.errors import UsageError
+from ubq.i18n import gettext as _
+
+if TYPE_CHECKING:
+    from ubq.bench.subject import Subject
+
+app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
+
+Source = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RUN|FILE]", help="A run or an exported .pt; the newest run when absent. Not with --width."
+    ),
+]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: all cores.")]
+Backend = Annotated[str, typer.Option(help="Integer engine; default: the file's own, x86 for --width.")]
+Width = Annotated[int, typer.Option(min=0, help="Measure random weights with a U-Net of so many channels, and no run.")]
+Mults = Annotated[str, typer.Option(help="With --width: multipliers of the U-Net's four levels.")]
+
+
+class Result(Protocol):
+    """What every measurement returns."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+    def to_markdown(self) -> str: ...
+
+
+@app.command()
+def sample(
+    source: Source = None,
+    width: Width = 0,
+    mults: Mults = "1,2,2,2",
+    solver: Annotated[str, typer.Option(help="With --width: ddpm, ddim or dpmpp2m.")] = "dpmpp2m",
+    steps: Annotated[int, typer.Option(min=0, help="Sampling steps of the file; 0: its default.")] = 0,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds in which both take their turn.")] = 3,
+    maps: Annotated[int, typer.Option(min=0, help="Maps drawn to measure quality; 0: none.")] = 256,
+    threads: Threads = 1,
+    backend: Backend = "",
+    runs_dir: RunsDir = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """One pair, whole call: the exported file against float with every diffusion step."""
+    from ubq.bench.sample import measure_sample
+    from ubq.bench.timing import cpu_threads
+
+    with (
+        cpu_threads(threads) as count,
+        _subject(source, runs_dir, width, mults, solver, steps, backend, narrow=False) as subject,
+        progress(_("measuring"), _("calls")) as show,
+    ):
+        found = measure_sample(
+            subject, rounds=rounds, threads=count, steps=steps, maps=max(maps, 2) if maps else 0, progress=show
+        )
+    _print(found, as_json)
+
+
+@app.command()
+def kernel(
+    source: Source = None,
+    width: Width = 0,
+    mults: Mults = "1,2,2,2",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds in which all take their turn.")] = 9,
+    onnxruntime: Annotated[bool, typer.Option(help="Also ONNX Runtime's own quantisation of the float U-Net.")] = True,
+    threads: Threads = 1,
+    backend: Backend = "",
+    runs_dir: RunsDir = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """One U-Net step: float, int8, the int8 matrix products alone, and ONNX Runtime's quantisation."""
+    from ubq.bench.kernel import measure_kernel
+    from ubq.bench.timing import cpu_threads
+
+    with (
+        cpu_threads(threads) as count,
+        _subject(source, runs_dir, width, mults, "dpmpp2m", 0, backend, narrow=True) as subject,
+        progress(_("measuring"), _("calls")) as show,
+    ):
+        found = measure_kernel(subject, rounds=rounds, threads=count, onnxruntime=onnxruntime, progress=show)
+    _print(found, as_json)
+
+
+@app.command()
+def steps(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="The newest run when absent.")] = None,
+    maps: Annotated[int, typer.Option(min=2, help="Maps drawn at every point.")] = 512,
+    counts: Annotated[str, typer.Option("--steps", help="Step counts to measure.")] = "4,6,8,10,12,15,20,30,50",
+    solvers: Annotated[str, typer.Option(help="Solvers to measure.")] = "dpmpp2m,ddim,ddpm",
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the start noise, the same for every point.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="PNG to draw; default: bench-steps.png in the run's folder.")] = None,
+    threads: Threads = 1,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Distance to held-out maps against sampling steps, and the fewest steps that lose nothing."""
+    from ubq.jobs.status import find_run
+
+    folder, wanted = find_run(run, runs_dir), _numbers(counts, "--steps")
+    names = [name.strip() for name in solvers.split(",") if name.strip()]
+    for name in names:
+        _check_solver(name, "--solvers")
+    from ubq.bench.steps import draw_curves, measure_steps
+    from ubq.bench.timing import cpu_threads
+
+    with cpu_threads(threads), progress(_("drawing"), _("batches")) as show:
+        found = measure_steps(folder, maps=maps, seed=seed, solvers=names, steps=wanted, progress=show)  # type: ignore[arg-type]
+    picture = out or folder / "bench-steps.png"
+    draw_curves(found, picture)
+    _print(found, as_json, picture=str(picture))
+    if not as_json:
+        typer.echo(_("picture: {path}").format(path=picture), err=True)
+
+
+@app.command()
+def train(
+    preset: Annotated[str, typer.Option(help="Preset whose model and batch sizes are trained.")] = "demo",
+    stages: Annotated[str, typer.Option(help="Stages to measure, in the pipeline's words; empty: all.")] = "",
+    files: Annotated[str, typer.Option(help="Data files of each measurement.")] = "1,4,16",
+    train_steps: Annotated[int, typer.Option("--steps", min=2, help="Training steps of each measurement.")] = 12,
+    gathers: Annotated[int, typer.Option(min=1, max=500, help="Gathers in a seismic file; OpenFWI has 500.")] = 40,
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Time to the first step, steps/s and peak memory of every training stage, beside a plain loop."""
+    from ubq.bench.train import STAGES, measure_training
+
+    wanted = [s.strip() for s in stages.split(",") if s.strip()] or list(STAGES)
+    for name in wanted:
+        if name not in STAGES:
+            raise UsageError(
+                _("there is no training stage {name}").format(name=name),
+                _("use --stages {names}").format(names=",".join(STAGES)),
+            )
+    with progress(_("measuring"), _("processes")) as show:
+        found = measure_training(
+            preset, wanted, _numbers(files, "--files"), steps=train_steps, gathers=gathers, threads=threads,
+            progress=show,
+        )  # fmt: skip
+    _print(found, as_json)
+
+
+@app.command()
+def runtimes(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN|FILE...]", help="A run, or files of one model (.pt, .onnx, .pte)."),
+    ] = None,
+    sampling_steps: Annotated[
+        int, typer.Option("--steps", min=0, help="Sampling steps of the files; 0: their default.")
+    ] = 0,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds in which all take their turn.")] = 7,
+    threads: Threads = 1,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """One pair by each runtime that a model was exported for."""
+    files = _exported_files(sources or [], runs_dir)
+    from ubq.bench.runtimes import HEADER, measure_runtimes
+    from ubq.bench.timing import machine, markdown
+
+    with progress(_("measuring"), _("calls")) as show:
+        found = measure_runtimes(files, rounds=rounds, steps=sampling_steps, threads=threads, progress=show)
+    if as_json:
+        rows = [
+            {
+                "runtime": r.name,
+                "file": str(r.file),
+                "load": r.load,
+                "sample": r.sample.median,
+                "decode": r.decode.median,
+            }
+            for r in found.runtimes
+        ]
+        result = {"steps": found.steps, "threads": found.threads, "rounds": found.rounds, "machine": machine()}
+        typer.echo(json.dumps({**result, "runtimes": rows}, indent=2))
+        return
+    note = f"{found.steps} steps, {found.threads} threads, medians of {found.rounds} alternating rounds; {machine()}"
+    typer.echo(f"{markdown(HEADER, found.rows())}\n\n{note}")
+
+
+@app.command()
+def forward(
+    maps: Annotated[int, typer.Option(min=1, help="Maps modelled by every process.")] = 16,
+    workers: Annotated[str, typer.Option(help="Numbers of processes; empty: 1 and one for each core.")] = "",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds in which all take their turn.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Pairs per second of forward modelling, and how it scales over the cores."""
+    from ubq.bench.forward import measure_forward
+    from ubq.bench.timing import usable_cores
+    from ubq.data.forward import require_deepwave
+
+    require_deepwave()
+    counts = _numbers(workers, "--workers") if workers else sorted({1, usable_cores()})
+    with progress(_("measuring"), _("calls")) as show:
+        found = measure_forward(counts, maps=maps, rounds=rounds, progress=show)
+    _print(found, as_json)
+
+
+def _print(found: Result, as_json: bool, **more: str) -> None:
+    if as_json:
+        typer.echo(json.dumps({**found.to_dict(), **more}, indent=2))
+    else:
+        typer.echo(found.to_markdown())
+
+
+def _exported_files(sources: list[str], runs_dir: Path) -> list[Path]:
+    """Exported files that a command line means: those of a run, TorchScript first, or as named."""
+    if sources and all(Path(s).suffix in (".pt", ".onnx", ".pte") for s in sources):
+        return [Path(s) for s in sources]
+    if len(sources) > 1:
+        raise UsageError(
+            _("{names}: wanted is one run, or files of one model").format(names=" ".join(sources)),
+            _("see: {command} --help").format(command="ubq bench runtimes"),
+        )
+    from ubq.cli.sample import exported_file
+
+    first = exported_file(sources[0] if sources else None, runs_dir)
+    others = (first.with_suffix(suffix) for suffix in (".onnx", ".pte"))
+    return [first, *(file for file in others if file.is_file())]
+
+
+@contextmanager
+def _subject(
+    source: str | None, runs_dir: Path, width: int, mults: str, solver: str, steps: int, backend: str, narrow: bool
+) -> Iterator[Subject]:
+    """What a command line means: a run, an exported file, or random weights of a width."""
+    if width and source:
+        raise UsageError(_("{source} and --width name two models").format(source=source), _("leave one of them out"))
+    levels = _numbers(mults, "--mults")
+    _check_solver(solver, "--solver")
+    if not width:
+        if source and (Path(source).is_file() or source.endswith(".pt")):
+            from ubq.bench.subject import subject_of_file
+
+            yield subject_of_file(Path(source), backend)
+            return
+        from ubq.jobs.status import find_run
+
+        run = find_run(source, runs_dir)
+        from ubq.bench.subject import subject_of_run
+
+        yield subject_of_run(run, backend)
+        return
+    if len(levels) != 4 or width % 8:
+        raise UsageError(
+            _("the U-Net has four levels and a width that 8 divides, not {width} and {mults}").format(
+                width=width, mults=mults
+            ),
+            "--width 512 --mults 1,2,2,2",
+        )
+    from ubq.bench.subject import default_backend, export_config, subject_of_sizes
+    from ubq.model import ModelSizes
+
+    sizes = ModelSizes(encoder_dim=width, dim_mults=tuple(levels))
+    with tempfile.TemporaryDirectory(prefix="ubq-bench-") as folder:
+        yield subject_of_sizes(
+            sizes,
+            export_config(solver, steps),
+            default_backend(backend),
+            Path(folder),
+            narrow_decoders=narrow,
+        )
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    """Positive numbers with commas between them."""
+    try:
+        found = [int(word) for word in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise UsageError(
+            _("{option} {text}: wanted are positive numbers with commas between them").format(option=option, text=text),
+            _("see: {command} --help").format(command="ubq bench"),
+        )
+    return found
+
+
+def _check_solver(name: str, option: str) -> None:
+    solvers = ("ddpm", "ddim", "dpmpp2m")
+    if name not in solvers:
+        raise UsageError(
+            _("there is no solver {name}").format(name=name),
+            _("use {option} {names}").format(option=option, names=_(" or ").join(solvers)),
+        )
