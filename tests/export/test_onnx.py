@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,21 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 from runtime_parity import assert_same_integers, assert_same_unet_step, assert_within_one_step, input_levels
+from torch import nn
 
+from ubq.config.schema import QuantConfig
 from ubq.errors import StageError
+from ubq.export.integer import integer_layer
 from ubq.export.manifest import damaged_files, read_manifest
+from ubq.export.onnx import DIALECT, write_graph
 from ubq.export.onnx_graph import integer_layers_run, require_integers, stored_layers
+from ubq.export.qdq import lower
 from ubq.export.torchscript import engine, lower_layer
-from ubq.quant.layers import QLinearDynamic
+from ubq.quant.layers import QConv2d, QLinearDynamic
+from ubq.quant.phases import set_phase
+from ubq.quant.prepare import calibrate
 from ubq.runtime import load
+from ubq.runtime.onnx import session
 
 ENDINGS = (".onnx", ".decoders.onnx")
 
@@ -88,8 +97,8 @@ def test_every_layer_is_within_one_step_of_the_reference_in_both_runtimes(with_o
             continue
         levels = input_levels(layer)
         model = layer_alone(models[not name.startswith("unet.")], name, tuple(levels.shape))
-        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        (ours,) = session.run(None, {session.get_inputs()[0].name: levels.numpy()})
+        alone = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        (ours,) = alone.run(None, {alone.get_inputs()[0].name: levels.numpy()})
         differing += assert_within_one_step(ours, layer, levels)
         elements += ours.size
         with engine("qnnpack"), torch.no_grad():
@@ -133,3 +142,24 @@ def test_graphs_hold_no_path_of_the_machine_they_were_written_on(with_onnx) -> N
         content = with_onnx.file(ending).read_bytes()
         for folder in (Path.cwd(), Path(torch.__file__).parent, Path.home()):
             assert str(folder).encode() not in content, folder
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("scheme", "backend"), [("aggressive", "fbgemm"), ("default", "x86")])
+def test_one_scale_for_all_weights_and_seven_bit_activations(scheme: str, backend: str, tmp_path) -> None:
+    """What the two other kinds of file need: fewer levels than a byte has, and per-tensor weights."""
+    torch.manual_seed(0)
+    layer = QConv2d(nn.Conv2d(6, 8, (1, 3), padding=(0, 1)), QuantConfig(scheme=scheme, backend=backend))
+    x = torch.randn(4, 6, 1, 33)
+    calibrate(layer, [lambda: layer(0.8 * x)])  # some values lie outside the range
+    set_phase(layer, "frozen")
+    integers = integer_layer("layer", layer.eval())
+    module, file = nn.Sequential(OrderedDict(layer=lower(integers, DIALECT))), tmp_path / "layer.onnx"
+    write_graph(module.eval(), {"x": x[:2]}, ["y"], torch.export.Dim("batch"), file, {})
+    assert integer_layers_run(file) == {"layer": "QLinearConv"}
+    assert_same_integers(stored_layers(file)["layer"], integers)
+    (ours,) = session(file, threads=1).run(None, {"x": x.numpy()})
+    levels = (x / integers.input.scale).round() + integers.input.zero_point
+    found = np.round(ours / integers.output.scale) + integers.output.zero_point
+    assert_within_one_step(found, integers, levels.clamp(0, integers.levels))
+    assert found.max() == integers.levels

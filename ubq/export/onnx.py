@@ -80,16 +80,16 @@ def write_onnx(
     # two of everything: a batch of one would be taken for a constant
     x, time = torch.zeros(2, 1, generator.latent_length), generator.sampler.times[:1].repeat(2)
     marks = {WEIGHTS: weights_sha256}
-    _write(
+    write_graph(
         Step(new), {"x": x, "time": time}, ["prediction"], batch, path,
         marks | {FACTS: facts, TABLES: tables(generator).to_json()},
     )  # fmt: skip
     beside = decoders_file(path)
-    _write(Decoders(new), {"latent": x}, ["velocity", "seismic"], batch, beside, marks)
+    write_graph(Decoders(new), {"latent": x}, ["velocity", "seismic"], batch, beside, marks)
     return path, beside
 
 
-def _write(
+def write_graph(
     module: nn.Module,
     inputs: Mapping[str, Tensor],
     outputs: list[str],
@@ -97,7 +97,16 @@ def _write(
     path: Path,
     metadata: Mapping[str, str],
 ) -> None:
-    """Export one graph whose inputs and outputs all have a free batch dimension."""
+    """Write one graph whose inputs and outputs all have a free batch dimension.
+
+    Args:
+        module: of quantise-dequantise layers.
+        inputs: examples by name, of a batch of two.
+        outputs: names.
+        batch: the free dimension.
+        path: of the file; it appears whole or not at all.
+        metadata: entries of the file.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     with _quiet():
         program = torch.onnx.export(

@@ -79,11 +79,13 @@ class _StaticLayer(_Weights):
 
     def on_grid(self, x: Tensor, grid: Grid) -> Tensor:
         """Floats of any shape, rounded to a grid."""
-        if grid.levels < 255:  # neither runtime has grids of fewer levels: clip in float
-            x = x.clamp(max=grid.scale * (grid.levels - grid.zero_point))
         offset = SIGNED_OFFSET if self.signed else 0
         args = (grid.scale, grid.zero_point - offset, -offset, 255 - offset, torch.int8 if self.signed else torch.uint8)
         return _Q.dequantize_per_tensor(_Q.quantize_per_tensor(x, *args), *args)
+
+    def clipped(self, x: Tensor, grid: Grid) -> Tensor:
+        """Floats cut to a grid of fewer than 256 levels, which neither runtime has; outside the fused group."""
+        return x.clamp(max=grid.scale * (grid.levels - grid.zero_point)) if grid.levels < 255 else x
 
     def dequantised_bias(self) -> Tensor:
         """(O,) float32."""
@@ -107,9 +109,10 @@ class StaticConv2d(_StaticLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, O, H', W')."""
-        x, weight, bias = self.on_grid(x, self.source), self.dequantised_weight(), self.dequantised_bias()
+        x = self.on_grid(self.clipped(x, self.source), self.source)
+        weight, bias = self.dequantised_weight(), self.dequantised_bias()
         y = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-        return self.on_grid(y, self.target)
+        return self.clipped(self.on_grid(y, self.target), self.target)
 
 
 class StaticLinear(_StaticLayer):
@@ -117,8 +120,9 @@ class StaticLinear(_StaticLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) -> (..., O)."""
-        rows = self.on_grid(x if x.dim() == 2 else x.flatten(0, -2), self.source)
-        y = self.on_grid(F.linear(rows, self.dequantised_weight(), self.dequantised_bias()), self.target)
+        rows = self.clipped(x if x.dim() == 2 else x.flatten(0, -2), self.source)
+        y = F.linear(self.on_grid(rows, self.source), self.dequantised_weight(), self.dequantised_bias())
+        y = self.clipped(self.on_grid(y, self.target), self.target)
         return y if x.dim() == 2 else y.reshape(*x.shape[:-1], y.shape[-1])
 
 
