@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from ubq.export import formats
+
 NUMPY = "numpy==2.4.6"
 PI_TORCH = "2.9.1"
 """The newest PyTorch that runs on both Pis: 2.10 stops with an illegal instruction on a Pi 4 (pytorch#176993), and
@@ -47,19 +49,19 @@ class Runtime:
 
 
 TORCHSCRIPT = Runtime(
-    "torchscript",
+    formats.TORCHSCRIPT,
     (".pt",),
     "TorchScript",
     "torch",
     (f"torch=={PI_TORCH}", NUMPY),
-    base_mb=220,
+    base_mb=300,
     # under qnnpack, on files of 268 and 394 MB: 2.9 and 2.7; the first call packs the weights anew beside the old ones
     file_factor=3.0,
 )
 
 ONNX = Runtime(
-    "onnx",
-    (".onnx", ".decoders.onnx"),
+    formats.ONNX,
+    formats.SUFFIXES[formats.ONNX],
     "ONNX Runtime",
     "onnxruntime",
     ("onnxruntime==1.32.0", NUMPY),
@@ -67,8 +69,8 @@ ONNX = Runtime(
     file_factor=0,
 )
 EXECUTORCH = Runtime(
-    "executorch",
-    (".pte",),
+    formats.EXECUTORCH,
+    formats.SUFFIXES[formats.EXECUTORCH],
     "ExecuTorch",
     "executorch",
     ("executorch==1.0.1", f"torch=={PI_TORCH}", NUMPY),
