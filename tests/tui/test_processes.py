@@ -7,13 +7,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import pytest
+from tiny import calibrated, tiny_model, tiny_recipe
 
 from ubq import i18n
+from ubq.config.load import load_config
+from ubq.config.schema import QuantConfig
+from ubq.errors import DataError
+from ubq.export.torchscript import write_torchscript
 from ubq.interface import Interface, read_interface
 from ubq.tui import cost
 from ubq.tui.draft import Draft
+from ubq.tui.probe import _content, _data, file_bytes
 from ubq.tui.processes import Probe, ubq_json
 
 REPOSITORY = Path(__file__).parents[2]
@@ -57,6 +65,36 @@ def test_the_probe_answers_what_needs_torch() -> None:
             await probe.close()
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize("scheme", ["default", "aggressive"])
+def test_the_size_on_the_pi_is_that_of_the_exported_file(scheme: Literal["default", "aggressive"]) -> None:
+    quant = QuantConfig(scheme=scheme)
+    generator = calibrated(tiny_model("paper"), tiny_recipe("paper", quant))
+    file = Path("tiny.pt")
+    write_torchscript(generator, file, quant.backend)
+    assert file_bytes(generator, quant) == pytest.approx(file.stat().st_size, rel=0.05)
+
+
+def test_the_live_check_of_data_counts_files_and_then_reads_every_sample() -> None:
+    for side, first in (("train", 0), ("val", 1)):
+        Path(side).mkdir()
+        maps, gathers = np.full((3, 1, 70, 70), 2000.0, np.float32), np.ones((3, 5, 1000, 70), np.float32)
+        maps[:, :, 35:] = 3000.0
+        np.save(f"{side}/model{first}.npy", maps)
+        np.save(f"{side}/data{first}.npy", gathers)
+    folders = {f"data.{side}_{kind}": side for side in ("train", "val") for kind in ("velocity", "seismic")}
+    loaded = load_config("smoke", folders, isolated=True)
+    found = _data(loaded)
+    assert found["bytes"] == 6 * 4 * (70 * 70 + 5 * 1000 * 70)
+    figures = [c["figure"] for c in found["checks"]]
+    assert figures[0] == "4 files, 9 MB; samples float32 (1, 70, 70), float32 (5, 1000, 70)"
+    assert "3 training and 3 held-out pairs" in figures[1]
+    assert _content(loaded)["checks"][0]["figure"].startswith("all samples read: 6 pairs in 4 files, 2000 to 3000 m/s")
+    maps[1, 0, 3, 3] = np.nan
+    np.save("val/model1.npy", maps)
+    with pytest.raises(DataError, match=r"val/model1\.npy"):
+        _content(loaded)
 
 
 def test_a_question_given_up_ends_its_process_and_the_next_is_answered() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import STAGES, drive, make_run, messages, screen_text, settle, until
+from harness import ANSWERS, STAGES, drive, make_run, messages, screen_text, settle, until
 from textual.pilot import Pilot
 from textual.widgets import OptionList, Static
 
@@ -107,6 +107,18 @@ def test_the_start_lists_runs_newest_first_and_presets() -> None:
         await pilot.press("n")
         await settle(pilot)
         assert "memory for training" in screen_text(pilot.app)  # type: ignore[arg-type]
+
+    drive(steps)
+
+
+def test_the_time_of_a_preset_is_that_of_a_finished_run_or_said_to_be_an_estimate() -> None:
+    async def steps(pilot: Pilot[int]) -> None:
+        await pilot.press("n")
+        await settle(pilot)
+        assert "time estimated: 1 min on" in screen_text(pilot.app)  # type: ignore[arg-type]
+        make_run("smoke-2", "interrupted")
+        make_run("smoke")  # six stages of 12 s
+        await until(pilot, lambda: "run smoke took 1 min 12 s" in screen_text(pilot.app))  # type: ignore[arg-type]
 
     drive(steps)
 
@@ -278,6 +290,25 @@ def test_questions_that_do_not_matter_are_not_asked(probe: list[tuple[str, str]]
         await answer(pilot, "data.train_velocity", "maps")
         assert "data.synth_samples" not in asked()
         assert "data.val_velocity" in asked()
+
+    drive(steps)
+
+
+@pytest.mark.parametrize("count", [1e6, 75e9])
+def test_samples_are_read_at_once_or_it_says_that_they_were_not(
+    count: float, probe: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = {"id": "data.files", "status": "ok", "figure": "10 pairs", "mend": ""}
+    samples = {"id": "data.content", "status": "warning", "figure": "sample 3 is zero", "mend": ""}
+    monkeypatch.setitem(ANSWERS, "data", {"checks": [headers], "bytes": count})
+    monkeypatch.setitem(ANSWERS, "content", {"checks": [samples]})
+
+    async def steps(pilot: Pilot[int]) -> None:
+        await open_wizard(pilot)
+        text = " ".join(screen_text(pilot.app).split())  # type: ignore[arg-type]
+        assert "10 pairs" in text
+        assert ("sample 3 is zero" in text) == (count < 2e9)
+        assert ("only headers were read" in text) == (count > 2e9)
 
     drive(steps)
 
@@ -639,6 +670,10 @@ def test_files_and_commands_are_listed_and_copied() -> None:
         text = screen_text(pilot.app)  # type: ignore[arg-type]
         assert "all 8 success marks passed" in text
         assert "samples.png  1 kB" in text
+        highlight(pilot.app, "next:ubq deploy")
+        await pilot.press("y")
+        await settle(pilot)
+        assert pilot.app.clipboard == "ubq deploy pi@raspberrypi.local:ubq smoke --smoke"
         highlight(pilot.app, "next:scp")
         await pilot.press("y")
         await settle(pilot)

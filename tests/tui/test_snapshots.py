@@ -29,7 +29,7 @@ FOLDER = Path(__file__).parent / "snapshots"
 LANGUAGE = "zh_CN" if os.environ.get("UBQ_LANG") == "zh_CN" else ""
 """Of this process, Chinese in the one that ``test_characters_in_chinese`` starts: words of keys are read at import."""
 UPDATE = bool(os.environ.get("UBQ_UPDATE_SNAPSHOTS"))
-SIZES = ((60, 20), (80, 24), (120, 40))
+SIZES = ((60, 20), (80, 24)) if LANGUAGE else ((60, 20), (80, 24), (120, 40))
 THEMES = ("dark", "light", "terminal")
 SCREENS = ("start", "data", "quantisation", "training", "review", "progress", "checklist", "help", "stop")
 
@@ -110,13 +110,13 @@ def test_characters_in_chinese() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", __file__, *options],
         cwd=Path(__file__).parents[2],
-        env={**kept, "UBQ_LANG": "zh_CN"},
+        env={**kept, "UBQ_LANG": "zh_CN", "UBQ_UPDATE_SNAPSHOTS": "1" if UPDATE else ""},
         capture_output=True,
         text=True,
         timeout=600,
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr
-    assert f"{len(SCREENS) * len(SIZES)} passed" in done.stdout
+    assert f"{2 * len(SCREENS)} passed" in done.stdout
 
 
 @pytest.mark.parametrize("theme", THEMES)

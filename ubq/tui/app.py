@@ -111,7 +111,7 @@ class UbqApp(App[int]):
         about = help_of(self.focused) or help_of(self.screen) or _("No help for this.")
         keys = []
         for _node, binding, enabled, _tooltip in self.screen.active_bindings.values():
-            if binding.description and enabled and not binding.system:
+            if binding.id and binding.description and enabled:  # those without an id are Textual's own
                 keys.append((self.get_key_display(binding), binding.description))
         self.push_screen(Help(about, list(dict.fromkeys(keys))))
 

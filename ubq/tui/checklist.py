@@ -16,7 +16,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.screen import Screen
-from textual.widgets import Footer, OptionList, Static
+from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from ubq.config.keys import toml_value
@@ -28,10 +28,10 @@ from ubq.jobs.runner import load_frozen
 from ubq.jobs.status import snapshot
 from ubq.stages.paths import RunPaths
 from ubq.tui import cost
-from ubq.tui.dialogs import Ask, Menu
+from ubq.tui.dialogs import Ask, Keys, Menu
 from ubq.tui.draft import apply_to_file, option
 from ubq.tui.processes import ubq_json
-from ubq.tui.words import check_word
+from ubq.tui.words import check_word, padded
 
 if TYPE_CHECKING:
     from ubq.tui.app import UbqApp
@@ -62,7 +62,7 @@ def check_line(check: Check) -> Line:
     if check.apply:
         keys = ", ".join(f"{k} = {toml_value(v)}" for k, v in check.apply.items())
         parts.append(_("a applies it: {keys}").format(keys=keys))
-    text = f"{check_word(check.status):<10} {title}: {check.figure}"
+    text = f"{padded(check_word(check.status), 10)} {title}: {check.figure}"
     return Line(f"check:{check.id}", text, "\n".join(parts), check.mend or check.figure, check.apply or None)
 
 
@@ -137,7 +137,7 @@ def next_lines(folder: Path) -> list[Line]:
     models = sorted(RunPaths(folder).exported.glob("*.pt")) if RunPaths(folder).exported.is_dir() else []
     lines = []
     for model in models:
-        deploy = ["ubq", "deploy", f"pi@raspberrypi.local:{folder.name}", folder.name, "--smoke"]
+        deploy = ["ubq", "deploy", "pi@raspberrypi.local:ubq", folder.name, "--smoke"]
         if folder.parent != Path("runs"):
             deploy += ["--runs-dir", str(folder.parent)]
         commands = (
@@ -185,7 +185,7 @@ class ChecklistScreen(Screen[None]):
             yield Menu(id="list")
             with VerticalScroll(id="detail-scroll"):
                 yield Static("", id="detail", markup=False)
-        yield Footer(show_command_palette=False, compact=True)
+        yield Keys()
 
     def on_mount(self) -> None:
         self._fill(run_checks(self.folder))

@@ -24,6 +24,21 @@ class Menu(OptionList):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", _("open"), id="list.open")]
 
 
+class Keys(Footer):
+    """The footer; where it is narrow, without the key of the menu, which the help tells too."""
+
+    NARROW = 70
+
+    def __init__(self) -> None:
+        super().__init__(show_command_palette=False, compact=True)
+
+    def compose(self) -> ComposeResult:
+        narrow = self.app.size.width < self.NARROW
+        for key in super().compose():
+            if not (narrow and getattr(key, "action", "").endswith("command_palette")):
+                yield key
+
+
 class Ask(ModalScreen[str]):
     """A question; returns the id of the answer, or an empty string when it is left.
 
@@ -83,7 +98,7 @@ class Help(ModalScreen[None]):
                 table.add_row(Text(key, style="bold"), does)
             yield Static("")
             yield Static(table)
-        yield Footer(show_command_palette=False, compact=True)
+        yield Keys()
 
     def on_mount(self) -> None:
         self.query_one(VerticalScroll).focus()

@@ -105,7 +105,7 @@ def file_bytes(generator: Generator, quant: QuantConfig) -> int:
         if isinstance(module, QuantLayer):  # its observers become numbers in the code
             grids = len(module.weight) if module.per_channel else 1
             total += module.weight.numel() + 16 * grids + (0 if module.bias is None else 4 * len(module.bias))
-            total += 4 * RECORD_BYTES
+            total += (5 if module.per_channel else 3) * RECORD_BYTES
             return
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             total += tensor.numel() * tensor.element_size() + RECORD_BYTES
@@ -181,6 +181,8 @@ def _preflight(loaded: Loaded) -> dict[str, Any]:
 
 def _data(loaded: Loaded) -> dict[str, Any]:
     """Files, pairs, shapes and data set, from the files' headers; ``bytes`` of the samples, none of them read."""
+    import numpy as np
+
     from ubq.data.pairs import open_pairs
     from ubq.jobs.checks import Check
     from ubq.jobs.doctor import data
@@ -192,7 +194,7 @@ def _data(loaded: Loaded) -> dict[str, Any]:
         pairs = [pair for side in (split.train, split.val) for pair in side.files]
         files = {a.path: a for pair in pairs for a in (pair.velocity, pair.seismic) if a}
         total = sum(a.samples * a.sample_bytes for a in files.values())
-        shapes = sorted({f"{a.dtype} {a.sample_shape}" for a in files.values()}, key=len)
+        shapes = sorted({f"{np.dtype(a.dtype).name} {a.sample_shape}" for a in files.values()}, key=len)
         figure = _("{count} files, {size}; samples {shapes}")
         figure = figure.format(count=len(files), size=bytes_text(total), shapes=", ".join(shapes))
         checks.insert(0, Check(id="data.shape", status="ok", figure=figure))

@@ -18,7 +18,7 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Footer, Input, RichLog, Static
+from textual.widgets import Input, RichLog, Static
 
 from ubq.errors import UbqError
 from ubq.i18n import gettext as _
@@ -29,10 +29,10 @@ from ubq.jobs.state import COMPLETED, CRASHED, PENDING, RUNNING, StageState
 from ubq.jobs.status import Snapshot, percent, snapshot
 from ubq.stages.paths import RunPaths
 from ubq.tui import cost
-from ubq.tui.dialogs import Ask
+from ubq.tui.dialogs import Ask, Keys
 from ubq.tui.plot import curves
 from ubq.tui.runfiles import Log, Metrics
-from ubq.tui.words import state_word
+from ubq.tui.words import padded, state_word
 
 if TYPE_CHECKING:
     from ubq.tui.app import UbqApp
@@ -145,7 +145,7 @@ class Stages(Widget, can_focus=True):
             style = "bold" if state == RUNNING else ""
             if self.has_focus and mark == "▸":
                 style = "reverse"
-            line = Text(f"{mark}{entry.name:<{width}} {state_word(state):<13}", style=style)
+            line = Text(f"{mark}{entry.name:<{width}} {padded(state_word(state), 13)}", style=style)
             line.append(f" {'━' * full}{'╌' * (bar - full)} {share:>3.0f} %")
             line.append(f"  {_stage_figures(entry, state)}")
             text.append_text(line)
@@ -254,7 +254,7 @@ class ProgressScreen(Screen[None]):
             with Vertical(id="log-box"):
                 yield Input(placeholder=_("show lines that hold …"), id="filter", compact=True)
                 yield RichLog(id="log", max_lines=2000, wrap=False, markup=False, highlight=False, min_width=0)
-        yield Footer(show_command_palette=False, compact=True)
+        yield Keys()
 
     def on_mount(self) -> None:
         self.query_one("#filter", Input).display = False

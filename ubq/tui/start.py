@@ -16,7 +16,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import Screen
-from textual.widgets import Footer, OptionList, Static
+from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from ubq.config import presets
@@ -26,8 +26,8 @@ from ubq.jobs.console import duration
 from ubq.jobs.state import COMPLETED
 from ubq.jobs.status import Snapshot, percent, run_folders, snapshot
 from ubq.tui import cost
-from ubq.tui.dialogs import Menu
-from ubq.tui.words import state_word
+from ubq.tui.dialogs import Keys, Menu
+from ubq.tui.words import padded, state_word
 
 if TYPE_CHECKING:
     from ubq.tui.app import UbqApp
@@ -110,7 +110,7 @@ class StartScreen(Screen[None]):
         with Vertical(id="start"):
             yield Menu(id="list")
             yield Static("", id="about", markup=False)
-        yield Footer(show_command_palette=False, compact=True)
+        yield Keys()
 
     def on_mount(self) -> None:
         self._runs = runs_in(self.ubq.runs_dir)
@@ -169,9 +169,9 @@ class StartScreen(Screen[None]):
 
     def _run_line(self, run: Run) -> Text:
         line = Text(no_wrap=True, overflow="ellipsis")
-        line.append(f"  {run.folder.name:<18} ")
-        line.append(f"{state_word(run.state):<13}", style="bold")
-        line.append(f" {run.where:<24} {run.age}")
+        line.append(f"  {padded(run.folder.name, 18)} ")
+        line.append(padded(state_word(run.state), 13), style="bold")
+        line.append(f" {padded(run.where, 24)} {run.age}")
         return line
 
     @on(OptionList.OptionHighlighted)

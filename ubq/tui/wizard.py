@@ -15,12 +15,12 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
 from textual.timer import Timer
 from textual.widget import Widget
-from textual.widgets import Button, ContentSwitcher, Footer, Static
+from textual.widgets import Button, ContentSwitcher, Static
 
 from ubq.errors import UbqError
 from ubq.i18n import gettext as _
 from ubq.tui import cost, questions
-from ubq.tui.dialogs import Ask
+from ubq.tui.dialogs import Ask, Keys
 from ubq.tui.draft import Draft, free_run_name
 from ubq.tui.fields import Field
 from ubq.tui.processes import Probe, ubq_json
@@ -160,7 +160,7 @@ class WizardScreen(Screen[None]):
             yield Button(_("Next"), id="next", compact=True, variant="primary")
             yield Button(_("Start"), id="begin", compact=True, variant="success")
             yield Button(_("Save only"), id="save", compact=True)
-        yield Footer(show_command_palette=False, compact=True)
+        yield Keys()
 
     async def on_mount(self) -> None:
         await self._show()
@@ -459,8 +459,8 @@ def _estimate_text(answer: Mapping[str, Any], threads: int) -> Text:
             word=word, worst=cost.bytes_text(worst), available=cost.bytes_text(available)
         )
     )
-    text.append("\n" + _("file on the Pi: {size}").format(size=cost.bytes_text(answer["file_bytes"])))
-    text.append("; " + cost.time_text(answer, threads or cores()))
+    size, time = cost.bytes_text(answer["file_bytes"]), cost.time_text(answer, threads or cores())
+    text.append("\n" + _("file on the Pi: {size}; {time}").format(size=size, time=time))
     text.append("\n" + ", ".join(f"{stage} {cost.bytes_text(needed)}" for stage, needed in answer["memory"].items()))
     return text
 
