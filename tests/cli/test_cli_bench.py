@@ -71,6 +71,7 @@ def test_matrices_are_those_of_the_graph(file: Path) -> None:
     assert len(matrices) == 75
 
 
+@pytest.mark.slow
 def test_onnxruntimes_own_quantisation_computes_the_unet(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
