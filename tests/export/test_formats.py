@@ -8,18 +8,20 @@ from ubq.cli import main
 from ubq.config import extras
 from ubq.errors import UsageError
 from ubq.export import marks
-from ubq.export.formats import examine, further_files, loadable_files, require_formats
+from ubq.export.formats import examine, loadable_files, require_formats
 
 SHAPES = ((1, 70, 70), (5, 1000, 70))
 LIMITS = (1200.0, 4800.0)
 
 
 def test_a_further_file_that_works_has_no_problems(with_onnx) -> None:
-    (file,) = loadable_files(further_files(with_onnx.files.model, ("torchscript", "onnx")))
+    (file,) = loadable_files(with_onnx.files.model, ("torchscript", "onnx"))
     seen = examine(file, SHAPES, LIMITS, threads=1)
     assert seen["problems"] == []
     assert seen["shapes"] == [[2, 1, 70, 70], [2, 5, 1000, 70]]
     assert seen["seconds_per_pair"] > 0
+    info = with_onnx.files.model.with_name("tiny_info.txt").read_text()
+    assert "other runtimes: tiny.onnx, tiny.decoders.onnx\n" in info
     (shape, speed) = examine(file, ((1, 70, 71), SHAPES[1]), (0.0, 100.0), threads=1)["problems"]
     assert "tiny.onnx: shapes" in shape
     assert "m/s" in speed

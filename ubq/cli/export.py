@@ -162,15 +162,16 @@ def digest(
 
 def _formats(further: list[str], no_quantize: bool) -> tuple[str, ...]:
     """The formats asked for, TorchScript first; none for the configured ones."""
-    from ubq.export.formats import SUFFIXES, TORCHSCRIPT, require_formats
+    from ubq.export.formats import FURTHER, require_formats
+    from ubq.export.runtimes import TORCHSCRIPT
 
-    unknown = [name for name in further if name not in SUFFIXES]
+    unknown = [name for name in further if name not in FURTHER]
     if unknown:
-        raise UsageError(_("--format {name}: no such format").format(name=unknown[0]), ", ".join(SUFFIXES))
+        raise UsageError(_("--format {name}: no such format").format(name=unknown[0]), ", ".join(FURTHER))
     if further and no_quantize:
         raise UsageError(_("the float model is written as TorchScript only"), _("leave --format or --no-quantize out"))
     require_formats(further)
-    return (TORCHSCRIPT, *dict.fromkeys(further)) if further else ()
+    return (TORCHSCRIPT.name, *dict.fromkeys(further)) if further else ()
 
 
 def _exported_folder(source: str, runs_dir: Path) -> Path | None:

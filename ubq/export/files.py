@@ -14,9 +14,10 @@ from ubq import __version__
 from ubq.data.families import VELOCITY_SHAPE
 from ubq.durable import write_atomic
 from ubq.export.digest import digest
-from ubq.export.formats import TORCHSCRIPT, require_formats, write_further
+from ubq.export.formats import require_formats, write_further
 from ubq.export.guide import GUIDE, guide_text, info_text
 from ubq.export.manifest import Facts, sha256, write_manifest
+from ubq.export.runtimes import TORCHSCRIPT
 from ubq.export.torchscript import write_torchscript
 from ubq.quant.generator import Generator, Recipe, shared_copy
 from ubq.quant.layers import QConv2d
@@ -43,7 +44,7 @@ def export_generator(
     *,
     family: str,
     quantise: bool = True,
-    formats: Collection[str] = (TORCHSCRIPT,),
+    formats: Collection[str] = (TORCHSCRIPT.name,),
 ) -> ExportedFiles:
     """Write ``<name>.pt``, further formats, ``<name>_info.txt``, ``deployment_guide.md`` and ``manifest.json``.
 
@@ -60,7 +61,7 @@ def export_generator(
         UsageError: this PyTorch lacks ``recipe.quant.backend``, or a format's packages are not installed.
         ValueError: a layer was never calibrated.
     """
-    formats = formats if quantise else (TORCHSCRIPT,)
+    formats = formats if quantise else (TORCHSCRIPT.name,)
     require_formats(formats)
     folder.mkdir(parents=True, exist_ok=True)
     facts = facts_of(recipe, name, family, quantise)
@@ -72,7 +73,7 @@ def export_generator(
     further = write_further(generator, model, formats, time_tables, facts_json, weights) if weights else []
     size = model.stat().st_size
     info, guide = folder / f"{name}_info.txt", folder / GUIDE
-    write_atomic(info, info_text(facts, size, sha256(model), weights).encode())
+    write_atomic(info, info_text(facts, size, sha256(model), weights, [f.name for f in further]).encode())
     write_atomic(guide, guide_text(facts, size).encode())
     others = (*further, info, guide)
     return ExportedFiles(model, write_manifest(folder, facts, (model, *others), weights), others, facts, weights)

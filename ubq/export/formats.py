@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from ubq.config.extras import install_line, missing_modules
 from ubq.errors import UsageError
+from ubq.export.runtimes import EXECUTORCH, ONNX, RUNTIMES, TORCHSCRIPT
 from ubq.i18n import gettext as _
 
 if TYPE_CHECKING:
     from ubq.quant.generator import Generator
 
-TORCHSCRIPT, ONNX, EXECUTORCH = "torchscript", "onnx", "executorch"
-SUFFIXES = {ONNX: (".onnx", ".decoders.onnx"), EXECUTORCH: (".pte",)}
-"""Format -> endings of its files; the first is the one to load."""
+FURTHER = {name: runtime for name, runtime in RUNTIMES.items() if runtime is not TORCHSCRIPT}
+"""The formats beside TorchScript, as ``export.formats`` names them."""
 
 
 def require_formats(formats: Collection[str]) -> None:
@@ -34,13 +34,12 @@ def require_formats(formats: Collection[str]) -> None:
 
 def further_files(model: Path, formats: Collection[str]) -> list[Path]:
     """The files of these formats beside ``NAME.pt``; TorchScript's own is not among them."""
-    return [model.with_name(model.stem + end) for name in SUFFIXES if name in formats for end in SUFFIXES[name]]
+    return [model.with_name(model.stem + end) for name in FURTHER if name in formats for end in FURTHER[name].suffixes]
 
 
-def loadable_files(files: Collection[Path]) -> list[Path]:
-    """Of an export's files those that ``ubq.runtime`` loads, TorchScript's left out."""
-    others = tuple(end for ends in SUFFIXES.values() for end in ends[1:])
-    return [f for f in files if f.name.endswith(tuple(e[0] for e in SUFFIXES.values())) and not f.name.endswith(others)]
+def loadable_files(model: Path, formats: Collection[str]) -> list[Path]:
+    """Those of ``further_files`` that ``ubq.runtime.load`` is given."""
+    return [model.with_name(model.stem + FURTHER[name].suffixes[0]) for name in FURTHER if name in formats]
 
 
 def write_further(
@@ -66,13 +65,13 @@ def write_further(
     from ubq.export.integer import integer_layers
 
     layers = integer_layers(generator)
-    if ONNX in formats:
+    if ONNX.name in formats:
         from ubq.export.onnx import write_onnx
         from ubq.export.onnx_graph import require_integers
 
         files = write_onnx(generator, model.with_suffix(".onnx"), time_tables, facts, weights_sha256, layers)
         require_integers(files, layers)
-    if EXECUTORCH in formats:
+    if EXECUTORCH.name in formats:
         from ubq.export.executorch import write_executorch
         from ubq.export.executorch_graph import stored_layers
 

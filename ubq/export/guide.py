@@ -5,7 +5,7 @@ Light: imports neither torch nor numpy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ubq.export.manifest import Facts
@@ -30,8 +30,10 @@ torch.save({{"velocity": velocity, "seismic": seismic}}, "pair.pt")
 """
 
 
-def info_text(facts: Facts, file_bytes: int, file_sha256: str, weights_sha256: str | None) -> str:
-    """``<name>_info.txt``: the facts in a few lines."""
+def info_text(
+    facts: Facts, file_bytes: int, file_sha256: str, weights_sha256: str | None, further: Sequence[str] = ()
+) -> str:
+    """``<name>_info.txt``: the facts in a few lines; ``further`` names the files of other formats."""
     model, ranges = facts.model, facts.normalization
     lines = [
         (_("file"), f"{facts.name}.pt"),
@@ -51,6 +53,8 @@ def info_text(facts: Facts, file_bytes: int, file_sha256: str, weights_sha256: s
     ]
     if weights_sha256:
         lines.append(("weights_sha256", weights_sha256))
+    if further:
+        lines.append((_("the same weights for other runtimes"), ", ".join(further)))
     calls = [
         "forward(batch_size=1, steps=0) -> (velocity, seismic)",
         "sample(x_T (B, 1, L), step_noise (steps-1, B, 1, L), steps) -> latent (B, 1, L)",

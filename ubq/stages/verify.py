@@ -48,7 +48,7 @@ class Verify(Stage):
         from ubq.data.normalization import Normalization
         from ubq.data.pairs import open_pairs
         from ubq.durable import read_rows
-        from ubq.export.formats import further_files, loadable_files
+        from ubq.export.formats import loadable_files
         from ubq.export.manifest import read_manifest
         from ubq.export.torchscript import engine, load_torchscript
         from ubq.export.torchscript_graph import count_file
@@ -82,7 +82,7 @@ class Verify(Stage):
                 normalization=Normalization.from_dict(facts["normalization"]),
                 velocity_shape=tuple(facts["velocity_shape"]),
                 seismic_shape=tuple(facts["seismic_shape"]),
-                further=tuple(loadable_files(further_files(file, config.export.formats))),
+                further=tuple(loadable_files(file, config.export.formats)),
             ),
             run=paths.root.name,
             counts=Counts(
