@@ -23,7 +23,8 @@ with contextlib.redirect_stdout(io.StringIO()) as printed:
     runpy.run_path("generate.py", run_name="__main__")
 result = json.loads(printed.getvalue())
 result["machine"] = platform.machine()
-result["cpu_parts"] = sorted({line.split(":")[1].strip() for line in open("/proc/cpuinfo") if "CPU part" in line})
+processors = Path("/proc/cpuinfo").read_text().splitlines()
+result["cpu_parts"] = sorted({line.split(":")[1].strip() for line in processors if "CPU part" in line})
 if runtime == "torchscript":
     import torch
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from ubq.export import formats
-
 NUMPY = "numpy==2.4.6"
 PI_TORCH = "2.9.1"
 """The newest PyTorch that runs on both Pis: 2.10 stops with an illegal instruction on a Pi 4 (pytorch#176993), and
@@ -49,7 +47,7 @@ class Runtime:
 
 
 TORCHSCRIPT = Runtime(
-    formats.TORCHSCRIPT,
+    "torchscript",
     (".pt",),
     "TorchScript",
     "torch",
@@ -60,8 +58,8 @@ TORCHSCRIPT = Runtime(
 )
 
 ONNX = Runtime(
-    formats.ONNX,
-    formats.SUFFIXES[formats.ONNX],
+    "onnx",
+    (".onnx", ".decoders.onnx"),
     "ONNX Runtime",
     "onnxruntime",
     ("onnxruntime==1.32.0", NUMPY),
@@ -69,8 +67,8 @@ ONNX = Runtime(
     file_factor=0,
 )
 EXECUTORCH = Runtime(
-    formats.EXECUTORCH,
-    formats.SUFFIXES[formats.EXECUTORCH],
+    "executorch",
+    (".pte",),
     "ExecuTorch",
     "executorch",
     ("executorch==1.0.1", f"torch=={PI_TORCH}", NUMPY),
