@@ -137,6 +137,20 @@ def test_the_recomputing_linear_holds_no_second_weight(monkeypatch: pytest.Monke
     assert len(set(kept)) <= 4  # x, its mask, the weight itself, the scales
 
 
+def test_observers_take_in_what_autocast_hands_them() -> None:
+    """Inside a network autocast makes an input bfloat16; the ranges stay float32."""
+    layer, x = linear()
+    reference = copy.deepcopy(layer)
+    set_phase(layer, "observe")
+    set_phase(reference, "observe")
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(x.bfloat16())
+    reference(x.bfloat16().float())
+    assert torch.equal(layer.input.observer.low, reference.input.observer.low)
+    assert layer.output.observer.high.dtype == torch.float32
+    assert int(layer.output.observer.batches) == 2
+
+
 def test_fake_quantisation_runs_in_float32_under_autocast() -> None:
     layer, x = linear()
     with phase_set(layer, "frozen"), torch.autocast("cpu", torch.bfloat16):

@@ -159,7 +159,7 @@ class ActivationQuantizer(nn.Module):
     def forward(self, x: Tensor, phase: str) -> Tensor:
         """Any shape; float32 out, whatever autocast says."""
         if phase == "calibrate" or (self.training and phase in OBSERVING):
-            self.observer.observe(x)
+            self.observer.observe(x.float())  # under autocast x may be of half width
         if phase not in ACTIVATIONS_QUANTISED:
             return x
         scale, zero_point = self.observer.grid()
