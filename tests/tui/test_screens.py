@@ -105,8 +105,7 @@ def test_the_start_lists_runs_newest_first_and_presets() -> None:
         assert "train-diffusion 62 %" in text
         assert "smoke" in text
         await pilot.press("n")
-        await settle(pilot)
-        assert "memory for training" in screen_text(pilot.app)  # type: ignore[arg-type]
+        await until(pilot, lambda: "memory for training" in screen_text(pilot.app))  # type: ignore[arg-type]
 
     drive(steps)
 
@@ -114,8 +113,7 @@ def test_the_start_lists_runs_newest_first_and_presets() -> None:
 def test_the_time_of_a_preset_is_that_of_a_finished_run_or_said_to_be_an_estimate() -> None:
     async def steps(pilot: Pilot[int]) -> None:
         await pilot.press("n")
-        await settle(pilot)
-        assert "time estimated: 1 min on" in screen_text(pilot.app)  # type: ignore[arg-type]
+        await until(pilot, lambda: "time estimated: 1 min on" in screen_text(pilot.app))  # type: ignore[arg-type]
         make_run("smoke-2", "interrupted")
         make_run("smoke")  # six stages of 12 s
         await until(pilot, lambda: "run smoke took 1 min 12 s" in screen_text(pilot.app))  # type: ignore[arg-type]
