@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow bench bench-full chaos screenshots messages lint format docs clean
+.PHONY: demo test test-slow test-aarch64 bench bench-full chaos screenshots messages lint format docs clean
 
 demo: $(VENV)/.ready
 	$(BIN)/ubq run --preset demo
@@ -23,6 +23,10 @@ test-slow: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet -e ".[executorch]"
 	$(PYTEST) -m "slow"
 
+# Also a part of test-slow. Downloads about 150 MB once, into UBQ_AARCH64_CACHE (~/.cache/ubq/aarch64).
+test-aarch64: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(PYTEST) -m "slow" tests/aarch64
+
 chaos: $(VENV)/.ready
 	$(PYTEST) -m "chaos"
 
@@ -34,6 +38,12 @@ bench: $(VENV)/.ready
 	$(BIN)/python bench/quality.py $(RUN)
 	$(BIN)/python bench/ptq_qat.py $(RUN) --out $(dir $(RUN))bench
 	$(BIN)/python bench/qat_cost.py
+	$(BIN)/ubq bench sample $(notdir $(RUN)) --runs-dir $(dir $(RUN))
+	$(BIN)/ubq bench steps $(notdir $(RUN)) --runs-dir $(dir $(RUN))
+	$(BIN)/ubq bench sample --width 512
+	$(BIN)/ubq bench kernel --width 512
+	$(BIN)/ubq bench train
+	$(BIN)/ubq bench forward
 
 # 24 GB of memory, 63 GB of disk: make bench-full FOLDER=/where/there/is/room
 bench-full: $(VENV)/.ready
