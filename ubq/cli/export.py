@@ -82,7 +82,7 @@ def checkpoint(
     --no-quantize it may also be a float checkpoint of UB-Diff.
     """
     wanted_formats = _formats(formats or [], no_quantize)
-    asked_for_new = no_quantize or any((solver, steps, step_choices, name, backend, family))
+    asked_for_new = no_quantize or any((solver, steps, step_choices, name, backend, family, formats))
     there = _exported_folder(source, runs_dir) if bundle and not asked_for_new else None
     if there is not None:
         _bundle(there, out, as_json)
