@@ -34,6 +34,15 @@ def whole(there: Path, bundle: Bundle) -> bool:
     return found == FILES and all(sha256(there / name) == sha256(bundle.folder / name) for name in FILES)
 
 
+def put(bundle: Bundle, name: str, content: bytes) -> None:
+    """Another content for a file of the bundle."""
+    (bundle.folder / name).write_bytes(content)
+    manifest = json.loads((bundle.folder / "manifest.json").read_text())
+    entry = next(f for f in manifest["files"] if f["name"] == name)
+    entry |= {"bytes": len(content), "sha256": sha256(bundle.folder / name)}
+    (bundle.folder / "manifest.json").write_text(json.dumps(manifest))
+
+
 def test_a_bundle_arrives_whole_and_is_not_sent_twice(sshd: Sshd, bundle: Bundle, tmp_path: Path, capsys) -> None:
     there = tmp_path / "home of pi" / "it's ubq"
     assert deploy(there, bundle, "--json") == 0
@@ -65,11 +74,7 @@ def test_a_file_that_is_changed_on_its_way_never_gets_its_name(
     there = tmp_path / "there"
     assert deploy(there, bundle) == 0
     old = sha256(there / "toy.pt")
-    (bundle.folder / "toy.pt").write_bytes(b"new" * 1000)
-    manifest = json.loads((bundle.folder / "manifest.json").read_text())
-    entry = next(f for f in manifest["files"] if f["name"] == "toy.pt")
-    entry |= {"bytes": 3000, "sha256": sha256(bundle.folder / "toy.pt")}
-    (bundle.folder / "manifest.json").write_text(json.dumps(manifest))
+    put(bundle, "toy.pt", b"new" * 1000)
     sshd.shim("cat", "exec tr n m")
     assert deploy(there, bundle) == 1
     assert "toy.pt came out different on pi" in failure(capsys)
@@ -208,6 +213,40 @@ def test_only_the_files_of_the_runtime_are_sent(sshd: Sshd, bundle: Bundle, tmp_
         "toy.onnx", "toy.decoders.onnx", "toy_info.txt", "deployment_guide.md", "generate.py", "manifest.json",
         "requirements-onnx.txt",
     }  # fmt: skip
+
+
+TOLD = {"seconds_per_pair": 1.25, "peak_memory_mb": 310, "steps": 4}
+PI4 = """echo '{"python": [3, 11, 2], "executable": "%s", "bits": 64, "machine": "aarch64", "model": "Raspberry Pi 4",
+    "cpu_parts": ["0xd08"], "libraries": {"numpy": "2.4.6", "torch": "2.9.1"}, "memory_mb": 3800,
+    "temperature": 51.6, "throttled": 5}'"""
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "words"),
+    [
+        (
+            f"import json\nprint('noise')\nprint(json.dumps({TOLD}))",
+            0,
+            "Raspberry Pi 4: 1.25 s a pair, 4 steps, 310 MB",
+        ),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGILL)", 1, "illegal instruction"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", 1, "too little memory"),
+        ("import sys\nsys.exit('generate.py: the model does not offer 3 steps')", 1, "does not offer 3 steps"),
+        ("print('no object')", 1, "sample run failed"),
+    ],
+)
+def test_the_sample_run_tells_time_memory_and_heat_or_why_it_failed(
+    script: str, code: int, words: str, sshd: Sshd, bundle: Bundle, tmp_path: Path, capsys
+) -> None:
+    put(bundle, "generate.py", script.encode())
+    sshd.shim("pi-python", PI4 % sys.executable)
+    assert deploy(tmp_path / "there", bundle, "--smoke", "--python", "pi-python") == code
+    told = capsys.readouterr()
+    assert words in (told.err if code else told.out)
+    if code == 0:
+        assert "temperature: 52 C" in told.out
+        assert "throttling: under-voltage, throttled" in told.out
+    assert whole(tmp_path / "there", bundle)  # what was copied stays, whatever the sample run says
 
 
 def test_the_servers_path_is_the_one_that_is_tested(sshd: Sshd) -> None:
