@@ -21,6 +21,8 @@ DATA = torch.randn(24, 6, generator=torch.Generator().manual_seed(1))
 class Regression:
     """A noisy linear fit with batch statistics: everything a checkpoint has to hold."""
 
+    cpu_bfloat16 = False
+
     def __init__(self, phases: tuple[str, ...] = ("train",)) -> None:
         torch.manual_seed(7)
         self.model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))

@@ -215,7 +215,7 @@ class TrainingConfig(Table):
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.995
     """Decay of the exponential moving average of the weights, which is what is validated and exported."""
     amp: bool = True
-    """Train in bfloat16 where the device speeds it up; CPU stays in float32."""
+    """Train in bfloat16 where that is faster: on a GPU, and the autoencoder on a CPU with bfloat16 products."""
     validate_every: Count = 0
     """Validate every so many steps; 0: ten times in the stage."""
 
@@ -229,18 +229,24 @@ class ReconstructionTraining(TrainingConfig):
     """Weight of the mean squared error in the loss."""
 
 
+class VelocityTraining(ReconstructionTraining):
+    """A stage that trains the velocity decoder."""
+
+    patch_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the patch distribution's distance in the loss, which keeps interfaces sharp; 0: upstream's recipe."""
+
+
 class BatchStatisticsTraining(ReconstructionTraining):
     """A stage whose model has BatchNorm layers that see one value a channel and sample."""
 
     batch_size: Annotated[int, Field(ge=2, le=2**31 - 1)] = 16
     """Samples of one optimiser step."""
+    freeze_statistics: Fraction = 1.0
+    """Share of the steps after which BatchNorm uses its running statistics, not the batch's; 1: upstream's recipe."""
 
 
-class AutoencoderTraining(BatchStatisticsTraining):
+class AutoencoderTraining(BatchStatisticsTraining, VelocityTraining):
     """Encoder and velocity decoder."""
-
-    patch_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the patch distribution's distance in the loss, which keeps interfaces sharp; 0: upstream's recipe."""
 
 
 class SeismicTraining(BatchStatisticsTraining):
@@ -265,7 +271,7 @@ class TrainConfig(Table):
     diffusion: DiffusionTraining = DiffusionTraining()
 
 
-class QatTraining(ReconstructionTraining):
+class QatTraining(VelocityTraining):
     """One quantisation-aware training stage."""
 
     epochs: Count = 50

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from itertools import pairwise
 from typing import Protocol
 
@@ -33,6 +32,8 @@ class Task(Protocol):
     """What is trained and how it is scored."""
 
     train_samples: int
+    cpu_bfloat16: bool
+    """Are its steps faster in bfloat16 on a CPU that has it? As measured (bench/README.md)."""
 
     @property
     def model(self) -> nn.Module:
@@ -116,6 +117,12 @@ def train(task: Task, loop: Loop, settings: TrainingConfig, run: RunConfig, seed
 
 def _more_memory() -> str:
     return _("use a smaller preset, a device with more memory, or free some memory, then ubq resume")
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Has this CPU instructions for products in bfloat16? Without them they are slower than in float32."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 class _Training:
@@ -239,10 +246,12 @@ class _Training:
         """Samples that are in memory at a time, at most."""
         return math.ceil(self.settings.batch_size / self.parts)
 
-    def _autocast(self) -> torch.autocast | nullcontext[None]:
-        if self.settings.amp and self.device.type == "cuda" and torch.cuda.is_bf16_supported():
-            return torch.autocast("cuda", torch.bfloat16)
-        return nullcontext()
+    def _autocast(self) -> torch.autocast:
+        kind = self.device.type
+        pays = (kind == "cuda" and torch.cuda.is_bf16_supported()) or (
+            kind == "cpu" and self.task.cpu_bfloat16 and _cpu_has_bfloat16()
+        )
+        return torch.autocast(kind, torch.bfloat16, enabled=self.settings.amp and pays)
 
     def _report(self, loss: float, norm: float, phase: str) -> None:
         lr = self.optimizer.param_groups[0]["lr"]

@@ -7,11 +7,22 @@ from torch import Tensor, nn
 from ubq.config.schema import QatTraining
 from ubq.quant.phases import phase_at, set_phase
 from ubq.training.randomness import SampleDraws
-from ubq.training.tasks import DiffusionTask, LatentDiffusion, Latents, Maps, mean_over, reconstruction_loss
+from ubq.training.tasks import (
+    DiffusionTask,
+    LatentDiffusion,
+    Latents,
+    Maps,
+    evaluation,
+    mean_over,
+    reconstruction_loss,
+    velocity_loss,
+)
 
 
 class QatDecodersTask:
     """Both decoders, fake-quantised, from the latents of the frozen encoder."""
+
+    cpu_bfloat16 = False
 
     def __init__(
         self, decoders: nn.ModuleDict, latents: Latents, train: Maps, val: Maps, settings: QatTraining
@@ -26,18 +37,21 @@ class QatDecodersTask:
         set_phase(self.model, phase)
 
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
-        return self._loss(self.latents.train[samples], self.train, samples)
+        latent, velocity = self.latents.train[samples], self.train.velocity(samples)
+        loss = velocity_loss(self.model["velocity"](latent), velocity, self.settings, draws)
+        return loss + self._seismic_loss(latent, self.train, samples)
 
     def validate(self, batch: int) -> float:
-        observing = self.model.training
-        self.model.eval()
-        value = mean_over(len(self.val), batch, lambda s: self._loss(self.latents.val[s], self.val, s))
-        self.model.train(observing)
-        return value
+        with evaluation(self.model):
+            return mean_over(len(self.val), batch, self._held_out_loss)
 
-    def _loss(self, latent: Tensor, maps: Maps, samples: Tensor) -> Tensor:
-        velocity = reconstruction_loss(self.model["velocity"](latent), maps.velocity(samples), self.settings)
-        return velocity + reconstruction_loss(self.model["seismic"](latent), maps.seismic(samples), self.settings)
+    def _held_out_loss(self, samples: Tensor) -> Tensor:
+        latent, velocity = self.latents.val[samples], self.val.velocity(samples)
+        loss = reconstruction_loss(self.model["velocity"](latent), velocity, self.settings)
+        return loss + self._seismic_loss(latent, self.val, samples)
+
+    def _seismic_loss(self, latent: Tensor, maps: Maps, samples: Tensor) -> Tensor:
+        return reconstruction_loss(self.model["seismic"](latent), maps.seismic(samples), self.settings)
 
 
 class QatDiffusionTask(DiffusionTask):

@@ -30,18 +30,22 @@ def patch_loss(result: Tensor, target: Tensor, draws: SampleDraws) -> Tensor:
         target: maps of the same shape; patches are taken at the same places.
         draws: of the samples in the batch.
     """
-    levels = zip(laplacian_pyramid(result)[:LEVELS], laplacian_pyramid(target)[:LEVELS], strict=True)
-    distances = []
-    for own, wanted in levels:
-        places = own.shape[-1] - PATCH + 1
-        rows_BP = draws.integers(places, PATCHES_PER_MAP).to(own.device)
-        columns_BP = draws.integers(places, PATCHES_PER_MAP).to(own.device)
-        directions_DR = draws.shared_normal(PATCH * PATCH, PROJECTIONS).to(own.device)
-        directions_DR = directions_DR / directions_DR.norm(dim=0)
-        own_XR, wanted_XR = (_patches(maps, rows_BP, columns_BP) @ directions_DR for maps in (own, wanted))
-        gap = (own_XR.sort(dim=0).values - wanted_XR.sort(dim=0).values).abs().mean()
-        distances.append(gap / wanted_XR.std().clamp(min=1e-6))
+    with torch.autocast(result.device.type, enabled=False):  # differences of neighbours need float32
+        pyramids = [laplacian_pyramid(maps.float())[:LEVELS] for maps in (result, target)]
+        distances = [_distance(own, wanted, draws) for own, wanted in zip(*pyramids, strict=True)]
     return torch.stack(distances).mean()
+
+
+def _distance(own: Tensor, wanted: Tensor, draws: SampleDraws) -> Tensor:
+    """Sliced Wasserstein distance of the patches of one level."""
+    places = own.shape[-1] - PATCH + 1
+    rows_BP = draws.integers(places, PATCHES_PER_MAP).to(own.device)
+    columns_BP = draws.integers(places, PATCHES_PER_MAP).to(own.device)
+    directions_DR = draws.shared_normal(PATCH * PATCH, PROJECTIONS).to(own.device)
+    directions_DR = directions_DR / directions_DR.norm(dim=0)
+    own_XR, wanted_XR = (_patches(maps, rows_BP, columns_BP) @ directions_DR for maps in (own, wanted))
+    gap = (own_XR.sort(dim=0).values - wanted_XR.sort(dim=0).values).abs().mean()
+    return gap / wanted_XR.std().clamp(min=1e-6)
 
 
 def _patches(maps: Tensor, rows_BP: Tensor, columns_BP: Tensor) -> Tensor:

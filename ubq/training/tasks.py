@@ -6,13 +6,14 @@ Shapes: B batch, L latent length. Velocity (B, 1, 70, 70) and seismic (B, 5, 100
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ubq.config.schema import AutoencoderTraining, ReconstructionTraining
+from ubq.config.schema import AutoencoderTraining, ReconstructionTraining, SeismicTraining, VelocityTraining
 from ubq.training.modules import Autoencoder
 from ubq.training.randomness import SampleDraws
 from ubq.training.sharpness import patch_loss
@@ -50,6 +51,14 @@ def reconstruction_loss(predicted: Tensor, target: Tensor, settings: Reconstruct
     return settings.l1_weight * difference.abs().mean() + settings.l2_weight * difference.square().mean()
 
 
+def velocity_loss(predicted: Tensor, target: Tensor, settings: VelocityTraining, draws: SampleDraws) -> Tensor:
+    """Reconstruction loss of normalised velocity maps and, by its weight, the distance of their patches."""
+    loss = reconstruction_loss(predicted, target, settings)
+    if settings.patch_weight:
+        loss = loss + settings.patch_weight * patch_loss(predicted, target, draws)
+    return loss
+
+
 def held_out(samples: int, batch: int) -> Iterator[Tensor]:
     """Sample numbers of a validation, in batches."""
     yield from torch.arange(min(samples, VALIDATION_SAMPLES)).split(batch)
@@ -64,69 +73,84 @@ def mean_over(samples: int, batch: int, loss: Callable[[Tensor], Tensor]) -> flo
     return total / count
 
 
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """The model is in evaluation mode inside the block; every layer's own mode comes back after it."""
+    modes = [(layer, layer.training) for layer in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for layer, training in modes:
+            layer.training = training
+
+
 class _FloatTask:
     """A task without quantisation phases; the model is in evaluation mode while it is validated."""
 
     model: nn.Module
+    cpu_bfloat16 = False
+    freeze_statistics = 1.0
 
     def phase(self, step: int, steps: int) -> str:
-        return "train"
+        return "train" if step < self.freeze_statistics * steps else "frozen"
 
     def enter(self, phase: str) -> None:
+        """In the phase ``frozen`` a sample no longer depends on the others of its batch.
+
+        Where a layer sees one value a channel and sample, statistics of small batches are so noisy that they
+        bound the precision of the latents.
+        """
         self.model.train()
+        for layer in self.model.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.train(phase != "frozen")
 
 
 class AutoencoderTask(_FloatTask):
     """Encoder and velocity decoder: velocity -> latent -> velocity."""
 
+    cpu_bfloat16 = True
+
     def __init__(self, model: Autoencoder, train: Maps, val: Maps, settings: AutoencoderTraining) -> None:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
         self.model: Autoencoder = model
         self.train, self.val, self.settings = train, val, settings
         self.train_samples = len(train)
+        self.freeze_statistics = settings.freeze_statistics
 
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
         velocity = self.train.velocity(samples)
-        reconstruction = self.model(velocity)
-        loss = reconstruction_loss(reconstruction, velocity, self.settings)
-        if self.settings.patch_weight:
-            loss = loss + self.settings.patch_weight * patch_loss(reconstruction, velocity, draws)
-        return loss
+        return velocity_loss(self.model(velocity), velocity, self.settings, draws)
 
     def validate(self, batch: int) -> float:
-        self.model.eval()
-
         def loss(samples: Tensor) -> Tensor:
             velocity = self.val.velocity(samples)
             return reconstruction_loss(self.model(velocity), velocity, self.settings)
 
-        value = mean_over(len(self.val), batch, loss)
-        self.model.train()
-        return value
+        with evaluation(self.model):
+            return mean_over(len(self.val), batch, loss)
 
 
 class SeismicTask(_FloatTask):
     """Seismic decoder: latent of the frozen encoder -> seismic."""
 
-    def __init__(
-        self, model: nn.Module, latents: Latents, train: Maps, val: Maps, settings: ReconstructionTraining
-    ) -> None:
+    def __init__(self, model: nn.Module, latents: Latents, train: Maps, val: Maps, settings: SeismicTraining) -> None:
         self.model, self.latents, self.train, self.val, self.settings = model, latents, train, val, settings
         self.train_samples = len(train)
+        self.freeze_statistics = settings.freeze_statistics
 
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
         predicted = self.model(self.latents.train[samples])
         return reconstruction_loss(predicted, self.train.seismic(samples), self.settings)
 
     def validate(self, batch: int) -> float:
-        self.model.eval()
-
         def loss(samples: Tensor) -> Tensor:
             predicted = self.model(self.latents.val[samples])
             return reconstruction_loss(predicted, self.val.seismic(samples), self.settings)
 
-        value = mean_over(len(self.val), batch, loss)
-        self.model.train()
-        return value
+        with evaluation(self.model):
+            return mean_over(len(self.val), batch, loss)
 
 
 class LatentDiffusion(Protocol):
@@ -150,17 +174,13 @@ class DiffusionTask(_FloatTask):
         return self._loss(self.latents.train[samples], draws)
 
     def validate(self, batch: int) -> float:
-        training = self.model.training
-        self.model.eval()
-
         def loss(samples: Tensor) -> Tensor:
             # the same noise and time steps at every validation, so that its changes are the model's
             draws = SampleDraws(0, "validation", samples.tolist())
             return self._loss(self.latents.val[samples % len(self.latents.val)], draws)
 
-        value = mean_over(MOST_DRAWS * len(self.latents.val), batch, loss)
-        self.model.train(training)
-        return value
+        with evaluation(self.model):
+            return mean_over(MOST_DRAWS * len(self.latents.val), batch, loss)
 
     def _loss(self, latent: Tensor, draws: SampleDraws) -> Tensor:
         time = draws.integers(self.diffusion.steps).to(latent.device)
