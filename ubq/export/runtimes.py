@@ -24,7 +24,7 @@ class Runtime:
         title: how people call it.
         module: Python module that must be there.
         packages: exact requirements, tried on emulated Raspberry Pis.
-        base_mb: memory of the process with the library loaded, MB.
+        base_mb: memory of the process with the library loaded, MB; 0: not measured yet.
         file_factor: memory at the peak, over that, as a multiple of the file's size.
     """
 
@@ -33,8 +33,8 @@ class Runtime:
     title: str
     module: str
     packages: tuple[str, ...]
-    base_mb: int
-    file_factor: float
+    base_mb: int = 0
+    file_factor: float = 0.0
 
     @property
     def requirements(self) -> str:
@@ -63,8 +63,6 @@ ONNX = Runtime(
     "ONNX Runtime",
     "onnxruntime",
     ("onnxruntime==1.32.0", NUMPY),
-    base_mb=0,
-    file_factor=0,
 )
 EXECUTORCH = Runtime(
     "executorch",
@@ -72,8 +70,6 @@ EXECUTORCH = Runtime(
     "ExecuTorch",
     "executorch",
     ("executorch==1.0.1", f"torch=={PI_TORCH}", NUMPY),
-    base_mb=0,
-    file_factor=0,
 )
 RUNTIMES = {runtime.name: runtime for runtime in (ONNX, TORCHSCRIPT, EXECUTORCH)}
 """By name, the one to prefer first."""
