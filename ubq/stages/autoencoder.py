@@ -10,7 +10,7 @@ from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
 from ubq.stages.files import save_tensors
 from ubq.stages.floatmodel import AUTOENCODER, imported, new_parts, normalization_of, state_of
-from ubq.stages.latents import save_latents
+from ubq.stages.latents import ENCODER_BATCH, save_latents
 from ubq.stages.loop import run_training
 from ubq.stages.maps import open_maps
 from ubq.stages.paths import RunPaths
@@ -20,6 +20,7 @@ class TrainAutoencoder(Stage):
     """Reads velocity maps only, makes ``autoencoder.pt`` and ``latents.pt``."""
 
     name = "train-autoencoder"
+    version = 2  # sorts the latent's channels
     trains = True
     reads = (
         "seed",
@@ -40,6 +41,8 @@ class TrainAutoencoder(Stage):
         return [paths.checkpoints(self.name) / "autoencoder.pt", paths.latents]
 
     def run(self, context: StageContext) -> None:
+        from ubq.training.latent_order import order_latent
+        from ubq.training.latents import encode_all
         from ubq.training.modules import Autoencoder
         from ubq.training.tasks import AutoencoderTask
 
@@ -50,5 +53,6 @@ class TrainAutoencoder(Stage):
         model = Autoencoder(**parts)
         train, val = open_maps(config, paths, normalization_of(config, paths), device, seismic=False)
         run_training(context, AutoencoderTask(model, train, val, settings), settings, device)
+        order_latent(model, encode_all(model.encoder, train, ENCODER_BATCH))
         save_latents(model.encoder, {"train": train, "val": val}, paths)
         save_tensors(paths.checkpoints(self.name) / "autoencoder.pt", state_of(parts))
