@@ -12,13 +12,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 from runtime_parity import assert_same_integers, assert_same_unet_step, assert_within_one_step, input_levels
+from tiny import calibrated, tiny_model, tiny_recipe
 from torch import nn
 
 from ubq.config.schema import QuantConfig
 from ubq.errors import StageError
-from ubq.export.integer import integer_layer
+from ubq.export.integer import integer_layer, integer_layers
 from ubq.export.manifest import damaged_files, read_manifest
-from ubq.export.onnx import DIALECT, write_graph
+from ubq.export.onnx import DIALECT, write_graph, write_onnx
 from ubq.export.onnx_graph import integer_layers_run, require_integers, stored_layers
 from ubq.export.qdq import lower
 from ubq.export.torchscript import engine, lower_layer
@@ -163,3 +164,19 @@ def test_one_scale_for_all_weights_and_seven_bit_activations(scheme: str, backen
     found = np.round(ours / integers.output.scale) + integers.output.zero_point
     assert_within_one_step(found, integers, levels.clamp(0, integers.levels))
     assert found.max() == integers.levels
+
+
+@pytest.mark.slow
+def test_the_forks_unet_which_does_not_see_the_time_step(tmp_path) -> None:
+    generator = calibrated(tiny_model("fork"), tiny_recipe("fork"))
+    layers = integer_layers(generator)
+    files = write_onnx(generator, tmp_path / "fork.onnx", True, "{}", "0" * 64, layers)
+    require_integers(files, layers)
+    loaded = load(files[0], threads=1)
+    velocity, seismic = loaded.sample(2, 0, 1)
+    assert (velocity.shape, seismic.shape) == ((2, 1, 70, 70), (2, 5, 30, 7))
+    x = np.random.default_rng(0).standard_normal((3, 1, loaded.latent_length)).astype(np.float32)
+    time = generator.sampler.times[:1].expand(3)
+    with torch.no_grad():
+        wanted = generator.unet(torch.from_numpy(x), time).numpy()
+    assert np.linalg.norm(loaded.unet(x, time.numpy()) - wanted) <= 0.05 * np.linalg.norm(wanted)
