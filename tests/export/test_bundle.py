@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from tiny_generator import tiny_generator, tiny_recipe
 
 from ubq.cli import main
 from ubq.config.extras import missing_modules
+from ubq.config.schema import QuantConfig
 from ubq.errors import UsageError
 from ubq.export.bundle import Bundle, make_bundle, open_bundle, pack
 from ubq.export.files import export_generator
@@ -31,7 +33,8 @@ OF_RUNTIME = {
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    recipe = tiny_recipe()
+    # generate.py runs under the Pi's engine; over a whole chain of random weights engines drift apart by per cents
+    recipe = replace(tiny_recipe(), quant=QuantConfig(backend="qnnpack"))
     formats = ("torchscript", "onnx") if ONNX_HERE else ("torchscript",)
     folder = tmp_path_factory.mktemp("run") / "exported_models"
     export_generator(tiny_generator(recipe), recipe, folder, "tiny", family="style-a", formats=formats)
@@ -101,7 +104,7 @@ def test_the_script_draws_the_pairs_that_ubq_draws(bundle: Bundle, runtime: str,
     finally:
         torch.backends.quantized.engine = before
     for found, wanted in zip((velocity, seismic), own, strict=True):
-        assert np.linalg.norm(found - wanted) <= 0.02 * np.linalg.norm(wanted)  # the engines differ by single steps
+        assert np.linalg.norm(found - wanted) <= 1e-3 * np.linalg.norm(wanted)
     _told, one, _seismic = generated(bundle, runtime, tmp_path / "b", "--seed", "5")
     np.testing.assert_array_equal(one[0], velocity[0])
     _told, other, _seismic = generated(bundle, runtime, tmp_path / "c", "--seed", "6", "--steps", "2")
