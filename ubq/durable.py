@@ -56,6 +56,24 @@ def write_atomic(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """For libraries that write files themselves: what the block writes to the path given replaces ``path`` in one step.
+
+    The folder is made when missing. If the block fails, the old file is untouched and no temporary one is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
 def plain(value: object) -> object:
     """A value as JSON holds it: NaN and infinities become null, array scalars and paths become plain."""
     if value is None or isinstance(value, str | bool | int):

@@ -13,6 +13,7 @@ import torch
 
 from ubq.checkpoints.upstream import upstream_names
 from ubq.model import GaussianDiffusion, ModelSizes, UBDiff
+from ubq.training.latent_order import chain
 
 pytestmark = pytest.mark.slow
 
@@ -88,6 +89,13 @@ def test_the_report_holds_every_mark_with_what_was_measured(smoke: Path) -> None
     assert marks["generation"]["passed"]
     assert marks["conv1d_left"]["value"] == 0
     assert not report["passed"], "eight training steps do not make a generator"
+
+
+def test_the_latents_channels_are_left_in_order(smoke: Path) -> None:
+    latents = torch.load(smoke / "runs/smoke/checkpoints/latents/latents.pt", weights_only=True)
+    order, signs = chain(latents["train"])
+    assert torch.equal(order, torch.arange(len(order)))
+    assert len(signs.unique()) == 1
 
 
 def test_the_same_command_again_runs_nothing(smoke: Path) -> None:

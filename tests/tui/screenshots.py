@@ -12,10 +12,10 @@ from typing import Any
 from harness import ANSWERS, make_run, settle
 from textual.pilot import Pilot
 
+from ubq import cpu
 from ubq.interface import Interface
 from ubq.jobs import status
 from ubq.jobs.owner import Owner
-from ubq.stages import device
 from ubq.tui import processes, progress, start
 from ubq.tui.app import UbqApp
 from ubq.tui.checklist import ChecklistScreen
@@ -63,7 +63,7 @@ def main() -> None:
     status.alive = lambda owner, run: True  # type: ignore[assignment]
     progress._resident = lambda owner: 4_210_000_000  # type: ignore[assignment]
     start.age = lambda updated: "5 min ago"  # type: ignore[assignment]
-    device.cores = lambda: 8  # type: ignore[assignment]
+    cpu.cores = lambda: 8  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as work:
         os.environ["XDG_CONFIG_HOME"] = work
         os.chdir(work)

@@ -7,12 +7,9 @@ step is left to everything else: quantising, normalisation, attention, layout.
 
 from __future__ import annotations
 
-import logging
 import tempfile
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +20,7 @@ from torch import Tensor, nn
 from ubq.bench.subject import Subject, title_of
 from ubq.bench.timing import machine, markdown, take_turns
 from ubq.config.extras import missing_modules
+from ubq.export.quiet import quiet
 from ubq.export.torchscript_graph import count_file
 from ubq.quant.generator import part_of
 
@@ -145,7 +143,7 @@ def onnxruntime_step(
 
     plain, quantised = folder / "unet.onnx", folder / "unet-int8.onnx"
     example = (torch.randn(1, 1, latent), torch.zeros(1, dtype=torch.int64))
-    with _silence():
+    with quiet():
         torch.onnx.export(
             unet, example, plain, input_names=["x", "time"], output_names=["y"], verbose=False, external_data=False
         )
@@ -161,7 +159,7 @@ def onnxruntime_step(
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.rows, None)
 
-    with _silence():
+    with quiet():
         quantization.quantize_static(
             plain, quantised, Reader(), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
             op_types_to_quantize=["Conv", "MatMul", "Gemm"],
@@ -172,19 +170,6 @@ def onnxruntime_step(
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(quantised), options, providers=["CPUExecutionProvider"])
     return lambda x, time: session.run(None, {"x": x.numpy(), "time": time.numpy()})
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Without the exporter's and the quantiser's advice, which the reader of a table cannot act on."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def measure_kernel(

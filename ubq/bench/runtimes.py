@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ubq.bench.timing import Timing, cpu_threads, take_turns
+from ubq.bench.timing import Timing, cpu_threads, machine, markdown, take_turns
 from ubq.runtime import SUFFIXES, load
 
 SAMPLE, DECODE = "sample", "decode"
@@ -39,6 +40,16 @@ class RuntimeTiming:
         """Median seconds for a pair."""
         return self.sample.median + self.decode.median
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON; seconds."""
+        return {
+            "runtime": self.name,
+            "file": str(self.file),
+            "load": self.load,
+            "sample": self.sample.median,
+            "decode": self.decode.median,
+        }
+
 
 @dataclass(frozen=True)
 class RuntimeComparison:
@@ -63,6 +74,21 @@ class RuntimeComparison:
             )
             for r in self.runtimes
         ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {
+            "steps": self.steps,
+            "threads": self.threads,
+            "rounds": self.rounds,
+            "machine": machine(),
+            "runtimes": [r.to_dict() for r in self.runtimes],
+        }
+
+    def to_markdown(self) -> str:
+        """The table, and under it how it was measured."""
+        note = f"{self.steps} steps, {self.threads} threads, medians of {self.rounds} alternating rounds; {machine()}"
+        return f"{markdown(HEADER, self.rows())}\n\n{note}"
 
 
 def measure_runtimes(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -23,10 +24,7 @@ from ubq.i18n import gettext as _
 from ubq.quant.checkpoint import load_qat
 from ubq.quant.generator import Generator, Sampler, shared_copy
 from ubq.stages.paths import RunPaths
-
-SOLVERS: tuple[Solver, ...] = ("dpmpp2m", "ddim", "ddpm")
-STEPS = (4, 6, 8, 10, 12, 15, 20, 30, 50)
-FINAL = "final_qat_model.pt"
+from ubq.stages.qat_diffusion import FINAL
 
 
 @dataclass(frozen=True)
@@ -124,9 +122,9 @@ def measure_steps(
     run: Path,
     *,
     maps: int,
+    solvers: Sequence[Solver],
+    steps: Sequence[int],
     seed: int = 0,
-    solvers: Sequence[Solver] = SOLVERS,
-    steps: Sequence[int] = STEPS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> StepsResult:
     """Draw every curve of a run's models.
@@ -208,7 +206,7 @@ def draw_curves(result: StepsResult, path: Path) -> None:
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    colours = {solver: f"C{i}" for i, solver in enumerate(SOLVERS)}
+    colours = {solver: f"C{i}" for i, solver in enumerate(get_args(Solver))}
     for model, solver in dict.fromkeys((p.model, p.solver) for p in result.points):
         line = [p for p in result.points if (p.model, p.solver) == (model, solver)]
         values = [p.quality.ratio for p in line]

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ubq.cpu import cores
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -71,17 +73,12 @@ def cpu_threads(count: int) -> Iterator[int]:
     import torch
 
     before = torch.get_num_threads()
-    chosen = count or usable_cores()
+    chosen = count or cores()
     torch.set_num_threads(chosen)
     try:
         yield chosen
     finally:
         torch.set_num_threads(before)
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> str:
@@ -91,7 +88,7 @@ def machine() -> str:
 
     memory = psutil.virtual_memory().total / 2**30
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{_processor()}, {usable_cores()} cores, {memory:.0f} GiB{load}; torch {torch.__version__}"
+    return f"{_processor()}, {cores()} cores, {memory:.0f} GiB{load}; torch {torch.__version__}"
 
 
 def _processor() -> str:

@@ -24,8 +24,9 @@ from ubq.data.families import SAMPLES_PER_FILE, SEISMIC_SHAPE, VELOCITY_SHAPE
 from ubq.data.synthetic import synthesise_velocity
 from ubq.errors import StageError
 from ubq.i18n import gettext as _
+from ubq.stages.pipeline import PIPELINE
 
-STAGES = ("train-autoencoder", "train-seismic", "train-diffusion", "qat-decoders", "qat-diffusion")
+STAGES = tuple(stage.name for stage in PIPELINE if stage.trains)
 NEEDS_SEISMIC = ("train-seismic", "qat-decoders")
 WAYS = ("plain", "ubq")
 MAPS_SHAPED = 64
@@ -121,8 +122,7 @@ def measure_training(
     with tempfile.TemporaryDirectory(prefix="ubq-bench-") as name:
         root = Path(name)
         config = load_config(preset, {"threads": threads, "device": "cpu"}, isolated=True).config
-        seismic_maps = max(gathers if set(stages) & set(NEEDS_SEISMIC) else 0, 0)
-        write_files(root, max(files), seismic_maps)
+        write_files(root, max(files), gathers if set(stages) & set(NEEDS_SEISMIC) else 0)
         done, total = 0, len(stages) * len(files) * len(WAYS)
         for stage in stages:
             for count in files:

@@ -29,8 +29,7 @@ from ubq.quant.generator import decoders
 from ubq.quant.phases import set_phase
 from ubq.quant.prepare import calibrate
 from ubq.stages.autoencoder import TrainAutoencoder
-from ubq.stages.base import Interrupted, Stage
-from ubq.stages.diffusion import TrainDiffusion
+from ubq.stages.base import Interrupted
 from ubq.stages.files import save_tensors
 from ubq.stages.floatmodel import (
     AUTOENCODER,
@@ -45,19 +44,15 @@ from ubq.stages.floatmodel import (
 from ubq.stages.latents import save_latents
 from ubq.stages.maps import open_maps
 from ubq.stages.paths import RunPaths
+from ubq.stages.pipeline import PIPELINE
 from ubq.stages.qat import qat_generator
-from ubq.stages.qat_decoders import QatDecoders
-from ubq.stages.qat_diffusion import QatDiffusion
-from ubq.stages.seismic import TrainSeismic
 from ubq.training.modules import Autoencoder, SeismicBranch
 from ubq.training.tasks import reconstruction_loss
 
 CPU = torch.device("cpu")
 FAR = 1_000_000
 """Steps of a stage that is stopped long before: no validation and no cosine end in what is measured."""
-STAGES: dict[str, type[Stage]] = {
-    s.name: s for s in (TrainAutoencoder, TrainSeismic, TrainDiffusion, QatDecoders, QatDiffusion)
-}
+STAGES = {stage.name: stage for stage in PIPELINE if stage.trains}
 
 
 class Clock:
@@ -158,7 +153,7 @@ def run_stage(config: Config, paths: RunPaths, stage: str, steps: int) -> Clock:
     """The stage itself."""
     context = Context(config, paths, stage, steps)
     try:
-        STAGES[stage]().run(context)  # type: ignore[arg-type]
+        STAGES[stage].run(context)  # type: ignore[arg-type]
     except Interrupted:
         return context.clock
     raise AssertionError("the stage ended before it was stopped")

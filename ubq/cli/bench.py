@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, get_args
 
 import typer
 
@@ -170,27 +170,11 @@ def runtimes(
 ) -> None:
     """One pair by each runtime that a model was exported for."""
     files = _exported_files(sources or [], runs_dir)
-    from ubq.bench.runtimes import HEADER, measure_runtimes
-    from ubq.bench.timing import machine, markdown
+    from ubq.bench.runtimes import measure_runtimes
 
     with progress(_("measuring"), _("calls")) as show:
         found = measure_runtimes(files, rounds=rounds, steps=sampling_steps, threads=threads, progress=show)
-    if as_json:
-        rows = [
-            {
-                "runtime": r.name,
-                "file": str(r.file),
-                "load": r.load,
-                "sample": r.sample.median,
-                "decode": r.decode.median,
-            }
-            for r in found.runtimes
-        ]
-        result = {"steps": found.steps, "threads": found.threads, "rounds": found.rounds, "machine": machine()}
-        typer.echo(json.dumps({**result, "runtimes": rows}, indent=2))
-        return
-    note = f"{found.steps} steps, {found.threads} threads, medians of {found.rounds} alternating rounds; {machine()}"
-    typer.echo(f"{markdown(HEADER, found.rows())}\n\n{note}")
+    _print(found, as_json)
 
 
 @app.command()
@@ -202,11 +186,11 @@ def forward(
 ) -> None:
     """Pairs per second of forward modelling, and how it scales over the cores."""
     from ubq.bench.forward import measure_forward
-    from ubq.bench.timing import usable_cores
+    from ubq.cpu import cores
     from ubq.data.forward import require_deepwave
 
     require_deepwave()
-    counts = _numbers(workers, "--workers") if workers else sorted({1, usable_cores()})
+    counts = _numbers(workers, "--workers") if workers else sorted({1, cores()})
     with progress(_("measuring"), _("calls")) as show:
         found = measure_forward(counts, maps=maps, rounds=rounds, progress=show)
     _print(found, as_json)
@@ -221,7 +205,9 @@ def _print(found: Result, as_json: bool, **more: str) -> None:
 
 def _exported_files(sources: list[str], runs_dir: Path) -> list[Path]:
     """Exported files that a command line means: those of a run, TorchScript first, or as named."""
-    if sources and all(Path(s).suffix in (".pt", ".onnx", ".pte") for s in sources):
+    from ubq.runtime import SUFFIXES
+
+    if sources and all(Path(s).suffix in SUFFIXES for s in sources):
         return [Path(s) for s in sources]
     if len(sources) > 1:
         raise UsageError(
@@ -231,8 +217,8 @@ def _exported_files(sources: list[str], runs_dir: Path) -> list[Path]:
     from ubq.cli.sample import exported_file
 
     first = exported_file(sources[0] if sources else None, runs_dir)
-    others = (first.with_suffix(suffix) for suffix in (".onnx", ".pte"))
-    return [first, *(file for file in others if file.is_file())]
+    others = (first.with_suffix(suffix) for suffix in SUFFIXES)
+    return [first, *(file for file in others if file != first and file.is_file())]
 
 
 @contextmanager
@@ -293,7 +279,9 @@ def _numbers(text: str, option: str) -> list[int]:
 
 
 def _check_solver(name: str, option: str) -> None:
-    solvers = ("ddpm", "ddim", "dpmpp2m")
+    from ubq.config.schema import Solver
+
+    solvers = get_args(Solver)
     if name not in solvers:
         raise UsageError(
             _("there is no solver {name}").format(name=name),

@@ -102,10 +102,13 @@ def _files(target: str, runs_dir: Path) -> tuple[Path | None, Path | None]:
     path = Path(target)
     if path.is_file():
         return (None, path) if _is_torchscript(path) else (path, None)
+    from ubq.stages.qat_decoders import FINAL as FINAL_DECODERS
+    from ubq.stages.qat_diffusion import FINAL as FINAL_MODEL
+
     paths = _run_folder(target, runs_dir)
     checkpoints = [
-        paths.checkpoints("qat-diffusion") / "final_qat_model.pt",
-        paths.checkpoints("qat-decoders") / "final_qat_decoders.pt",
+        paths.checkpoints("qat-diffusion") / FINAL_MODEL,
+        paths.checkpoints("qat-decoders") / FINAL_DECODERS,
     ]
     checkpoint = next((c for c in checkpoints if c.is_file()), None)
     exported = next((f for f in sorted(paths.exported.glob("*.pt")) if _is_torchscript(f)), None)

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from ubq.config.extras import install_line, missing_modules
+from ubq.cpu import cores
 from ubq.data.array_file import ArrayFile, open_array
 from ubq.data.families import SEISMIC_SHAPE
 from ubq.data.pairs import list_files
@@ -272,7 +273,7 @@ def forward_files(
                 else:
                     jobs.append(job)
             _check_space(jobs, out_dir)
-            return _Run(jobs, ready, total, report, stop).work(workers or _cores())
+            return _Run(jobs, ready, total, report, stop).work(workers or cores())
     except OSError as error:
         raise DataError(
             _("cannot write {folder}: {why}").format(folder=out_dir, why=error.strerror or error),
@@ -392,11 +393,6 @@ def _check_space(jobs: list[_Job], out_dir: Path) -> None:
             ),
             _("free some space or choose another folder"),
         )
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

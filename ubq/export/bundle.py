@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ubq.durable import dump_json, write_atomic
+from ubq.durable import dump_json, replacing, write_atomic
 from ubq.errors import UsageError
 from ubq.export import generate
 from ubq.export.bundle_guide import bundle_guide_text
@@ -113,23 +113,19 @@ def make_bundle(exported: Path, out: Path | None = None) -> Bundle:
 def pack(bundle: Bundle) -> Path:
     """Write ``<name>-bundle.tar.gz`` beside a bundle's folder; the same files give the same bytes."""
     path = bundle.folder.with_name(f"{bundle.folder.name}.tar.gz")
-    temporary = path.with_name(f".{path.name}.tmp")
     names = sorted([*(entry["name"] for entry in bundle.manifest["files"]), MANIFEST])
-    try:
-        with (
-            temporary.open("wb") as raw,
-            # level 1: int8 weights hardly compress, whatever the effort
-            gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as packed,
-            tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
-        ):
-            for name in names:
-                entry = tarfile.TarInfo(f"{bundle.folder.name}/{name}")
-                entry.size, entry.mode = (bundle.folder / name).stat().st_size, _ARCHIVED_MODE
-                with (bundle.folder / name).open("rb") as file:
-                    archive.addfile(entry, file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replacing(path) as temporary,
+        temporary.open("wb") as raw,
+        # level 1: int8 weights hardly compress, whatever the effort
+        gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for name in names:
+            entry = tarfile.TarInfo(f"{bundle.folder.name}/{name}")
+            entry.size, entry.mode = (bundle.folder / name).stat().st_size, _ARCHIVED_MODE
+            with (bundle.folder / name).open("rb") as file:
+                archive.addfile(entry, file)
     return path
 
 

@@ -6,11 +6,7 @@ sampler's tables; ``ubq.runtime`` runs the solver's loop around them. Every meth
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ubq.durable import replacing
 from ubq.export.integer import IntegerLayer
 from ubq.export.qdq import Decoders, Dialect, DynamicLinear, Step, lowered, tables
+from ubq.export.quiet import quiet
 from ubq.quant.generator import Generator
 from ubq.runtime.executorch import DECODERS, FACTS, TABLES, UNET
 
@@ -64,7 +62,7 @@ def write_executorch(
     new = lowered(generator, time_tables, DIALECT, layers)
     x, time = torch.zeros(1, 1, generator.latent_length), generator.sampler.times[:1].clone()
     texts = {FACTS: facts, TABLES: tables(generator).to_json()}
-    with _quiet():
+    with quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
@@ -77,28 +75,10 @@ def write_executorch(
             constant_methods={name: _bytes(text) for name, text in texts.items()},
         )
         program = edge.to_executorch()
-    temporary = path.with_name(f".{path.name}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         program.write_to_file(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
     return edge
 
 
 def _bytes(text: str) -> Tensor:
     return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the compiler's remarks, which a user cannot act on."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -6,18 +6,16 @@ turns latents into pairs. ``ubq.runtime`` runs the solver's loop around them.
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from ubq.durable import replacing
 from ubq.export.integer import IntegerLayer
 from ubq.export.qdq import Decoders, Dialect, DynamicLinear, Step, lowered, tables
+from ubq.export.quiet import quiet
 from ubq.quant.generator import Generator
 from ubq.runtime.generator import TABLES
 from ubq.runtime.onnx import FACTS, WEIGHTS, decoders_file
@@ -107,8 +105,7 @@ def write_graph(
         path: of the file; it appears whole or not at all.
         metadata: entries of the file.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             module,
             tuple(inputs.values()),
@@ -123,22 +120,5 @@ def write_graph(
         for node in program.model.graph.all_nodes():
             node.metadata_props.clear()  # stack traces with the paths of this machine
         program.model.metadata_props.update(metadata)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        program.save(str(temporary))
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks, which a user cannot act on."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+        with replacing(path) as temporary:
+            program.save(str(temporary))

@@ -23,7 +23,7 @@ class Runtime:
         suffixes: of its files, ``<name><suffix>``; the first decides.
         title: how people call it.
         module: Python module that must be there.
-        packages: exact requirements, tried on emulated Raspberry Pis.
+        packages: exact requirements.
         base_mb: memory of the process with the library loaded, MB; 0: not measured yet.
         file_factor: memory at the peak, over that, as a multiple of the file's size.
     """

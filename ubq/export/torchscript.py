@@ -7,7 +7,6 @@ the file is loaded.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ubq.durable import replacing
 from ubq.errors import UsageError
 from ubq.export.integer import Grid, IntegerLayer, integer_layers
 from ubq.export.manifest import FACTS
@@ -166,12 +166,8 @@ def write_torchscript(
     with engine(backend), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scripted = script(lower(generator, time_tables))
-        temporary = path.with_name(f".{path.name}.tmp")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.jit.save(scripted, str(temporary), _extra_files={FACTS: facts})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            torch.jit.save(scripted, str(temporary), _extra_files={FACTS: facts})
     return scripted
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ubq.checkpoints.store import CheckpointStore
+from ubq.cpu import cores
 from ubq.durable import LineFile, plain, write_atomic
 from ubq.errors import (
     EXIT_MARK_FAILED,
@@ -55,7 +56,6 @@ from ubq.jobs.state import (
 from ubq.jobs.status import command_line
 from ubq.jobs.tracking import Tracking
 from ubq.stages.base import Interrupted
-from ubq.stages.device import cores
 from ubq.stages.paths import RunPaths
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ The file is ``torch.save`` of plain values and tensors, loaded with ``weights_on
 from __future__ import annotations
 
 import fnmatch
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from ubq.config.schema import ExportConfig, QuantConfig
 from ubq.data.normalization import Normalization
+from ubq.durable import replacing
 from ubq.errors import CheckpointError
 from ubq.i18n import gettext as _
 from ubq.model import ModelSizes, UBDiff
@@ -78,12 +78,8 @@ def save_qat(
         "metadata": dict(metadata or {}),
         "state": state,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    torch.save(document, temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        torch.save(document, temporary)
 
 
 def is_qat(path: Path) -> bool:

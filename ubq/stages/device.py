@@ -6,17 +6,12 @@ import os
 from typing import TYPE_CHECKING
 
 from ubq.config.schema import Config
+from ubq.cpu import cores
 from ubq.errors import PreflightError
 from ubq.i18n import gettext as _
 
 if TYPE_CHECKING:
     import torch
-
-
-def cores() -> int:
-    """Processor cores this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def set_threads(config: Config) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ubq.durable import dump_json, sync_folder, write_atomic
+from ubq.durable import dump_json, replacing, write_atomic
 from ubq.errors import StageError
 from ubq.i18n import gettext as _
 
@@ -20,13 +19,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a flat dictionary of tensors; the file appears whole or not at all."""
     import torch
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    torch.save({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+    with replacing(path) as temporary:
+        torch.save({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -185,7 +185,7 @@ class StartScreen(Screen[None]):
         if kind == "file":
             return _("Enter opens the wizard on {file}: {about}").format(file=self.ubq.file, about=self._file_about())
         if kind == "preset" and name in self._facts:
-            from ubq.stages.device import cores
+            from ubq.cpu import cores
 
             facts = self._facts[name]
             return "\n".join(

@@ -448,7 +448,7 @@ def _plan_text(answer: Mapping[str, Any], draft: Draft) -> Text:
 
 def _estimate_text(answer: Mapping[str, Any], threads: int) -> Text:
     """Memory of each stage beside what is there, size on the Pi, time."""
-    from ubq.stages.device import cores
+    from ubq.cpu import cores
 
     text = Text()
     available = answer["available"]
