@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 LEVELS = 3
@@ -164,7 +163,7 @@ def laplacian_pyramid(maps: Tensor, levels: int = LEVELS) -> list[Tensor]:
     bands = []
     current = maps
     for _ in range(levels - 1):
-        smaller = _blur(current)[:, :, ::2, ::2]
+        smaller = _reduce(current)
         bands.append(current - _enlarge(smaller, current.shape))
         current = smaller
     return [*bands, current]
@@ -233,19 +232,30 @@ def _project(patches_NPD: Tensor, mean: Tensor, std: Tensor, directions_DR: Tens
     return (((patches_NPD - mean) / std).flatten(0, 1) @ directions_DR).T.contiguous()
 
 
-def _kernel() -> Tensor:
-    taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
-    return torch.outer(taps, taps)[None, None]
+def _smoothing(size: int, like: Tensor) -> Tensor:
+    """(size, size) binomial smoothing of a column, reflected at its ends.
+
+    A product with it is several times faster than a convolution of one channel, which counts in training.
+    """
+    rows = torch.arange(size)
+    columns = torch.arange(-2, size + 2).abs()
+    columns = torch.where(columns < size, columns, 2 * (size - 1) - columns)
+    matrix = torch.zeros(size, size)
+    for offset, tap in enumerate((1.0, 4.0, 6.0, 4.0, 1.0)):
+        matrix.index_put_((rows, columns[offset : offset + size]), torch.tensor(tap / 16), accumulate=True)
+    return matrix.to(like)
 
 
-def _blur(maps: Tensor) -> Tensor:
-    return F.conv2d(F.pad(maps, (2, 2, 2, 2), mode="reflect"), _kernel())
+def _reduce(maps: Tensor) -> Tensor:
+    """Smoothed maps, every second row and column of them."""
+    height, width = maps.shape[2:]
+    return _smoothing(height, maps)[::2] @ maps @ _smoothing(width, maps)[::2].T
 
 
 def _enlarge(maps: Tensor, shape: torch.Size) -> Tensor:
-    spread = maps.new_zeros(shape)
-    spread[:, :, ::2, ::2] = maps
-    return 4 * _blur(spread)
+    """Maps with zeros put between rows and columns, smoothed; as bright as before."""
+    height, width = shape[2:]
+    return 4 * (_smoothing(height, maps)[:, ::2] @ maps @ _smoothing(width, maps)[:, ::2].T)
 
 
 def _counts(rng: np.random.Generator, count: int) -> Tensor:

@@ -63,7 +63,7 @@ class LinearAttention(nn.Module):
         """(B, C, ..., L) -> the same shape."""
         qkv = self.to_qkv(x)
         heads = qkv.reshape(qkv.shape[0], 3, self.heads, self.dim_head, -1)  # (B, 3, H, D, L)
-        q, k, v = heads[:, 0], heads[:, 1], heads[:, 2]
+        q, k, v = heads.unbind(1)  # three slices would each get a gradient of the whole
         context = torch.matmul(k.softmax(dim=-1), v.transpose(-2, -1))  # (B, H, D, D)
         out = torch.matmul(context.transpose(-2, -1), q.softmax(dim=-2) * self.scale)
         return self.out_norm(self.to_out(out.reshape(qkv[:, : self.heads * self.dim_head].shape)))
@@ -83,7 +83,7 @@ class FullAttention(nn.Module):
         """(B, C, ..., L) -> the same shape."""
         qkv = self.to_qkv(x)
         heads = qkv.reshape(qkv.shape[0], 3, self.heads, self.dim_head, -1)  # (B, 3, H, D, L)
-        q, k, v = heads[:, 0], heads[:, 1], heads[:, 2]
+        q, k, v = heads.unbind(1)  # three slices would each get a gradient of the whole
         weights = torch.matmul((q * self.scale).transpose(-2, -1), k).softmax(dim=-1)  # (B, H, L, L)
         out = torch.matmul(v, weights.transpose(-2, -1))
         return self.to_out(out.reshape(qkv[:, : self.heads * self.dim_head].shape))

@@ -50,6 +50,9 @@ def _distance(own: Tensor, wanted: Tensor, draws: SampleDraws) -> Tensor:
 
 def _patches(maps: Tensor, rows_BP: Tensor, columns_BP: Tensor) -> Tensor:
     """(B*P, D) patches of maps (B, 1, H, W) at the given upper left cells."""
-    windows = maps[:, 0].unfold(1, PATCH, 1).unfold(2, PATCH, 1)
-    batch = torch.arange(len(maps), device=maps.device)[:, None]
-    return windows[batch, rows_BP, columns_BP].flatten(2).flatten(0, 1)
+    width = maps.shape[-1]
+    corners_BP = rows_BP * width + columns_BP
+    inside = torch.arange(PATCH, device=maps.device)
+    cells_D = (inside[:, None] * width + inside).flatten()
+    cells_BX = (corners_BP[:, :, None] + cells_D).flatten(1)
+    return maps.flatten(1).gather(1, cells_BX).reshape(-1, len(cells_D))
