@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from tests.training.test_loop import Context
-from ubq.config.schema import AutoencoderTraining, RunConfig
-from ubq.model import ModelSizes, build_part
+from ubq.config.schema import AutoencoderTraining, QatTraining, RunConfig
+from ubq.model import GaussianDiffusion, ModelSizes, build_part
 from ubq.training import loop
 from ubq.training.modules import Autoencoder
+from ubq.training.qat import QatDiffusionTask
 from ubq.training.randomness import SampleDraws
-from ubq.training.tasks import AutoencoderTask
+from ubq.training.tasks import BFLOAT16_CHANNELS, AutoencoderTask, DiffusionTask, Latents
 
 SIZES = ModelSizes(encoder_dim=8, encoder_dims=(4, 4, 8, 8), velocity_dims=(4, 4, 8, 8, 16), velocity_latent=8)
 CPU = torch.device("cpu")
@@ -81,3 +82,11 @@ def test_bfloat16_steps_keep_float32_weights_and_learn_as_well() -> None:
     narrow_loss, wide_loss, first = (loss_of(made, list(range(12))) for made in (narrow, wide, task()))
     assert narrow_loss == pytest.approx(wide_loss, rel=0.1)
     assert narrow_loss < 0.8 * first
+
+
+@pytest.mark.parametrize(("channels", "narrow_types"), [(BFLOAT16_CHANNELS, True), (BFLOAT16_CHANNELS // 2, False)])
+def test_wide_unets_train_in_bfloat16_and_fake_quantised_ones_do_not(channels: int, narrow_types: bool) -> None:
+    unet = build_part(ModelSizes(encoder_dim=8, unet_dim=channels, dim_mults=(1, 1, 1, 1)), "unet")
+    diffusion, latents = GaussianDiffusion(8, "v", "paper"), Latents(torch.zeros(4, 8), torch.zeros(4, 8))
+    assert DiffusionTask(unet, diffusion, latents).cpu_bfloat16 is narrow_types
+    assert not QatDiffusionTask(unet, diffusion, latents, QatTraining()).cpu_bfloat16

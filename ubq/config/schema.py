@@ -215,7 +215,7 @@ class TrainingConfig(Table):
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.995
     """Decay of the exponential moving average of the weights, which is what is validated and exported."""
     amp: bool = True
-    """Train in bfloat16 where that is faster: on a GPU, and the autoencoder on a CPU with bfloat16 products."""
+    """Train in bfloat16 where that is faster: on a GPU, and on a CPU that has it the autoencoder and wide U-Nets."""
     validate_every: Count = 0
     """Validate every so many steps; 0: ten times in the stage."""
 

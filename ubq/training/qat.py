@@ -59,6 +59,7 @@ class QatDiffusionTask(DiffusionTask):
 
     def __init__(self, unet: nn.Module, diffusion: LatentDiffusion, latents: Latents, settings: QatTraining) -> None:
         super().__init__(unet, diffusion, latents)
+        self.cpu_bfloat16 = False
         self.settings = settings
 
     def phase(self, step: int, steps: int) -> str:

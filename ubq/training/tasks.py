@@ -20,6 +20,8 @@ from ubq.training.sharpness import patch_loss
 
 VALIDATION_SAMPLES = 256
 """Held-out samples a validation looks at; the first of them, always the same."""
+BFLOAT16_CHANNELS = 128
+"""Channels of a U-Net's first level from which bfloat16 is faster on a CPU that has it (bench/README.md)."""
 MOST_DRAWS = 16
 """Noises a validation of the U-Net adds to the same latent, where few are held out."""
 
@@ -169,6 +171,8 @@ class DiffusionTask(_FloatTask):
     def __init__(self, unet: nn.Module, diffusion: LatentDiffusion, latents: Latents) -> None:
         self.model, self.diffusion, self.latents = unet, diffusion, latents
         self.train_samples = len(latents.train)
+        first = next((m for m in unet.modules() if isinstance(m, nn.Conv1d)), None)
+        self.cpu_bfloat16 = first is not None and first.out_channels >= BFLOAT16_CHANNELS
 
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
         return self._loss(self.latents.train[samples], draws)
