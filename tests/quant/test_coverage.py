@@ -17,8 +17,8 @@ from ubq.export.torchscript import engine, load_torchscript, write_torchscript
 from ubq.export.torchscript_graph import count_file
 from ubq.model import ModelSizes, UBDiff
 from ubq.quant.analysis import GOALS, count_model, differences
-from ubq.quant.generator import Recipe, deployable
-from ubq.quant.phases import set_phase
+from ubq.quant.generator import Recipe, deployable, part_of
+from ubq.quant.phases import quant_layers, set_phase
 from ubq.quant.prepare import calibrate, prepare_qat
 
 BACKEND = "qnnpack"
@@ -84,3 +84,20 @@ def _with_other_weights(packed: torch.ScriptObject) -> torch.ScriptObject:
         return torch.ops.quantized.linear_prepack(turned, bias)
     geometry = (packed.stride(), packed.padding(), packed.dilation(), packed.groups())
     return torch.ops.quantized.conv2d_prepack(turned, bias, *geometry)
+
+
+def test_the_decoders_may_have_an_observer_of_their_own() -> None:
+    """Outliers stand outside the decoders' ranges and inside those of the U-Net."""
+    plain = tiny_recipe("paper")
+    own = replace(plain, quant=plain.quant.model_copy(update={"decoder_observer": "percentile", "percentile": 0.9}))
+
+    def ranges(recipe: Recipe) -> dict[str, float]:
+        generator = calibrated(tiny_model("paper"), recipe)
+        layers = quant_layers(generator).items()
+        return {name: float(layer.observers()[0].grid()[0]) for name, layer in layers if layer.observers()}
+
+    before, after = ranges(plain), ranges(own)
+    moved = {name for name in before if after[name] != before[name]}
+    unet = {name for name in before if part_of(name) == "diffusion"}
+    assert moved == set(before) - unet
+    assert sum(after[name] < before[name] for name in moved) > 0.9 * len(moved)

@@ -338,6 +338,8 @@ class QuantConfig(Table):
     """Names or glob patterns of layers that stay in float."""
     observer: Observer = "moving_average"
     """How activation ranges are chosen in the aggressive scheme; the default scheme uses moving_average."""
+    decoder_observer: Literal["same"] | Observer = "same"
+    """The decoders' observer, where it is another than the U-Net's; same: as observer says."""
     averaging_constant: Annotated[float, Field(gt=0.0, le=1.0)] = 0.05
     """Weight of a new batch in the moving-average observer."""
     percentile: Annotated[float, Field(gt=0.5, le=1.0)] = 0.9999

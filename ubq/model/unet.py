@@ -45,7 +45,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, ..., L) -> the same shape."""
         g = self.g if x.dim() == 3 else self.g.unsqueeze(-1)
-        return F.normalize(x, dim=1) * g * self.scale
+        return x * x.square().sum(1, keepdim=True).clamp_min(1e-24).rsqrt() * (g * self.scale)
 
 
 class LinearAttention(nn.Module):

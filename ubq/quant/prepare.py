@@ -64,6 +64,8 @@ def prepare_qat(generator: Generator, quant: QuantConfig) -> None:
 
 
 def _quantised(name: str, layer: nn.Module, quant: QuantConfig) -> QuantLayer:
+    if part_of(name) != "diffusion" and quant.decoder_observer != "same":
+        quant = quant.model_copy(update={"observer": quant.decoder_observer})
     if isinstance(layer, nn.Conv2d):
         return QConv2d(layer, quant)
     assert isinstance(layer, nn.Linear)

@@ -23,6 +23,7 @@ QUANT_KEYS = (
     "quant.scheme",
     "quant.keep_float",
     "quant.observer",
+    "quant.decoder_observer",
     "quant.averaging_constant",
     "quant.percentile",
     "quant.max_quality_loss",
