@@ -59,3 +59,15 @@ def test_patch_loss_can_be_followed_downhill() -> None:
     patch_loss(result, maps, SampleDraws(0, "test", range(4))).backward()
     assert result.grad is not None
     assert result.grad.abs().sum() > 0
+
+
+def test_patch_loss_sees_speckles_that_stand_elsewhere() -> None:
+    """Two sets of as many specks have patches of one distribution; where they are makes the difference."""
+    draw = torch.Generator().manual_seed(4)
+    first, second = ((torch.rand(8, 1, 70, 70, generator=draw) > 0.995).float() for _ in range(2))
+
+    def loss(result: Tensor) -> float:
+        return float(patch_loss(result, first, SampleDraws(0, "test", range(8))))
+
+    assert loss(second) > 0.3 * loss(torch.zeros_like(first))
+    assert loss(first.roll(1, dims=3)) < 0.7 * loss(second)

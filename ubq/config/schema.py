@@ -233,7 +233,7 @@ class VelocityTraining(ReconstructionTraining):
     """A stage that trains the velocity decoder."""
 
     patch_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the patch distribution's distance in the loss, which keeps interfaces sharp; 0: upstream's recipe."""
+    """Weight of the patches' loss, which keeps interfaces sharp; 0: upstream's recipe."""
 
 
 class BatchStatisticsTraining(ReconstructionTraining):

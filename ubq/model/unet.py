@@ -13,7 +13,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 THETA = 10000.0
 """Longest over shortest period of the time embedding (Vaswani et al. 2017)."""

@@ -20,7 +20,7 @@ class TrainAutoencoder(Stage):
     """Reads velocity maps only, makes ``autoencoder.pt`` and ``latents.pt``."""
 
     name = "train-autoencoder"
-    version = 2  # sorts the latent's channels
+    version = 3  # sorts the latent's channels; patches also compared place by place
     trains = True
     reads = (
         "seed",
