@@ -179,7 +179,7 @@ def runtimes(
 
 @app.command()
 def forward(
-    maps: Annotated[int, typer.Option(min=1, help="Maps modelled by every process.")] = 16,
+    maps: Annotated[int, typer.Option(min=1, help="Maps modelled by every process.")] = 200,
     workers: Annotated[str, typer.Option(help="Numbers of processes; empty: 1 and one for each core.")] = "",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds in which all take their turn.")] = 3,
     as_json: Json = False,
