@@ -120,7 +120,8 @@ def test_an_uncalibrated_layer_is_refused() -> None:
 def test_the_file_computes_what_was_trained(exported: tuple[Generator, Path]) -> None:
     generator, path = exported
     latent = torch.rand(4, 1, 16) * 2 - 1
-    x, time = torch.randn(4, 1, 16), generator.sampler.times[1].expand(4)
+    many = 64  # where rounding tips one level over, the layers behind it follow: a single sample may be 3 % off
+    x, time = torch.randn(many, 1, 16), generator.sampler.times[1].expand(many)
     with engine("x86"):
         file = load_torchscript(path, "x86")
         for ours, theirs in zip(generator.decode_normalised(latent), file.decode_normalised(latent), strict=True):
