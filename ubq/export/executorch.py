@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ubq.durable import replacing
 from ubq.export.integer import IntegerLayer
 from ubq.export.qdq import Decoders, Dialect, DynamicLinear, Step, lowered, tables
 from ubq.export.quiet import quiet
+from ubq.model.unet import RMSNorm
 from ubq.quant.generator import Generator
 from ubq.runtime.executorch import DECODERS, FACTS, TABLES, UNET
 
@@ -40,6 +41,23 @@ class XnnpackDynamicLinear(DynamicLinear):
 DIALECT = Dialect(signed=True, integer_bias=False, dynamic_linear=XnnpackDynamicLinear)
 
 
+class WholeNorm(nn.Module):
+    """RMSNorm as one norm along the channels, which XNNPACK leaves alone.
+
+    Of its square, sum and root XNNPACK would take a part and hand the result on in another layout than the program
+    expects: "Attempted to resize a static tensor" (executorch 1.0.1, 1.1.0 and 1.5.1).
+    """
+
+    def __init__(self, norm: RMSNorm) -> None:
+        super().__init__()
+        self.g, self.scale = norm.g, norm.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, ..., L) -> the same shape."""
+        g = self.g if x.dim() == 3 else self.g.unsqueeze(-1)
+        return F.normalize(x, dim=1) * g * self.scale
+
+
 def write_executorch(
     generator: Generator,
     path: Path,
@@ -60,6 +78,8 @@ def write_executorch(
         The ``EdgeProgramManager``: what was delegated to XNNPACK can be read off it.
     """
     new = lowered(generator, time_tables, DIALECT, layers)
+    for name, norm in [(n, m) for n, m in new.named_modules() if isinstance(m, RMSNorm)]:
+        new.set_submodule(name, WholeNorm(norm))
     x, time = torch.zeros(1, 1, generator.latent_length), generator.sampler.times[:1].clone()
     texts = {FACTS: facts, TABLES: tables(generator).to_json()}
     with quiet():
