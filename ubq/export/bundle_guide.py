@@ -58,7 +58,7 @@ def bundle_guide_text(facts: Facts, sizes: Mapping[Runtime, int]) -> str:
         "## " + _("2. Set up the Pi (once)"),
         _("A 64-bit Raspberry Pi OS (`getconf LONG_BIT` says 64) with Python 3.11 to 3.13. On the Pi:"),
         "\n\n".join(_install(r, several=len(runtimes) > 1) for r in runtimes),
-        _("Keep to these versions.") + " " + _torch_text(runtimes),
+        _("Keep to these versions: they are the ones that were tried.") + " " + _torch_text(runtimes),
         _("For a picture beside the numbers: `{pip} install matplotlib`.").format(pip=f"{VENV}/bin/pip"),
         "## " + _("3. Copy the model"),
         _(
@@ -105,7 +105,7 @@ def _boards(runtime: Runtime) -> tuple[str, str]:
     return {
         ONNX.name: (_("yes"), _("yes; uses its int8 dot product")),
         TORCHSCRIPT.name: (_("yes"), _("yes; without its int8 dot product")),
-        EXECUTORCH.name: (_("not tried"), _("not tried")),
+        EXECUTORCH.name: (_("not safe: int8 stopped on an emulated one"), _("yes; uses its int8 dot product")),
     }[runtime.name]
 
 
@@ -117,17 +117,10 @@ def _install(runtime: Runtime, several: bool) -> str:
 def _torch_text(runtimes: list[Runtime]) -> str:
     if not any(package.startswith("torch==") for r in runtimes for package in r.packages):
         return ""
-    text = _(
+    return _(
         "PyTorch 2.10 stops with `Illegal instruction` on a Pi 4, and from 2.11 on the default wheels are CUDA builds"
         " that a Pi cannot use."
     )
-    if EXECUTORCH not in runtimes:
-        return text
-    further = _(
-        "ExecuTorch needs the version that wrote the file and so a newer PyTorch: install that one's CPU build first."
-        " Older ExecuTorch (1.0.1, 1.1.0) loads the file and fails in its first U-Net step."
-    )
-    return f"{text} {further}"
 
 
 def _hints(facts: Facts, runtimes: list[Runtime]) -> list[str]:

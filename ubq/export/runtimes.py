@@ -69,8 +69,7 @@ EXECUTORCH = Runtime(
     (".pte",),
     "ExecuTorch",
     "executorch",
-    # the version that writes the file: 1.0.1 and 1.1.0, tried on an emulated Pi 5, load it and fail in the U-Net
-    ("executorch==1.5.1", "torch==2.13.0", NUMPY),
+    ("executorch==1.0.1", f"torch=={PI_TORCH}", NUMPY),
 )
 RUNTIMES = {runtime.name: runtime for runtime in (ONNX, TORCHSCRIPT, EXECUTORCH)}
 """By name, the one to prefer first."""
