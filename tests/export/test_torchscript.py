@@ -25,14 +25,14 @@ from ubq.export.integer import IntegerLayer, integer_layer, integer_layers
 from ubq.export.torchscript import engine, load_torchscript, lower_layer, write_torchscript
 from ubq.export.torchscript_graph import count_file
 from ubq.model import ModelSizes, UBDiff
-from ubq.quant.analysis import count_model, differences, require_equal
+from ubq.quant.analysis import REWRITES, count_model, differences, require_equal
+from ubq.quant.fine import COPIES
 from ubq.quant.generator import Generator, Recipe, deployable
 from ubq.quant.layers import QConv2d, QLinear, QLinearDynamic, QuantLayer
 from ubq.quant.phases import phase_set, quant_layers, set_phase
 from ubq.quant.prepare import calibrate
 
 ENGINES = ("x86", "qnnpack", "fbgemm", "onednn")
-REWRITES = ("fold_batchnorm", "convert_conv1d", "convert_transposed", "time_tables")
 
 
 def written(generator: Generator, folder: Path, quant: QuantConfig) -> Path:
@@ -316,13 +316,13 @@ def test_the_graph_says_what_the_model_says(exported: tuple[Generator, Path]) ->
 def test_macs_are_those_of_the_shapes(exported: tuple[Generator, Path]) -> None:
     generator, _path = exported
     by_name = {x.name: x for x in count_model(generator, QuantConfig()).layers}
-    first = by_name["unet.init_conv.conv"]
-    assert (first.parameters, first.macs) == (16 * 7, 16 * 16 * 7)
+    first = by_name["unet.init_conv.conv.conv"]
+    assert (first.parameters, first.macs) == (COPIES * 16 * 7, COPIES * 16 * 16 * 7)
     halved = by_name["unet.downs.0.downsample"]
     assert halved.macs == halved.parameters * 8
     head = by_name["seismic_decoder.output"]
     assert (head.parameters, head.macs) == (40 * 5 * 30 * 7, 40 * 5 * 30 * 7)
-    last = by_name["velocity_decoder.output.conv"]
+    last = by_name["velocity_decoder.output.conv.conv"]
     assert last.macs == last.parameters * 70 * 70
 
 

@@ -10,6 +10,7 @@ from tiny import VARIANTS, calibrated, tiny_model, tiny_recipe
 
 from ubq.config.schema import QuantConfig
 from ubq.errors import CheckpointError
+from ubq.quant.analysis import REWRITES
 from ubq.quant.checkpoint import is_qat, load_parts, load_qat, save_qat, skeleton
 from ubq.quant.generator import deployable
 from ubq.quant.phases import quant_layers
@@ -20,8 +21,7 @@ from ubq.quant.prepare import prepare_qat, restore_float
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("rewritten", [True, False])
 def test_a_file_rebuilds_the_generator_to_the_bit(variant: str, rewritten: bool, tmp_path: Path) -> None:
-    switches = ("fold_batchnorm", "convert_conv1d", "convert_transposed", "time_tables")
-    recipe = tiny_recipe(variant, QuantConfig(**dict.fromkeys(switches, rewritten)))
+    recipe = tiny_recipe(variant, QuantConfig(**dict.fromkeys(REWRITES, rewritten)))
     generator = calibrated(tiny_model(variant), recipe, phase="activations")
     path = tmp_path / "final_qat_model.pt"
     save_qat(path, generator, recipe, metadata={"epochs": 3})
@@ -80,7 +80,7 @@ def test_a_newer_format_and_a_tensor_too_few_are_refused(tmp_path: Path) -> None
     torch.save({**document, "version": 99}, path)
     with pytest.raises(CheckpointError, match="newer ubq"):
         load_qat(path)
-    document["state"].pop("unet.init_conv.conv.weight")
+    document["state"].pop("unet.init_conv.conv.conv.weight")
     torch.save(document, path)
     with pytest.raises(CheckpointError, match=r"1 tensors differ, unet\.init_conv"):
         load_qat(path)

@@ -10,9 +10,10 @@ from torch import nn
 from ubq.config.schema import QuantConfig
 from ubq.model import UBDiff
 from ubq.quant import rewrites
+from ubq.quant.analysis import REWRITES
 from ubq.quant.generator import deployable, with_time_tables
 
-OFF = {"fold_batchnorm": False, "convert_conv1d": False, "convert_transposed": False, "time_tables": False}
+OFF = dict.fromkeys(REWRITES, False)
 
 
 @pytest.fixture(params=VARIANTS)
@@ -114,4 +115,4 @@ def test_tabulating_spares_the_original() -> None:
     tabled = with_time_tables(generator)
     assert set(generator.state_dict()) == names
     assert not any("mlp.1" in n or "mlp.3" in n for n in tabled.state_dict() if n.startswith("unet."))
-    assert tabled.unet.init_conv.conv.weight.data_ptr() == generator.unet.init_conv.conv.weight.data_ptr()
+    assert tabled.unet.init_conv.conv.conv.weight.data_ptr() == generator.unet.init_conv.conv.conv.weight.data_ptr()

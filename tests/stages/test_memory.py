@@ -132,3 +132,11 @@ def test_quantisation_aware_training_takes_batches_of_one() -> None:
     many = load_config("smoke", {"qat.decoders.batch_size": 8, "qat.diffusion.batch_size": 8}, isolated=True).config
     for stage in ("qat-decoders", "qat-diffusion"):
         assert 0 < memory_of(one)[stage].activations < memory_of(many)[stage].activations
+
+
+def test_a_teacher_counts_as_a_second_set_of_weights(config: Config) -> None:
+    alone = memory_of(config)["qat-diffusion"]
+    settings = config.qat.diffusion.model_copy(update={"distillation": 0.5})
+    taught = config.model_copy(update={"qat": config.qat.model_copy(update={"diffusion": settings})})
+    both = memory_of(taught)["qat-diffusion"]
+    assert both.total - alone.total == alone.weights

@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 
 from tests.training.test_loop import Context
-from ubq.config.schema import AutoencoderTraining, QatTraining, RunConfig
-from ubq.model import GaussianDiffusion, ModelSizes, build_part
+from ubq.config.schema import AutoencoderTraining, RunConfig
+from ubq.model import ModelSizes, build_part
 from ubq.training import loop
 from ubq.training.modules import Autoencoder
-from ubq.training.qat import QatDiffusionTask
 from ubq.training.randomness import SampleDraws
-from ubq.training.tasks import BFLOAT16_CHANNELS, AutoencoderTask, DiffusionTask, Latents
+from ubq.training.tasks import AutoencoderTask
 
 SIZES = ModelSizes(encoder_dim=8, encoder_dims=(4, 4, 8, 8), velocity_dims=(4, 4, 8, 8, 16), velocity_latent=8)
 CPU = torch.device("cpu")
@@ -40,7 +39,7 @@ def task(**settings: object) -> AutoencoderTask:
 
 
 def trained(**settings: object) -> AutoencoderTask:
-    made = task(steps=40, batch_size=4, lr=3e-3, ema_decay=0.0, **settings)
+    made = task(steps=80, batch_size=12, lr=3e-3, ema_decay=0.9, **settings)
     loop.train(made, Context(), made.settings, RunConfig(), 0, CPU)
     return made
 
@@ -80,13 +79,5 @@ def test_bfloat16_steps_keep_float32_weights_and_learn_as_well() -> None:
     assert {p.dtype for p in narrow.model.parameters()} == {torch.float32}
     assert any(not torch.equal(a, b) for a, b in zip(narrow.model.parameters(), wide.model.parameters(), strict=True))
     narrow_loss, wide_loss, first = (loss_of(made, list(range(12))) for made in (narrow, wide, task()))
-    assert narrow_loss == pytest.approx(wide_loss, rel=0.1)
-    assert narrow_loss < 0.8 * first
-
-
-@pytest.mark.parametrize(("channels", "narrow_types"), [(BFLOAT16_CHANNELS, True), (BFLOAT16_CHANNELS // 2, False)])
-def test_wide_unets_train_in_bfloat16_and_fake_quantised_ones_do_not(channels: int, narrow_types: bool) -> None:
-    unet = build_part(ModelSizes(encoder_dim=8, unet_dim=channels, dim_mults=(1, 1, 1, 1)), "unet")
-    diffusion, latents = GaussianDiffusion(8, "v", "paper"), Latents(torch.zeros(4, 8), torch.zeros(4, 8))
-    assert DiffusionTask(unet, diffusion, latents).cpu_bfloat16 is narrow_types
-    assert not QatDiffusionTask(unet, diffusion, latents, QatTraining()).cpu_bfloat16
+    assert wide_loss < 0.8 * first
+    assert first - narrow_loss == pytest.approx(first - wide_loss, rel=0.1)  # what was learned

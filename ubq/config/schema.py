@@ -290,12 +290,19 @@ class QatTraining(VelocityTraining):
         return self
 
 
+class QatDiffusionTraining(QatTraining):
+    """Quantisation-aware training of the diffusion U-Net."""
+
+    distillation: Fraction = 0.0
+    """Share of the float U-Net's own outputs in what the quantised one is trained towards; 0: the data alone."""
+
+
 class QatConfig(QatTraining):
     """Quantisation-aware training of both stages; the two tables below override it."""
 
     decoders: QatTraining = QatTraining()
     """Overrides for the two decoders; a key left out here takes the value of [qat]."""
-    diffusion: QatTraining = QatTraining()
+    diffusion: QatDiffusionTraining = QatDiffusionTraining()
     """Overrides for the diffusion U-Net; a key left out here takes the value of [qat]."""
 
     @model_validator(mode="before")
@@ -326,6 +333,8 @@ class QuantConfig(Table):
     """Fold every BatchNorm into the layer before it."""
     convert_transposed: bool = True
     """Rewrite transposed convolutions as Linear or convolution + PixelShuffle, which have integer kernels."""
+    fine_edges: bool = True
+    """Four staggered 8-bit channels for the U-Net's input and output and for the map: grids of 10 bits."""
     time_tables: bool = True
     """Replace the time MLPs by tables over the sampler's steps."""
     velocity: bool = True

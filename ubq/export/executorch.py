@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ubq.durable import replacing
@@ -41,7 +41,7 @@ class XnnpackDynamicLinear(DynamicLinear):
 DIALECT = Dialect(signed=True, integer_bias=False, dynamic_linear=XnnpackDynamicLinear)
 
 
-class WholeNorm(nn.Module):
+class WholeNorm(RMSNorm):
     """RMSNorm as one norm along the channels, which XNNPACK leaves alone.
 
     Of its square, sum and root XNNPACK would take a part and hand the result on in another layout than the program
@@ -49,13 +49,12 @@ class WholeNorm(nn.Module):
     """
 
     def __init__(self, norm: RMSNorm) -> None:
-        super().__init__()
-        self.g, self.scale = norm.g, norm.scale
+        super().__init__(norm.g.shape[1])
+        self.g = norm.g
 
-    def forward(self, x: Tensor) -> Tensor:
+    def to_unit(self, x: Tensor) -> Tensor:
         """(B, C, ..., L) -> the same shape."""
-        g = self.g if x.dim() == 3 else self.g.unsqueeze(-1)
-        return F.normalize(x, dim=1) * g * self.scale
+        return F.normalize(x, dim=1)
 
 
 def write_executorch(

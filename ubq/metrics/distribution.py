@@ -15,6 +15,7 @@ Suffixes: N maps, P patches of a map, D elements of a patch, R projections.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -232,7 +233,8 @@ def _project(patches_NPD: Tensor, mean: Tensor, std: Tensor, directions_DR: Tens
     return (((patches_NPD - mean) / std).flatten(0, 1) @ directions_DR).T.contiguous()
 
 
-def _smoothing(size: int, like: Tensor) -> Tensor:
+@functools.cache
+def _smoothing(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(size, size) binomial smoothing of a column, reflected at its ends.
 
     A product with it is several times faster than a convolution of one channel, which counts in training.
@@ -243,19 +245,23 @@ def _smoothing(size: int, like: Tensor) -> Tensor:
     matrix = torch.zeros(size, size)
     for offset, tap in enumerate((1.0, 4.0, 6.0, 4.0, 1.0)):
         matrix.index_put_((rows, columns[offset : offset + size]), torch.tensor(tap / 16), accumulate=True)
-    return matrix.to(like)
+    return matrix.to(device, dtype)
 
 
 def _reduce(maps: Tensor) -> Tensor:
     """Smoothed maps, every second row and column of them."""
-    height, width = maps.shape[2:]
-    return _smoothing(height, maps)[::2] @ maps @ _smoothing(width, maps)[::2].T
+    down, across = _both_smoothings(maps.shape, maps)
+    return down[::2] @ maps @ across[::2].T
 
 
 def _enlarge(maps: Tensor, shape: torch.Size) -> Tensor:
     """Maps with zeros put between rows and columns, smoothed; as bright as before."""
-    height, width = shape[2:]
-    return 4 * (_smoothing(height, maps)[:, ::2] @ maps @ _smoothing(width, maps)[:, ::2].T)
+    down, across = _both_smoothings(shape, maps)
+    return 4 * (down[:, ::2] @ maps @ across[:, ::2].T)
+
+
+def _both_smoothings(shape: torch.Size, like: Tensor) -> tuple[Tensor, Tensor]:
+    return _smoothing(shape[2], like.dtype, like.device), _smoothing(shape[3], like.dtype, like.device)
 
 
 def _counts(rng: np.random.Generator, count: int) -> Tensor:

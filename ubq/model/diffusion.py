@@ -132,7 +132,11 @@ class GaussianDiffusion(nn.Module):
     def loss(self, unet: Predictor, x_start: Tensor, time: Tensor, noise: Tensor) -> Tensor:
         """Weighted mean squared error, a scalar, of the prediction for x_start (B, 1, L) noised at time (B,)."""
         prediction = unet(self.q_sample(x_start, time, noise), time)
-        error = (prediction - self.target(x_start, time, noise)).square().flatten(1).mean(dim=1)
+        return self.weighted_error(prediction, self.target(x_start, time, noise), time)
+
+    def weighted_error(self, prediction: Tensor, target: Tensor, time: Tensor) -> Tensor:
+        """Mean squared error, a scalar, of predictions (B, 1, L), weighted by their time (B,)."""
+        error = (prediction - target).square().flatten(1).mean(dim=1)
         return (error * self.loss_weight[time]).mean()
 
     def p_sample(self, unet: Predictor, x_t: Tensor, time: Tensor, noise: Tensor) -> Tensor:

@@ -239,7 +239,7 @@ def require_equal(model: Count, exported: Count) -> None:
         )
 
 
-REWRITES = ("fold_batchnorm", "convert_conv1d", "convert_transposed", "time_tables")
+REWRITES = ("fold_batchnorm", "convert_conv1d", "convert_transposed", "fine_edges", "time_tables")
 """Rewrites in the order in which the totals are reported; the names of their keys in ``[quant]``."""
 
 

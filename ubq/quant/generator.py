@@ -18,6 +18,7 @@ from ubq.config.schema import ExportConfig, QuantConfig
 from ubq.data.normalization import Normalization
 from ubq.model import ModelSizes, UBDiff
 from ubq.quant import rewrites
+from ubq.quant.fine import refine_edges
 from ubq.quant.solver import COLUMNS, make_schedule, offered_steps, training_schedule
 
 
@@ -187,6 +188,8 @@ def deployable(model: UBDiff, recipe: Recipe, keep_model: bool = True) -> Genera
         rewrites.convert_conv1d(generator.unet)
     if quant.convert_transposed:
         rewrites.convert_transposed(generator.velocity_decoder)
+    if quant.fine_edges:
+        refine_edges(generator, quant)
     return generator.eval()
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from ubq.config.schema import QuantConfig
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
+from ubq.quant.fine import stagger
 from ubq.quant.generator import Generator, part_of
 from ubq.quant.layers import QConv2d, QLinear, QLinearDynamic, QuantLayer
 from ubq.quant.phases import phase_set, quant_layers
@@ -87,6 +88,7 @@ def calibrate(model: nn.Module, passes: Iterable[Callable[[], object]]) -> None:
     with phase_set(model, "calibrate"):
         for forward in passes:
             forward()
+    stagger(model)
 
 
 def kept_float(generator: Generator, quant: QuantConfig) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ on the layers themselves. Imports torch only when called; a quarter of a second 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ubq.config.schema import Config, TrainingConfig
@@ -95,6 +95,9 @@ def memory_of(config: Config) -> dict[str, StageMemory]:
     if not config.pretrained.decoder_path:
         found["qat-decoders"] = of(DECODERS, decoders, config.qat.decoders, True)
     found["qat-diffusion"] = of(UNET, unet, config.qat.diffusion, True)
+    if config.qat.diffusion.distillation:  # the float U-Net is there as well
+        alone = found["qat-diffusion"]
+        found["qat-diffusion"] = replace(alone, weights=2 * alone.weights)
     return found
 
 

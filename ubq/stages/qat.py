@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ubq.config.schema import Config, QatTraining
 from ubq.i18n import gettext as _
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 QUANT_KEYS = (
     "quant.backend",
     "quant.scheme",
+    "quant.fine_edges",
     "quant.keep_float",
     "quant.observer",
     "quant.decoder_observer",
@@ -29,6 +30,7 @@ QUANT_KEYS = (
     "quant.max_quality_loss",
 )
 """Keys of ``[quant]`` that decide the training of either stage."""
+Settings = TypeVar("Settings", bound=QatTraining)
 PROBE_SAMPLES = 4
 """Samples that the cost of quantising each layer is measured on: one evaluation a layer."""
 
@@ -63,7 +65,7 @@ def qat_generator(
     return generator, recipe
 
 
-def settings_for(model: nn.Module, settings: QatTraining) -> QatTraining:
+def settings_for(model: nn.Module, settings: Settings) -> Settings:
     """The stage's settings; nothing is trained where the configuration quantises none of the layers."""
     from ubq.quant.phases import quant_layers
 

@@ -42,6 +42,7 @@ class QatDiffusion(Stage):
     """Reads the float U-Net, the latents and the quantised decoders, makes ``final_qat_model.pt``."""
 
     name = "qat-diffusion"
+    version = 2  # the U-Net's input and output in four staggered copies
     trains = True
     reads = (
         "seed",

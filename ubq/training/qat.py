@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
+import torch
 from torch import Tensor, nn
 
-from ubq.config.schema import QatTraining
+from ubq.config.schema import QatDiffusionTraining, QatTraining
 from ubq.quant.phases import phase_at, set_phase
 from ubq.training.randomness import SampleDraws
 from ubq.training.tasks import (
@@ -55,15 +58,33 @@ class QatDecodersTask:
 
 
 class QatDiffusionTask(DiffusionTask):
-    """Diffusion U-Net, fake-quantised."""
+    """Diffusion U-Net, fake-quantised.
 
-    def __init__(self, unet: nn.Module, diffusion: LatentDiffusion, latents: Latents, settings: QatTraining) -> None:
+    A share of its targets may be the outputs of the float U-Net, as it is when the task is made (Hinton et al. 2015;
+    for quantised students Polino et al. 2018). The data's own targets are mostly noise, which a short training at a
+    large rate begins to learn by heart; the float model's are not.
+    """
+
+    def __init__(
+        self, unet: nn.Module, diffusion: LatentDiffusion, latents: Latents, settings: QatDiffusionTraining
+    ) -> None:
         super().__init__(unet, diffusion, latents)
-        self.cpu_bfloat16 = False
         self.settings = settings
+        self.teacher: nn.Module | None = None
+        if settings.distillation:
+            self.teacher = deepcopy(unet).requires_grad_(False)
+            set_phase(self.teacher, "float")
 
     def phase(self, step: int, steps: int) -> str:
         return phase_at(step, steps, self.settings.warmup)
 
     def enter(self, phase: str) -> None:
         set_phase(self.model, phase)
+
+    def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
+        x_start, time, noise = self.noised(self.latents.train[samples], draws)
+        x_t, target = self.diffusion.q_sample(x_start, time, noise), self.diffusion.target(x_start, time, noise)
+        if self.teacher is not None:
+            with torch.no_grad():
+                target = torch.lerp(target, self.teacher(x_t, time), self.settings.distillation)
+        return self.diffusion.weighted_error(self.model(x_t, time), target, time)

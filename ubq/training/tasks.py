@@ -91,7 +91,6 @@ class _FloatTask:
     """A task without quantisation phases; the model is in evaluation mode while it is validated."""
 
     model: nn.Module
-    cpu_bfloat16 = False
     freeze_statistics = 1.0
 
     def phase(self, step: int, steps: int) -> str:
@@ -137,6 +136,8 @@ class AutoencoderTask(_FloatTask):
 class SeismicTask(_FloatTask):
     """Seismic decoder: latent of the frozen encoder -> seismic."""
 
+    cpu_bfloat16 = False
+
     def __init__(self, model: nn.Module, latents: Latents, train: Maps, val: Maps, settings: SeismicTraining) -> None:
         self.model, self.latents, self.train, self.val, self.settings = model, latents, train, val, settings
         self.train_samples = len(train)
@@ -160,6 +161,9 @@ class LatentDiffusion(Protocol):
 
     steps: int
 
+    def q_sample(self, x_start: Tensor, time: Tensor, noise: Tensor) -> Tensor: ...
+    def target(self, x_start: Tensor, time: Tensor, noise: Tensor) -> Tensor: ...
+    def weighted_error(self, prediction: Tensor, target: Tensor, time: Tensor) -> Tensor: ...
     def loss(self, unet: nn.Module, x_start: Tensor, time: Tensor, noise: Tensor) -> Tensor:
         """Mean weighted loss; x_start and noise (B, 1, L), time (B,) int64."""
         ...
@@ -168,11 +172,11 @@ class LatentDiffusion(Protocol):
 class DiffusionTask(_FloatTask):
     """Diffusion U-Net over the latents."""
 
-    def __init__(self, unet: nn.Module, diffusion: LatentDiffusion, latents: Latents) -> None:
-        self.model, self.diffusion, self.latents = unet, diffusion, latents
+    def __init__(
+        self, unet: nn.Module, diffusion: LatentDiffusion, latents: Latents, cpu_bfloat16: bool = False
+    ) -> None:
+        self.model, self.diffusion, self.latents, self.cpu_bfloat16 = unet, diffusion, latents, cpu_bfloat16
         self.train_samples = len(latents.train)
-        first = next((m for m in unet.modules() if isinstance(m, nn.Conv1d)), None)
-        self.cpu_bfloat16 = first is not None and first.out_channels >= BFLOAT16_CHANNELS
 
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
         return self._loss(self.latents.train[samples], draws)
@@ -187,6 +191,9 @@ class DiffusionTask(_FloatTask):
             return mean_over(MOST_DRAWS * len(self.latents.val), batch, loss)
 
     def _loss(self, latent: Tensor, draws: SampleDraws) -> Tensor:
+        return self.diffusion.loss(self.model, *self.noised(latent, draws))
+
+    def noised(self, latent: Tensor, draws: SampleDraws) -> tuple[Tensor, Tensor, Tensor]:
+        """Of latents (B, L): x_start (B, 1, L), a time (B,) and a noise (B, 1, L) for each."""
         time = draws.integers(self.diffusion.steps).to(latent.device)
-        noise = draws.normal(1, latent.shape[1]).to(latent.device)
-        return self.diffusion.loss(self.model, latent[:, None, :], time, noise)
+        return latent[:, None, :], time, draws.normal(1, latent.shape[1]).to(latent.device)
