@@ -1,6 +1,6 @@
 """QAT against PTQ and against float trained for the same extra steps, from one run's pretraining, several seeds.
 
-``python bench/ptq_qat.py RUN_FOLDER --out FOLDER [--seeds 3] [--pairs 256] [--physics 16]``
+``python bench/ptq_qat.py RUN_FOLDER --out FOLDER [--seeds 3] [--pairs 1024] [--physics 128]``
 
 Every contender is a run of its own in FOLDER that shares RUN_FOLDER's data and pretraining and takes the stages
 qat-decoders, qat-diffusion and export through ``ubq run --only``:
@@ -124,8 +124,8 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--pairs", type=int, default=256, help="pairs generated for the distribution distance")
-    parser.add_argument("--physics", type=int, default=16, help="pairs forward modelled")
+    parser.add_argument("--pairs", type=int, default=1024, help="pairs generated for the distribution distance")
+    parser.add_argument("--physics", type=int, default=128, help="pairs forward modelled")
     arguments = parser.parse_args()
     source = RunPaths(arguments.run)
     config = read_frozen(source.config)

@@ -1,6 +1,6 @@
 """What quantisation did to a finished run: float, fake-quantised and exported side by side, and time per stage.
 
-``python bench/quality.py RUN_FOLDER [--ptq RUN_FOLDER] [--pairs 256] [--physics 16]`` prints Markdown tables. All are
+``python bench/quality.py RUN_FOLDER [--ptq RUN_FOLDER] [--pairs 1024] [--physics 128]`` prints Markdown tables. All are
 given the same held-out maps, latents, noise and time steps; an exported file runs under the engine it was made for.
 ``--ptq`` adds the exported file of another run with the same pretraining, made with ``qat.epochs = 0``. Beside each
 figure stands its bar; of a ratio the upper end of the paired bootstrap 95 % interval is what must hold.
@@ -113,8 +113,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--ptq", type=Path, help="run whose exported file is shown as PTQ")
-    parser.add_argument("--pairs", type=int, default=256, help="pairs generated for the distribution distance")
-    parser.add_argument("--physics", type=int, default=16, help="pairs forward modelled")
+    parser.add_argument("--pairs", type=int, default=1024, help="pairs generated for the distribution distance")
+    parser.add_argument("--physics", type=int, default=128, help="pairs forward modelled")
     arguments = parser.parse_args()
     paths = RunPaths(arguments.run)
     config = read_frozen(paths.config)
