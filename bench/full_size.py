@@ -184,7 +184,7 @@ def report(folder: Path, widths: str, threads: int) -> int:
         "export.name": RUN,
         **{f"model.{key}": value for key, value in WIDTHS[widths].items()},
     }
-    command = [sys.executable, "-m", "ubq.cli", "run", "--preset", PRESET]
+    command = [sys.executable, "-m", "ubq", "run", "--preset", PRESET]
     command += [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     run = folder / RUN
     costs: dict[str, Cost] = {}

@@ -72,7 +72,7 @@ def make(source: RunPaths, target: RunPaths, seed: int, changes: Mapping[str, ob
         "seed": seed,
         **changes,
     }
-    command = [sys.executable, "-m", "ubq.cli", "run", "--config", str(project), "--no-preflight"]
+    command = [sys.executable, "-m", "ubq", "run", "--config", str(project), "--no-preflight"]
     command += [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     for stage in STAGES:
         done = subprocess.run([*command, "--only", stage], capture_output=True, text=True)

@@ -18,7 +18,7 @@ def measure(runs_dir: str) -> list[float]:
     times = []
     for _repeat in range(REPEATS + 1):
         begin = time.perf_counter()
-        command = [sys.executable, "-m", "ubq.cli", "status", "--runs-dir", runs_dir]
+        command = [sys.executable, "-m", "ubq", "status", "--runs-dir", runs_dir]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         times.append(time.perf_counter() - begin)
     return times[1:]

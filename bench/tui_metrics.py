@@ -61,7 +61,7 @@ def cpu_share(seconds: float) -> tuple[float, int]:
         if pid == 0:
             os.chdir(work)
             os.environ.update(TERM="xterm-256color", LANG="C.UTF-8")
-            os.execv(sys.executable, [sys.executable, "-m", "ubq.cli", "wizard", "busy"])
+            os.execv(sys.executable, [sys.executable, "-m", "ubq", "wizard", "busy"])
         try:
             fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
             step, seen, begun, before, sent = 5001, b"", 0.0, 0.0, 0

@@ -37,7 +37,7 @@ def first_frame(timeout: float = 60.0) -> tuple[float, bool]:
         if pid == 0:
             os.chdir(folder)
             os.environ.update(TERM="xterm-256color", LANG="C.UTF-8")
-            os.execv(sys.executable, [sys.executable, "-m", "ubq.cli", "wizard"])
+            os.execv(sys.executable, [sys.executable, "-m", "ubq", "wizard"])
         try:
             fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
             seen, deadline = b"", time.monotonic() + timeout

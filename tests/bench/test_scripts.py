@@ -24,7 +24,7 @@ def script(*words: str) -> str:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished smoke run."""
     folder = tmp_path_factory.mktemp("runs")
-    command = ["-m", "ubq.cli", "run", "--preset", "smoke", "--runs-dir", str(folder)]
+    command = ["-m", "ubq", "run", "--preset", "smoke", "--runs-dir", str(folder)]
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=900)
     assert done.returncode == MARK_FAILED, done.stderr
     return folder / "smoke"

@@ -30,7 +30,7 @@ def environment(step_seconds: float = 0.0) -> dict[str, str]:
 
 def ubq(folder: Path, *arguments: str, step_seconds: float = 0.0) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "ubq.cli", *arguments],
+        [sys.executable, "-m", "ubq", *arguments],
         capture_output=True,
         text=True,
         timeout=60,
@@ -168,21 +168,21 @@ def test_detached_attached_stopped_and_resumed(detached: Path) -> None:
     assert held.returncode == 4
     assert f"process {shot['owner']['pid']}" in held.stderr
     attached = subprocess.Popen(
-        [sys.executable, "-m", "ubq.cli", "attach"],
+        [sys.executable, "-m", "ubq", "attach"],
         stdout=subprocess.PIPE,
         text=True,
         cwd=detached,
         env=environment(),
     )
     following = subprocess.Popen(
-        [sys.executable, "-m", "ubq.cli", "logs", "-f"],
+        [sys.executable, "-m", "ubq", "logs", "-f"],
         stdout=subprocess.PIPE,
         text=True,
         cwd=detached,
         env=environment(),
     )
     watched = subprocess.Popen(
-        [sys.executable, "-m", "ubq.cli", "status", "--watch"],
+        [sys.executable, "-m", "ubq", "status", "--watch"],
         stdout=subprocess.PIPE,
         text=True,
         cwd=detached,
@@ -231,7 +231,7 @@ def test_a_detached_job_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 def test_the_job_survives_its_terminal(tmp_path: Path) -> None:
     """Started with --detach inside a pseudo-terminal that is then closed: it goes on to the end."""
-    command = [sys.executable, "-m", "ubq.cli", "run", *PRESET, *STEPS, "--epochs", "40", "--run", "job", "--detach"]
+    command = [sys.executable, "-m", "ubq", "run", *PRESET, *STEPS, "--epochs", "40", "--run", "job", "--detach"]
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(tmp_path)
@@ -250,7 +250,7 @@ def test_the_job_survives_its_terminal(tmp_path: Path) -> None:
 
 def test_a_job_in_a_lost_terminal_saves(tmp_path: Path) -> None:
     """Not detached: the hangup saves it."""
-    command = [sys.executable, "-m", "ubq.cli", "run", *PRESET, *STEPS, "--epochs", "40", "--run", "job"]
+    command = [sys.executable, "-m", "ubq", "run", *PRESET, *STEPS, "--epochs", "40", "--run", "job"]
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(tmp_path)
@@ -271,7 +271,7 @@ def _exists(folder: Path, seconds: float = 20.0) -> bool:
 
 def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
     pid, terminal = pty.fork()
-    command = [sys.executable, "-m", "ubq.cli", "run", *PRESET, *STEPS, "--epochs", "5"]
+    command = [sys.executable, "-m", "ubq", "run", *PRESET, *STEPS, "--epochs", "5"]
     if pid == 0:
         os.chdir(tmp_path)
         os.execve(sys.executable, command, {**environment(0.01), "TERM": "xterm-256color"})

@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SMOKE = Pipeline(
     (
-        *("-m", "ubq.cli", "run", "--preset", "smoke", "--runs-dir", "{parent}", "--run", "{name}"),
+        *("-m", "ubq", "run", "--preset", "smoke", "--runs-dir", "{parent}", "--run", "{name}"),
         *("--set", "seed={seed}", "--set", "run.checkpoint_steps=2", "--set", "run.log_every=1", "--set", "threads=1"),
         *("--until", "export", "--set", "export.name=model"),
     ),

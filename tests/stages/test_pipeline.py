@@ -34,7 +34,7 @@ assert not torch.equal(velocity[0], velocity[1])
 
 def ubq(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("UBQ_")} | {"LANG": "C.UTF-8"}
-    command = [sys.executable, "-m", "ubq.cli", *arguments]
+    command = [sys.executable, "-m", "ubq", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
 
 

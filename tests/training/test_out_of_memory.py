@@ -87,7 +87,7 @@ def test_a_batch_that_does_not_fit_goes_on_in_parts(folder: Path) -> None:
     assert [r["step"] for r in rows] == [1, 2]
 
     shown = subprocess.run(
-        [sys.executable, "-m", "ubq.cli", "status", "r"], cwd=folder, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "ubq", "status", "r"], cwd=folder, capture_output=True, text=True, check=True
     ).stdout
     last = events[-1]
     assert f"out of memory at step {last['step']}: went on with {last['part_size']} samples at a time" in shown

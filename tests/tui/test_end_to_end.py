@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-UBQ = f"{sys.executable} -m ubq.cli"
+UBQ = f"{sys.executable} -m ubq"
 
 pytestmark = [
     pytest.mark.slow,

@@ -37,7 +37,7 @@ class Terminal:
         termios.tcsetwinsize(self.main, (24, 80))
         self.before = termios.tcgetattr(side)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ubq.cli", *arguments],
+            [sys.executable, "-m", "ubq", *arguments],
             stdin=side,
             stdout=side,
             stderr=side,
@@ -109,7 +109,7 @@ def test_a_terminal_that_goes_away_ends_it(terminal: Terminal) -> None:
 
 def test_without_a_terminal_one_line_names_ubq_run() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "ubq.cli", "wizard"],
+        [sys.executable, "-m", "ubq", "wizard"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -130,7 +130,7 @@ def questions_asked() -> int:
 
 def prompts(answers: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "ubq.cli", "wizard", "--no-tui", *arguments],
+        [sys.executable, "-m", "ubq", "wizard", "--no-tui", *arguments],
         input=answers,
         capture_output=True,
         text=True,

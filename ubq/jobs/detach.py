@@ -59,7 +59,7 @@ def start_detached(arguments: Sequence[str], run: Path, wait: float = PREFLIGHT_
     with output:
         begin = output.tell()
         process = subprocess.Popen(
-            [sys.executable, "-m", "ubq.cli", *arguments],
+            [sys.executable, "-m", "ubq", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -25,7 +25,7 @@ async def ubq_json(*arguments: str, timeout: float) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "ubq.cli",
+        "ubq",
         *arguments,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
