@@ -19,6 +19,7 @@ from ubq.cli import main
 from ubq.export.files import export_generator
 from ubq.model import PARTS
 from ubq.quant.checkpoint import save_qat
+from ubq.quant.fine import COPIES
 from ubq.quant.generator import Generator
 from ubq.stages.files import save_tensors
 
@@ -65,9 +66,9 @@ def test_random_weights_of_any_width(capsys, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_matrices_are_those_of_the_graph(file: Path) -> None:
-    """The U-Net's first convolution: 16 positions, kernel 7 of one channel, 16 outputs."""
+    """The U-Net's first convolution: 16 positions, kernel 7 of one channel in copies, 16 outputs."""
     matrices = kernel.matrices_of(torch.jit.load(str(file)))
-    assert kernel.Matrix(16, 7, 16) in matrices
+    assert kernel.Matrix(16, 7 * COPIES, 16) in matrices
     assert len(matrices) == 75
 
 

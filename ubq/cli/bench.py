@@ -46,7 +46,7 @@ def sample(
     source: Source = None,
     width: Width = 0,
     mults: Mults = "1,2,2,2",
-    solver: Annotated[str, typer.Option(help="With --width: ddpm, ddim, dpmpp2m or sde-dpmpp2m.")] = "dpmpp2m",
+    solver: Annotated[str, typer.Option(help="With --width: ddpm, ddim or dpmpp2m.")] = "dpmpp2m",
     steps: Annotated[int, typer.Option(min=0, help="Sampling steps of the file; 0: its default.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds in which both take their turn.")] = 3,
     maps: Annotated[int, typer.Option(min=0, help="Maps drawn to measure quality; 0: none.")] = 256,

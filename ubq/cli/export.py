@@ -51,7 +51,7 @@ def checkpoint(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to; default: exported_models, of --bundle beside the model.")
     ] = None,
-    solver: Annotated[str, typer.Option(help="ddpm, ddim, dpmpp2m or sde-dpmpp2m; default: the checkpoint's.")] = "",
+    solver: Annotated[str, typer.Option(help="ddpm, ddim or dpmpp2m; default: the checkpoint's.")] = "",
     steps: Annotated[int, typer.Option(min=0, help="Default sampling steps; 0: the checkpoint's.")] = 0,
     step_choices: Annotated[
         list[int] | None, typer.Option("--step-choice", min=1, help="A further step count to offer; may be repeated.")

@@ -17,7 +17,7 @@ Family = Literal[
 ]  # fmt: skip
 Variant = Literal["paper", "fork"]
 Backend = Literal["qnnpack", "x86", "fbgemm", "onednn"]
-Solver = Literal["ddpm", "ddim", "dpmpp2m", "sde-dpmpp2m"]
+Solver = Literal["ddpm", "ddim", "dpmpp2m"]
 Format = Literal["torchscript", "onnx", "executorch"]
 Observer = Literal["moving_average", "percentile", "mse"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]

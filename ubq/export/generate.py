@@ -21,8 +21,6 @@ from typing import Any, NoReturn
 
 MOST_DRAWN = 4
 """Pairs in the picture."""
-STOCHASTIC = ("ddpm", "sde-dpmpp2m")
-"""Solvers that add noise at every step."""
 
 
 class TorchScript:
@@ -240,7 +238,7 @@ def draw_noise(facts: dict[str, Any], seed: int, number: int, steps: int) -> Any
     """Start noise and step noise (steps, 1, 1, L) of one pair: of its own, so that it does not depend on --count."""
     import numpy as np
 
-    length, draws = facts["model"]["encoder_dim"], steps if facts["solver"] in STOCHASTIC else 1
+    length, draws = facts["model"]["encoder_dim"], steps if facts["solver"] == "ddpm" else 1
     noise = np.zeros((steps, 1, 1, length), np.float32)  # deterministic solvers use the first alone
     noise[:draws, 0, 0] = np.random.default_rng((seed, number)).standard_normal((draws, length), np.float32)
     return noise

@@ -167,8 +167,10 @@ def _diversity(config: Config, how: str) -> Mend:
 
 
 def _beats_noise(config: Config, how: str) -> Mend:
+    from ubq.config.schema import DEFAULT_FAST_STEPS
+
     steps = config.sampling_steps
-    if config.export.solver != "ddpm" and steps < min(20, config.model.diffusion_steps):
+    if config.export.solver != "ddpm" and steps < min(DEFAULT_FAST_STEPS, config.model.diffusion_steps):
         more = min(2 * steps, config.model.diffusion_steps)
         return Mend(_("too few sampling steps"), "", {"export.steps": more})
     cause = _("the diffusion model is trained too little")

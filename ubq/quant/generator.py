@@ -19,7 +19,7 @@ from ubq.data.normalization import Normalization
 from ubq.model import ModelSizes, UBDiff
 from ubq.quant import rewrites
 from ubq.quant.fine import refine_edges
-from ubq.quant.solver import COLUMNS, STOCHASTIC, make_schedule, offered_steps, training_schedule
+from ubq.quant.solver import COLUMNS, make_schedule, offered_steps, training_schedule
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Sampler(nn.Module):
         self.steps: list[int] = list(offered)
         self.solver: str = export.solver
         self.diffusion_steps: int = diffusion_steps
-        self.stochastic: bool = export.solver in STOCHASTIC
+        self.stochastic: bool = export.solver == "ddpm"
         self.times: Tensor
         self.coefficients: Tensor
         self.register_buffer("times", torch.cat([s.times for s in schedules]), persistent=False)

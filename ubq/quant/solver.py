@@ -10,7 +10,7 @@ lambda = log(a / s), half the log signal-to-noise ratio. The step after the last
 data: a = 1, s = 0.
 
 Sources: Ho et al. 2020 (DDPM), Nichol & Dhariwal 2021 (respaced DDPM), Song et al. 2021 (DDIM),
-Lu et al. 2022 (DPM-Solver++: algorithm 2 and, with noise, SDE-DPM-Solver++(2M)), Salimans & Ho 2022 (v-prediction).
+Lu et al. 2022 (DPM-Solver++, algorithm 2), Salimans & Ho 2022 (v-prediction).
 """
 
 from __future__ import annotations
@@ -22,17 +22,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ubq.config.schema import ExportConfig, Solver
+from ubq.config.schema import DEFAULT_FAST_STEPS, ExportConfig, Solver
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.model.diffusion import cosine_betas
 
-DEFAULT_STEPS = 20
-"""Steps of the deterministic solvers when the configuration names none."""
 MIN_LAMBDA = -5.1
 """Below it latents are indistinguishable from noise, so no steps are spent there after the first."""
-STOCHASTIC: tuple[Solver, ...] = ("ddpm", "sde-dpmpp2m")
-"""Solvers that add noise at every step but the last."""
 COLUMNS = ("x0_from_x", "x0_from_output", "from_x", "from_x0", "from_previous_x0", "from_noise")
 
 
@@ -60,7 +56,7 @@ def offered_steps(export: ExportConfig, diffusion_steps: int) -> tuple[int, ...]
     Raises:
         UsageError: more steps than the training process has.
     """
-    default = export.steps or (diffusion_steps if export.solver == "ddpm" else min(DEFAULT_STEPS, diffusion_steps))
+    default = export.steps or (diffusion_steps if export.solver == "ddpm" else min(DEFAULT_FAST_STEPS, diffusion_steps))
     wanted = [default, *export.step_choices]
     if export.solver == "ddpm":
         wanted.append(diffusion_steps)
@@ -109,7 +105,7 @@ def make_schedule(alphas_cumprod: Tensor, objective: str, solver: Solver, steps:
     Args:
         alphas_cumprod: (S,) float64, of the training process.
         objective: what the U-Net predicts: ``v``, ``noise`` or ``x0``.
-        solver: ``ddpm`` (ancestral), ``ddim`` (eta 0), ``dpmpp2m`` or ``sde-dpmpp2m``.
+        solver: ``ddpm`` (ancestral), ``ddim`` (eta 0) or ``dpmpp2m``.
         steps: steps to take, at most S.
     """
     times = spaced_times(alphas_cumprod, steps)
@@ -130,16 +126,9 @@ def make_schedule(alphas_cumprod: Tensor, objective: str, solver: Solver, steps:
     else:
         lam, lam_next = (a / s).log(), (a_next / s_next).log()  # the last step ends at infinity
         h = lam_next - lam
+        toward_x0 = -a_next * torch.expm1(-h)
         # half the slope between the last two x0; none at the first step, nor at the last, where h is infinite
         half_slope = zero.clone()
         half_slope[1:-1] = 0.5 * h[1:-1] / h[:-2]
-        if solver == "sde-dpmpp2m":
-            kept, toward_x0, noise = (
-                (-h).exp() * s_next / s,
-                -a_next * torch.expm1(-2 * h),
-                s_next * (-torch.expm1(-2 * h)).sqrt(),
-            )
-        else:
-            kept, toward_x0, noise = s_next / s, -a_next * torch.expm1(-h), zero
-        step = (kept, toward_x0 * (1 + half_slope), -toward_x0 * half_slope, noise)
+        step = (s_next / s, toward_x0 * (1 + half_slope), -toward_x0 * half_slope, zero)
     return Schedule(times, torch.stack((*to_x0, *step), dim=1))
