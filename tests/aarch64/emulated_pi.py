@@ -2,7 +2,7 @@
 
     python tests/aarch64/emulated_pi.py         # sets it up, and says where it lies
 
-Everything is kept in ``UBQ_AARCH64_CACHE`` (default ``~/.cache/ubq/aarch64``), about 900 MB, and used again. There is
+Everything is kept in ``UBQ_AARCH64_CACHE`` (default ``~/.cache/ubq/aarch64``), about 1.1 GB, and used again. There is
 no chroot, so nothing here needs root; only installing qemu does. What cannot be had raises ``Unavailable``.
 """
 
@@ -15,9 +15,10 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from ubq.export.runtimes import ONNX, TORCHSCRIPT
+from ubq.export.runtimes import EXECUTORCH, ONNX, TORCHSCRIPT
 
 QEMU = "qemu-aarch64-static"
 DEBS = ("python3.11", "libpython3.11-stdlib", "libstdc++6", "libgcc-s1", "libgomp1", "libgfortran5", "zlib1g")
@@ -26,6 +27,12 @@ WHEELS = (
     # what they import
     "typing-extensions", "sympy", "mpmath", "jinja2", "markupsafe", "networkx", "filelock", "fsspec",
     "flatbuffers", "protobuf", "packaging",
+)  # fmt: skip
+EXECUTORCH_WHEELS = (
+    *(package for package in EXECUTORCH.packages if package not in WHEELS),
+    # what it imports; torchao: the version that it requires
+    "torchao==0.14.0", "ruamel.yaml", "pyyaml", "tabulate", "pandas", "python-dateutil", "pytz", "tzdata", "six",
+    "expecttest", "parameterized",
 )  # fmt: skip
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
 
@@ -80,22 +87,35 @@ class EmulatedPi:
         self.folder = cache_folder()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.qemu = _qemu()
-        self.site = self._made("site", self._unpack_wheels)
+        self.site = self._made("site", lambda site: self._unpack_wheels(site, "wheels", WHEELS))
         self.system = self._made("system", self._unpack_system)
 
-    def command(self, board: Board, *arguments: str, qemu: Sequence[str] = ()) -> list[str]:
+    @cached_property
+    def executorch_site(self) -> Path:
+        """What only ExecuTorch needs, set up when first asked for.
+
+        Raises:
+            Unavailable: the wheels cannot be had.
+        """
+        return self._made(
+            "executorch-site", lambda site: self._unpack_wheels(site, "executorch-wheels", EXECUTORCH_WHEELS)
+        )
+
+    def command(self, board: Board, *arguments: str, qemu: Sequence[str] = (), executorch: bool = False) -> list[str]:
         """The command that runs the Pi's Python with some arguments.
 
         Args:
             board: to be.
             arguments: of Python.
             qemu: another emulator and its options, such as a plugin.
+            executorch: with the packages that only ExecuTorch needs.
         """
         root = self._root(board)
+        sites = [self.site, self.executorch_site] if executorch else [self.site]
         settings = {
             "LD_LIBRARY_PATH": f"{root}/usr/lib/aarch64-linux-gnu:{root}/lib/aarch64-linux-gnu",
             "PYTHONHOME": f"{root}/usr",
-            "PYTHONPATH": str(self.site),
+            "PYTHONPATH": ":".join(map(str, sites)),
             "PYTHONNOUSERSITE": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",
@@ -105,11 +125,16 @@ class EmulatedPi:
         return [*words, f"{root}/usr/bin/python3.11", *arguments]
 
     def run(
-        self, board: Board, *arguments: str, cwd: Path | None = None, qemu: Sequence[str] = ()
+        self,
+        board: Board,
+        *arguments: str,
+        cwd: Path | None = None,
+        qemu: Sequence[str] = (),
+        executorch: bool = False,
     ) -> subprocess.CompletedProcess[str]:
         """Run the Pi's Python, in an environment without anything of this machine's."""
         return subprocess.run(
-            self.command(board, *arguments, qemu=qemu), cwd=cwd, capture_output=True, text=True,
+            self.command(board, *arguments, qemu=qemu, executorch=executorch), cwd=cwd, capture_output=True, text=True,
             env={"HOME": "/tmp", "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"},
         )  # fmt: skip
 
@@ -124,13 +149,13 @@ class EmulatedPi:
             new.rename(folder)
         return folder
 
-    def _unpack_wheels(self, site: Path) -> None:
-        wheels = self.folder / "wheels"
+    def _unpack_wheels(self, site: Path, downloads: str, packages: Sequence[str]) -> None:
+        wheels = self.folder / downloads
         platforms = [word for name in PLATFORMS for word in ("--platform", f"{name}_aarch64")]
         abis = [word for name in ("cp311", "abi3", "none") for word in ("--abi", name)]
         _call(
             sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:", *platforms,
-            "--python-version", "311", "--implementation", "cp", *abis, "--no-deps", "--dest", str(wheels), *WHEELS,
+            "--python-version", "311", "--implementation", "cp", *abis, "--no-deps", "--dest", str(wheels), *packages,
         )  # fmt: skip
         for wheel in sorted(wheels.glob("*.whl")):
             with zipfile.ZipFile(wheel) as archive:

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from emulated_pi import BOARDS, Board, EmulatedPi, Unavailable, cache_folder
+from emulated_pi import BOARDS, PI5, Board, EmulatedPi, Unavailable, cache_folder
 from tiny_generator import tiny_generator, tiny_recipe
 
 from ubq.config.extras import missing_modules
 from ubq.export.bundle import Bundle, make_bundle
 from ubq.export.files import export_generator
 from ubq.export.integer import integer_layers
-from ubq.export.runtimes import ONNX, PI_TORCH, TORCHSCRIPT
+from ubq.export.runtimes import EXECUTORCH, ONNX, PI_TORCH, TORCHSCRIPT, Runtime
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -45,7 +45,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Of a model with every layer and small widths, and inputs.npz for its integer layers."""
     recipe = tiny_recipe()
     generator = tiny_generator(recipe)
-    formats = ["torchscript"] + (["onnx"] if not missing_modules("onnx") else [])
+    formats = ["torchscript", *(extra for extra in ("onnx", "executorch") if not missing_modules(extra))]
     exported = tmp_path_factory.mktemp("exported")
     export_generator(generator, recipe, exported, "tiny", family="curvefault-a", formats=formats)
     made = make_bundle(exported)
@@ -86,7 +86,8 @@ def here(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 def on_board(pi: EmulatedPi, board: Board, runtime: str, bundle: Bundle, out: Path) -> dict[str, Any]:
-    done = pi.run(board, str(SCRIPT), runtime, str(out), cwd=bundle.folder)
+    executorch = runtime == EXECUTORCH.name
+    done = pi.run(board, str(SCRIPT), runtime, str(out), cwd=bundle.folder, executorch=executorch)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads((out / "result.json").read_text())
     assert result["machine"] == "aarch64"
@@ -107,6 +108,19 @@ def pairs_agree(there: Path, here: Path) -> dict[str, float]:
         apart[kind] = relative(found, wanted)
         assert apart[kind] <= MOST_APART
     return apart
+
+
+def executorch_sites(pi: EmulatedPi) -> list[Path]:
+    try:
+        return [pi.site, pi.executorch_site]
+    except Unavailable as error:
+        pytest.skip(f"no ExecuTorch for the emulated Raspberry Pi: {error}")
+
+
+def packages_are_there(runtime: Runtime, sites: list[Path]) -> None:
+    for package in runtime.packages:
+        name, version = package.split("==")
+        assert [found for site in sites for found in site.glob(f"{name}-{version}*.dist-info")], package
 
 
 def record(report: dict[str, Any], board: Board, out: Path, result: dict[str, Any], apart: dict[str, float]) -> None:
@@ -142,10 +156,22 @@ def test_onnx_runtime_agrees_with_x86_without_torch(
     record(report, board, tmp_path, result, pairs_agree(tmp_path, here["onnx"]))
 
 
-def test_the_wheels_are_those_of_the_requirements(pi: EmulatedPi) -> None:
-    for package in (*TORCHSCRIPT.packages, *ONNX.packages):
-        name, version = package.split("==")
-        assert list(pi.site.glob(f"{name}-{version}*.dist-info")), package
+def test_executorch_agrees_with_x86(
+    pi: EmulatedPi, bundle: Bundle, here: dict[str, Path], report: dict[str, Any], tmp_path: Path
+) -> None:
+    """On a Pi 5 alone: int8 in ExecuTorch stops with an illegal instruction on the emulated Pi 4."""
+    if EXECUTORCH not in bundle.runtimes:
+        pytest.skip("the executorch extra is not installed here: pip install 'ubq[executorch]'")
+    packages_are_there(EXECUTORCH, executorch_sites(pi))
+    result = on_board(pi, PI5, "executorch", bundle, tmp_path)
+    wanted = dict(package.split("==") for package in EXECUTORCH.packages)
+    assert {name: wanted[name] for name in result["versions"]} == result["versions"]
+    record(report, PI5, tmp_path, result, pairs_agree(tmp_path, here["executorch"]))
+
+
+@pytest.mark.parametrize("runtime", [TORCHSCRIPT, ONNX], ids=lambda r: r.name)
+def test_the_wheels_are_those_of_the_requirements(runtime: Runtime, pi: EmulatedPi) -> None:
+    packages_are_there(runtime, [pi.site])
 
 
 def test_this_machine_has_the_engine_that_it_is_compared_under() -> None:

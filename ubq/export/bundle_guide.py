@@ -76,7 +76,7 @@ def bundle_guide_text(facts: Facts, sizes: Mapping[Runtime, int]) -> str:
         code("sh", "cd ~/ubq", f"{VENV}/bin/python generate.py --count 2"),
         "\n".join(f"- {line}" for line in _hints(facts, runtimes)),
         "## " + _("5. Memory and time"),
-        *(_budget(size, r) for r, size in sizes.items() if r.base_mb),
+        *(_budget(size, r) for r, size in sizes.items()),
         _("The first pair is slower than the others. Close other programs, and cool the board: a hot Pi slows down."),
         "## " + _("6. If it does not work"),
         table((_("what happens"), _("what mends it")), *_trouble(facts, runtimes)),
@@ -97,7 +97,7 @@ def bundle_guide_text(facts: Facts, sizes: Mapping[Runtime, int]) -> str:
 
 
 def _memory(runtime: Runtime, size: int) -> str:
-    return _("about {need}").format(need=runtime.memory_mb(size)) if runtime.base_mb else _("not measured")
+    return _("about {need}").format(need=runtime.memory_mb(size))
 
 
 def _boards(runtime: Runtime) -> tuple[str, str]:
