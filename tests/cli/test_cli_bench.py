@@ -188,7 +188,7 @@ def test_the_other_training_stages_are_measured_too() -> None:
 
 def test_forward_modelling_is_measured(capsys) -> None:
     pytest.importorskip("deepwave")
-    found = printed("forward", "--maps", "1", "--workers", "1", "--rounds", "1", capsys=capsys)
+    found = printed("forward", "--maps", "2", "--workers", "1", "--rounds", "1", capsys=capsys)
     assert found["scaling"] == {"1": 1.0}
     assert found["rates"]["1"] > 0
 

@@ -167,7 +167,7 @@ def test_sampling_steps_resolve() -> None:
         return load_config("smoke", keyed, isolated=True).config.sampling_steps
 
     assert steps(export__solver="ddpm") == 32
-    assert steps() == 20
+    assert steps() == 10
     assert steps(export__steps=5) == 5
     assert steps(model__diffusion_steps=8) == 8
 

@@ -87,7 +87,7 @@ def test_all_ddpm_steps_are_upstreams() -> None:
 
 
 def test_offered_steps() -> None:
-    assert offered_steps(ExportConfig(solver="dpmpp2m", step_choices=(10, 30)), 256) == (20, 10, 30)
+    assert offered_steps(ExportConfig(solver="dpmpp2m", step_choices=(20, 30)), 256) == (10, 20, 30)
     assert offered_steps(ExportConfig(solver="ddpm", steps=50), 256) == (50, 256)
     assert offered_steps(ExportConfig(solver="ddim"), 8) == (8,)
     with pytest.raises(UsageError, match="300 sampling steps"):

@@ -24,8 +24,8 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 """Zero usually means: decided elsewhere, as the key's help says."""
-DEFAULT_FAST_STEPS = 20
-"""Sampling steps of the fast solvers when ``export.steps`` is 0."""
+DEFAULT_FAST_STEPS = 10
+"""Sampling steps of the fast solvers when ``export.steps`` is 0: from here on more gain nothing (bench/README.md)."""
 
 
 class Contradiction(NamedTuple):
@@ -373,7 +373,7 @@ class ExportConfig(Table):
     solver: Solver = "dpmpp2m"
     """Sampler inside the file."""
     steps: Count = 0
-    """Sampling steps when the caller names none; 0: all steps for ddpm, else 20."""
+    """Sampling steps when the caller names none; 0: all steps for ddpm, else 10."""
     step_choices: tuple[Positive, ...] = ()
     """Further step counts the file offers at run time."""
     name: str = ""

@@ -122,7 +122,7 @@ def _costs() -> dict[str, str]:
         "quant.max_quality_loss": _("Layers that go back to float cost size and speed."),
         "epochs": _("Count only where steps is 0."),
         "qat.warmup": _("Later is gentler on the weights, and leaves fewer steps for the integer model."),
-        "export.solver": _("dpmpp2m: some 20 steps a map; ddpm: all steps of training, and that many times slower."),
+        "export.solver": _("dpmpp2m: some 10 steps a map; ddpm: all steps of training, and that many times slower."),
         "export.steps": _("Time on the Pi grows with the steps."),
         "export.formats": _("onnx and executorch need packages of their own."),
     }
