@@ -63,7 +63,8 @@ ONNX = Runtime(
     "ONNX Runtime",
     "onnxruntime",
     ("onnxruntime==1.32.0", NUMPY),
-    # x86, one thread, generate.py --count 1 in a venv of these packages: files of 27 and 62 MB peaked at 126 and 167 to 195 MB
+    # x86, one thread, generate.py --count 1 in a venv of these packages: files of 27 and 62 MB peaked at 126 and at
+    # 167 to 195 MB
     base_mb=80,
     file_factor=2.0,
 )
