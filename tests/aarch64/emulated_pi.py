@@ -2,7 +2,7 @@
 
     python tests/aarch64/emulated_pi.py         # sets it up, and says where it lies
 
-Everything is kept in ``UBQ_AARCH64_CACHE`` (default ``~/.cache/ubq/aarch64``), about 1.1 GB, and used again. There is
+Everything is kept in ``UBQ_AARCH64_CACHE`` (default ``~/.cache/ubq/aarch64``), about 1.5 GB, and used again. There is
 no chroot, so nothing here needs root; only installing qemu does. What cannot be had raises ``Unavailable``.
 """
 
@@ -27,12 +27,6 @@ WHEELS = (
     # what they import
     "typing-extensions", "sympy", "mpmath", "jinja2", "markupsafe", "networkx", "filelock", "fsspec",
     "flatbuffers", "protobuf", "packaging",
-)  # fmt: skip
-EXECUTORCH_WHEELS = (
-    *(package for package in EXECUTORCH.packages if package not in WHEELS),
-    # what it imports; torchao: the version that it requires
-    "torchao==0.14.0", "ruamel.yaml", "pyyaml", "tabulate", "pandas", "python-dateutil", "pytz", "tzdata", "six",
-    "expecttest", "parameterized",
 )  # fmt: skip
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
 
@@ -92,14 +86,13 @@ class EmulatedPi:
 
     @cached_property
     def executorch_site(self) -> Path:
-        """What only ExecuTorch needs, set up when first asked for.
+        """ExecuTorch's requirements and nothing else, set up when first asked for.
 
         Raises:
             Unavailable: the wheels cannot be had.
         """
-        return self._made(
-            "executorch-site", lambda site: self._unpack_wheels(site, "executorch-wheels", EXECUTORCH_WHEELS)
-        )
+        packages = EXECUTORCH.installed
+        return self._made("executorch-site", lambda site: self._unpack_wheels(site, "executorch-wheels", packages))
 
     def command(self, board: Board, *arguments: str, qemu: Sequence[str] = (), executorch: bool = False) -> list[str]:
         """The command that runs the Pi's Python with some arguments.
@@ -108,14 +101,14 @@ class EmulatedPi:
             board: to be.
             arguments: of Python.
             qemu: another emulator and its options, such as a plugin.
-            executorch: with the packages that only ExecuTorch needs.
+            executorch: with its requirements instead of the others'.
         """
         root = self._root(board)
-        sites = [self.site, self.executorch_site] if executorch else [self.site]
+        site = self.executorch_site if executorch else self.site
         settings = {
             "LD_LIBRARY_PATH": f"{root}/usr/lib/aarch64-linux-gnu:{root}/lib/aarch64-linux-gnu",
             "PYTHONHOME": f"{root}/usr",
-            "PYTHONPATH": ":".join(map(str, sites)),
+            "PYTHONPATH": str(site),
             "PYTHONNOUSERSITE": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",

@@ -136,8 +136,8 @@ def test_the_script_says_what_is_missing_and_what_mends_it(bundle: Bundle, expor
 def test_the_guide_names_this_model_its_files_and_exact_versions(bundle: Bundle) -> None:
     guide = (bundle.folder / "deployment_guide.md").read_text()
     for runtime in bundle.runtimes:
-        assert f"pip install {' '.join(runtime.packages)}" in guide
-        assert (bundle.folder / runtime.requirements).read_text().split() == list(runtime.packages)
+        assert f"pip install {runtime.pip_arguments}" in guide
+        assert (bundle.folder / runtime.requirements).read_text().split() == list(runtime.installed)
         assert f"`tiny{runtime.suffixes[0]}`" in guide
     assert "generate.py --count 2" in guide
     assert guide.index('engine = "qnnpack"') < guide.index('torch.jit.load("tiny.pt")')

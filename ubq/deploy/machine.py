@@ -200,7 +200,7 @@ def torch_problem(machine: Machine) -> str:
 
 def install_line(runtime: Runtime, host: str, python: str) -> str:
     """The command that installs a runtime there."""
-    packages = " ".join(runtime.packages)
+    packages = runtime.pip_arguments
     if python:
         return f"ssh {host} {shlex.quote(f'{python} -m pip install {packages}')}"
     return f"ssh {host} {shlex.quote(f'python3 -m venv {VENV} && {VENV}/bin/pip install {packages}')}"

@@ -99,7 +99,7 @@ def make_bundle(exported: Path, out: Path | None = None) -> Bundle:
             _link_or_copy(exported / file, new / file)
         (new / SCRIPT).write_bytes(Path(generate.__file__).read_bytes())
         for runtime in runtimes:
-            (new / runtime.requirements).write_text("".join(f"{p}\n" for p in runtime.packages), encoding="utf-8")
+            (new / runtime.requirements).write_text("".join(f"{p}\n" for p in runtime.installed), encoding="utf-8")
         sizes = {r: sum((new / n).stat().st_size for n in model_files(name, r)) for r in runtimes}
         (new / GUIDE).write_text(bundle_guide_text(facts, sizes), encoding="utf-8")
         manifest = _bundle_manifest(new, facts, source)

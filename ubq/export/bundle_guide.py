@@ -110,7 +110,11 @@ def _boards(runtime: Runtime) -> tuple[str, str]:
 
 
 def _install(runtime: Runtime, several: bool) -> str:
-    lines = code("sh", f"python3 -m venv {VENV}", f"{VENV}/bin/pip install {' '.join(runtime.packages)}")
+    lines = code("sh", f"python3 -m venv {VENV}", f"{VENV}/bin/pip install {runtime.pip_arguments}")
+    if runtime is EXECUTORCH:
+        lines += "\n\n" + _("ExecuTorch {version} needs Python 3.11 or 3.12, and `--no-deps`.").format(
+            version=runtime.packages[0].partition("==")[2]
+        )
     return (f"{runtime.title} (`{runtime.requirements}`):\n\n" if several else "") + lines
 
 

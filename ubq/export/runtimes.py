@@ -26,6 +26,7 @@ class Runtime:
         packages: exact requirements.
         base_mb: memory of the process whatever the file, MB.
         file_factor: memory at the peak, over that, as a multiple of the file's size.
+        imports: exact versions of what ``packages`` import, where pip must not look for all they ask for.
     """
 
     name: str
@@ -35,6 +36,17 @@ class Runtime:
     packages: tuple[str, ...]
     base_mb: int
     file_factor: float
+    imports: tuple[str, ...] = ()
+
+    @property
+    def installed(self) -> tuple[str, ...]:
+        """Everything that pip is told to install."""
+        return (*self.packages, *self.imports)
+
+    @property
+    def pip_arguments(self) -> str:
+        """What follows ``pip install``."""
+        return " ".join((*(("--no-deps",) if self.imports else ()), *self.installed))
 
     @property
     def requirements(self) -> str:
@@ -78,6 +90,28 @@ EXECUTORCH = Runtime(
     # torch 2.13.0+cpu, not these versions
     base_mb=395,
     file_factor=2.1,
+    # executorch 1.0.1 asks for its developers' tools as well, of which coremltools has no wheel for a Pi
+    imports=(
+        "torchao==0.14.0",
+        "expecttest==0.3.0",
+        "parameterized==0.9.0",
+        "ruamel.yaml==0.19.1",
+        "pyyaml==6.0.3",
+        "tabulate==0.10.0",
+        "pandas==3.1.1",
+        "python-dateutil==2.9.0.post0",
+        "six==1.17.0",
+        "filelock==4.2.12",
+        "flatbuffers==25.12.19",
+        "fsspec==2026.9.0",
+        "jinja2==3.1.6",
+        "markupsafe==3.0.4",
+        "mpmath==1.3.0",
+        "networkx==3.6.1",
+        "packaging==26.3",
+        "sympy==1.14.0",
+        "typing-extensions==4.16.0",
+    ),
 )
 RUNTIMES = {runtime.name: runtime for runtime in (ONNX, TORCHSCRIPT, EXECUTORCH)}
 """By name, the one to prefer first."""
