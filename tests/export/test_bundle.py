@@ -125,6 +125,8 @@ def test_the_script_says_what_is_missing_and_what_mends_it(bundle: Bundle, expor
     assert "does not offer 99 steps" in said(bundle, "--steps", "99")
     assert "at least 1" in said(bundle, "--count", "0")
     broken = make_bundle(exported, tmp_path)
+    (broken.folder / "tiny.pte").touch()
+    assert "-m pip install --no-deps -r" in said(broken, "--runtime", "executorch")
     model = broken.folder / "tiny.pt"
     model.unlink()
     model.write_bytes(b"half")

@@ -49,6 +49,10 @@ def loss(task: QatDiffusionTask) -> Tensor:
     return task.loss(SAMPLES, SampleDraws(0, "test", SAMPLES.tolist()))
 
 
+def test_fake_quantised_ones_do_not() -> None:
+    assert not qat_task(0.0).cpu_bfloat16
+
+
 @torch.no_grad()
 def test_a_quantised_unet_that_is_its_float_one_has_nothing_left_to_distil() -> None:
     whole = qat_task(1.0)

@@ -379,6 +379,10 @@ class ExportConfig(Table):
     name: str = ""
     """Name of the exported files; empty: the preset's name."""
 
+    def default_steps(self, trained: int) -> int:
+        """Sampling steps when the caller names none, of a model with so many diffusion steps."""
+        return self.steps or (trained if self.solver == "ddpm" else min(DEFAULT_FAST_STEPS, trained))
+
     @model_validator(mode="after")
     def _torchscript_always(self) -> ExportConfig:
         found: list[Contradiction] = []
@@ -418,12 +422,8 @@ class Config(Table):
 
     @property
     def sampling_steps(self) -> int:
-        """Sampling steps of the exported file when the caller names none: ``export.steps`` with 0 resolved."""
-        if self.export.steps:
-            return self.export.steps
-        if self.export.solver == "ddpm":
-            return self.model.diffusion_steps
-        return min(DEFAULT_FAST_STEPS, self.model.diffusion_steps)
+        """Sampling steps of the exported file when the caller names none."""
+        return self.export.default_steps(self.model.diffusion_steps)
 
     @model_validator(mode="after")
     def _steps_were_trained(self) -> Config:

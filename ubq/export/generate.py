@@ -148,9 +148,10 @@ def main() -> None:
     if not file.is_file():
         fail(f"{file} does not exist", "copy it here, or choose another --runtime")
     if importlib.util.find_spec(module) is None or importlib.util.find_spec("numpy") is None:
+        alone = "--no-deps " if name == "executorch" else ""  # its list is whole; pip finds no wheel of all it asks for
         fail(
             f"{sys.executable} lacks {module} or numpy",
-            f"{sys.executable} -m pip install -r {here}/requirements-{name}.txt",
+            f"{sys.executable} -m pip install {alone}-r {here}/requirements-{name}.txt",
         )
     started = time.perf_counter()
     model = kind(file, options.threads)

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from ubq.config.schema import QuantConfig
 from ubq.model.layers import ConvBlock
-from ubq.quant.layers import QConv2d, conv_geometry
+from ubq.quant.layers import QConv2d, conv2d_of, conv_geometry
 from ubq.quant.rewrites import AddHeight, DropHeight
 
 COPIES = 4
-"""Two more bits: what is left of these roundings is small beside those inside (bench/README.md)."""
+"""Two more bits: what rounding changes falls to a quarter."""
 SHIFTS = tuple((i + 0.5) / COPIES - 0.5 for i in range(COPIES))
 """In levels."""
 
@@ -66,15 +66,8 @@ def _shifts(scale: Tensor) -> Tensor:
 
 
 def _with_weight(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    stride, padding, dilation, groups = conv_geometry(conv)
-    outputs, inputs, *kernel = weight.shape
-    with torch.device("meta"):  # the weights are given
-        wide = nn.Conv2d(
-            inputs, outputs, (kernel[0], kernel[1]), stride, padding, dilation, groups, bias=bias is not None
-        )
-    wide.weight = nn.Parameter(weight.detach())
-    wide.bias = None if bias is None else nn.Parameter(bias.detach())
-    return wide
+    given = None if bias is None else nn.Parameter(bias.detach())
+    return conv2d_of(nn.Parameter(weight.detach()), given, *conv_geometry(conv))
 
 
 @torch.no_grad()

@@ -304,3 +304,21 @@ def conv_geometry(conv: nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int], tu
         raise ValueError("integer convolutions pad with zeros, by numbers")
     (s1, s2), (p1, p2), (d1, d2) = conv.stride, conv.padding, conv.dilation
     return (s1, s2), (p1, p2), (d1, d2), conv.groups
+
+
+def conv2d_of(
+    weight: nn.Parameter,
+    bias: nn.Parameter | None,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> nn.Conv2d:
+    """A convolution around parameters that are there: weight (O, I / groups, K, K'), bias (O,)."""
+    outputs, inputs, height, width = weight.shape
+    with torch.device("meta"):
+        conv = nn.Conv2d(
+            inputs * groups, outputs, (height, width), stride, padding, dilation, groups, bias=bias is not None
+        )
+    conv.weight, conv.bias = weight, bias
+    return conv

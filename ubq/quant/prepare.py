@@ -13,7 +13,7 @@ from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.quant.fine import stagger
 from ubq.quant.generator import Generator, part_of
-from ubq.quant.layers import QConv2d, QLinear, QLinearDynamic, QuantLayer
+from ubq.quant.layers import QConv2d, QLinear, QLinearDynamic, QuantLayer, conv2d_of
 from ubq.quant.phases import phase_set, quant_layers
 
 WEIGHT_LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
@@ -110,17 +110,12 @@ def restore_float(generator: Generator, names: Iterable[str]) -> None:
 
 
 def _float_layer(layer: QuantLayer) -> nn.Module:
-    weight = layer.weight
-    plain: nn.Conv2d | nn.Linear
-    with torch.device("meta"):  # the weights come from the layer
-        if isinstance(layer, QConv2d):
-            kernel = (weight.shape[2], weight.shape[3])
-            plain = nn.Conv2d(
-                weight.shape[1] * layer.groups, weight.shape[0], kernel, layer.stride, layer.padding, layer.dilation,
-                layer.groups, layer.bias is not None,
-            )  # fmt: skip
-        else:
-            plain = nn.Linear(weight.shape[1], weight.shape[0], layer.bias is not None)
-    for name in ("weight", "bias"):
-        plain.register_parameter(name, layer._parameters[name])
-    return plain
+    """With the layer's own parameters: an optimiser or average that holds them goes on holding them."""
+    weight, bias = layer._parameters["weight"], layer._parameters["bias"]
+    assert weight is not None
+    if isinstance(layer, QConv2d):
+        return conv2d_of(weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+    with torch.device("meta"):
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None)
+    linear.weight, linear.bias = weight, bias  # type: ignore[assignment]  # None where it has none
+    return linear

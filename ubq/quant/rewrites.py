@@ -15,6 +15,7 @@ from ubq.model.layers import ConvBlock, Projector
 from ubq.model.seismic import SeismicDecoder
 from ubq.model.unet import ResidualBlock, UNet
 from ubq.model.velocity import VelocityDecoder
+from ubq.quant.layers import conv2d_of
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
 
@@ -173,20 +174,14 @@ def convert_conv1d(unet: UNet) -> None:
 
 def _conv2d(conv: nn.Conv1d) -> nn.Conv2d:
     assert isinstance(conv.padding, tuple)
-    with torch.device("meta"):  # the weights come from the Conv1d
-        flat = nn.Conv2d(
-            conv.in_channels,
-            conv.out_channels,
-            (1, conv.kernel_size[0]),
-            (1, conv.stride[0]),
-            (0, conv.padding[0]),
-            (1, conv.dilation[0]),
-            conv.groups,
-            conv.bias is not None,
-        )
-    flat.weight = nn.Parameter(conv.weight.unsqueeze(2))
-    flat.bias = conv.bias
-    return flat
+    return conv2d_of(
+        nn.Parameter(conv.weight.unsqueeze(2)),
+        conv._parameters["bias"],
+        (1, conv.stride[0]),
+        (0, conv.padding[0]),
+        (1, conv.dilation[0]),
+        conv.groups,
+    )
 
 
 @torch.no_grad()
@@ -219,11 +214,8 @@ def _shuffled(conv: nn.ConvTranspose2d) -> ShuffledTransposed:
     taps = torch.tensor([[2, 0], [3, 1]], device=conv.weight.device)
     weight = conv.weight[:, :, taps[:, None, :, None], taps[None, :, None, :]]  # (I, O, 2, 2, 2, 2)
     weight = weight.permute(1, 2, 3, 0, 4, 5).reshape(4 * conv.out_channels, conv.in_channels, 2, 2)
-    with torch.device("meta"):
-        flat = nn.Conv2d(conv.in_channels, 4 * conv.out_channels, 2, padding=1)
-    flat.weight = nn.Parameter(weight.contiguous())
-    flat.bias = nn.Parameter(_bias(conv).repeat_interleave(4))
-    return ShuffledTransposed(flat)
+    bias = _bias(conv).repeat_interleave(4)
+    return ShuffledTransposed(conv2d_of(nn.Parameter(weight.contiguous()), nn.Parameter(bias), padding=(1, 1)))
 
 
 def _bias(conv: nn.ConvTranspose2d) -> Tensor:

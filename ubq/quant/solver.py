@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ubq.config.schema import DEFAULT_FAST_STEPS, ExportConfig, Solver
+from ubq.config.schema import ExportConfig, Solver
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.model.diffusion import cosine_betas
@@ -56,7 +56,7 @@ def offered_steps(export: ExportConfig, diffusion_steps: int) -> tuple[int, ...]
     Raises:
         UsageError: more steps than the training process has.
     """
-    default = export.steps or (diffusion_steps if export.solver == "ddpm" else min(DEFAULT_FAST_STEPS, diffusion_steps))
+    default = export.default_steps(diffusion_steps)
     wanted = [default, *export.step_choices]
     if export.solver == "ddpm":
         wanted.append(diffusion_steps)
