@@ -2,7 +2,8 @@
 
 ``python bench/instructions.py BUNDLE_FOLDER [--out REPORT.json]``
 
-A proxy for time, not time: an instruction may take a fraction of a cycle or wait for memory. The bundle's own
+A proxy for time, not time: an instruction may take a fraction of a cycle or wait for memory. The estimate beside it is
+instructions / (clock x 1 instruction a cycle). The bundle's own
 generate.py draws one pair and then three; half of the difference is a pair, without imports and loading. Needs
 qemu-aarch64 with plugins (Debian's qemu-user) and a C compiler, and what ``make test-aarch64`` sets up.
 """
@@ -63,8 +64,11 @@ def main() -> None:
                     continue  # its int8 stops there with an illegal instruction
                 few, many = (counted(pi, plugin, board, arguments.bundle, runtime.name, pairs) for pairs in (FEW, MANY))
                 found[board, runtime.name] = (many - few) // (MANY - FEW)
-    rows = [[f"{b.name} ({b.cpu})", runtime, f"{count / 1e6:,.0f}"] for (b, runtime), count in found.items()]
-    print(markdown(["board", "runtime", "million instructions a pair"], rows))
+    rows = [
+        [f"{b.name} ({b.cpu}, {b.mhz / 1e3} GHz)", runtime, f"{count / 1e6:,.0f}", f"{count / 1e6 / b.mhz:.2f}"]
+        for (b, runtime), count in found.items()
+    ]
+    print(markdown(["board", "runtime", "million instructions a pair", "estimated s"], rows))
     if arguments.out:
         written = [{"cpu": b.cpu, "runtime": r, "instructions_per_pair": n} for (b, r), n in found.items()]
         arguments.out.write_text(json.dumps({"model": model, "counts": written}, indent=2) + "\n")

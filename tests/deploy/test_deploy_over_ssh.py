@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MODEL_BYTES, sha256
 from loopback import SHELL_PATH, Sshd
+from toy_bundle import MODEL_BYTES
 
 from ubq.cli import main
 from ubq.export.bundle import Bundle
+from ubq.export.manifest import sha256
 
 FILES = {"toy.pt", "toy_info.txt", "deployment_guide.md", "generate.py", "manifest.json",
          "requirements-torchscript.txt"}  # fmt: skip
@@ -200,19 +201,30 @@ def test_a_folder_of_someone_else_is_refused(sshd: Sshd, bundle: Bundle, capsys)
     assert "/proc" in failure(capsys)
 
 
+WITH_ONNX = """echo '{"python": [3, 11, 2], "executable": "pi-python", "bits": 64, "machine": "aarch64",
+    "model": "Raspberry Pi 4", "cpu_parts": ["0xd08"], "libraries": {"numpy": "2.4.6", "onnxruntime": "1.32.0"},
+    "memory_mb": 3800, "temperature": 51.5, "throttled": 5}'"""
+
+
 def test_only_the_files_of_the_runtime_are_sent(sshd: Sshd, bundle: Bundle, tmp_path: Path) -> None:
-    sshd.shim(
-        "pi-python",
-        """echo '{"python": [3, 11, 2], "executable": "pi-python", "bits": 64, "machine": "aarch64",
-        "model": "Raspberry Pi 4", "cpu_parts": ["0xd08"], "libraries": {"numpy": "2.4.6", "onnxruntime": "1.32.0"},
-        "memory_mb": 3800, "temperature": 51.5, "throttled": 5}'""",
-    )
+    sshd.shim("pi-python", WITH_ONNX)
     there = tmp_path / "there"
     assert deploy(there, bundle, "--python", "pi-python", runtime="onnx") == 0
     assert {path.name for path in there.iterdir()} == {
         "toy.onnx", "toy.decoders.onnx", "toy_info.txt", "deployment_guide.md", "generate.py", "manifest.json",
         "requirements-onnx.txt",
     }  # fmt: skip
+
+
+def test_what_lies_there_for_another_runtime_does_not_grow_old(sshd: Sshd, bundle: Bundle, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    assert deploy(there, bundle) == 0
+    put(bundle, "toy.pt", b"trained again" * (MODEL_BYTES // 13))
+    sshd.shim("pi-python", WITH_ONNX)
+    assert deploy(there, bundle, "--python", "pi-python", runtime="onnx") == 0
+    names = {path.name for path in there.iterdir()}
+    assert names == FILES | {"toy.onnx", "toy.decoders.onnx", "requirements-onnx.txt"}
+    assert all(sha256(there / name) == sha256(bundle.folder / name) for name in names)
 
 
 TOLD = {"seconds_per_pair": 1.25, "peak_memory_mb": 310, "steps": 4}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -153,6 +154,12 @@ def test_the_command_bundles_what_a_folder_or_a_run_exported(exported: Path, tmp
     assert set(told["runtimes"]) <= {"onnx", "torchscript"}
     assert (Path(told["folder"]) / "generate.py").is_file()
     assert main(["export", str(tmp_path), "--bundle"]) == 2
+    run = tmp_path / "runs" / "mine"
+    shutil.copytree(exported, run / "exported_models")
+    (run / "state.json").touch()
+    for words in (["mine"], []):  # without a name the newest run
+        assert main(["export", *words, "--bundle", "--runs-dir", str(run.parent)]) == 0
+        assert str(run / "exported_models" / "tiny-bundle.tar.gz") in capsys.readouterr().out
     (exported / "tiny_info.txt").rename(exported / "kept")
     try:
         assert main(["export", str(exported), "--bundle", "--out", str(tmp_path / "y")]) == 2

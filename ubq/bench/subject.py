@@ -23,7 +23,7 @@ from ubq.export.sampling import ExportedModel, load_exported
 from ubq.export.torchscript import engine, write_torchscript
 from ubq.i18n import gettext as _
 from ubq.model import PARTS, GaussianDiffusion, ModelSizes, UBDiff
-from ubq.quant.generator import Recipe, deployable
+from ubq.quant.generator import Generator, Recipe, deployable
 from ubq.quant.phases import set_phase
 from ubq.quant.prepare import calibrate, prepare_qat
 from ubq.stages.floatmodel import normalization_of, sizes_of, trained_parts
@@ -174,17 +174,22 @@ def subject_of_sizes(
     return Subject(f"{title_of(sizes)}, random weights", random_model(sizes, ranges), load_exported(path, backend))
 
 
-def _exported(recipe: Recipe, folder: Path) -> Path:
-    """The file of random weights; the float weights it was made of are gone when this returns."""
+def random_generator(recipe: Recipe) -> Generator:
+    """Random weights of a recipe's sizes, calibrated on draws of its own: ready to export."""
     generator = deployable(random_model(recipe.sizes, recipe.normalization).model, recipe, keep_model=False)
     prepare_qat(generator, recipe.quant)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(1)
         calibrate(generator, [lambda: generator(1)])
     set_phase(generator.eval(), "frozen")
+    return generator
+
+
+def _exported(recipe: Recipe, folder: Path) -> Path:
+    """The file of random weights; the float weights it was made of are gone when this returns."""
     path = folder / "random.pt"
     facts = json.dumps(facts_of(recipe, path.stem, "curvefault-a", quantised=True).to_json())
-    write_torchscript(generator, path, recipe.quant.backend, recipe.quant.time_tables, facts)
+    write_torchscript(random_generator(recipe), path, recipe.quant.backend, recipe.quant.time_tables, facts)
     return path
 
 

@@ -74,7 +74,8 @@ class LazyGroup(TyperGroup):
 
 def _translated(command: Any) -> Any:
     """A command and what is below it with their help in the chosen language; Typer knows of none."""
-    command.help = _(command.help or "")
+    if command.help:
+        command.help = _(command.help)
     for parameter in command.params:
         if getattr(parameter, "help", None):
             parameter.help = _(parameter.help)

@@ -18,7 +18,7 @@ from ubq.i18n import gettext as _
 if TYPE_CHECKING:
     from ubq.bench.subject import Subject
 
-app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
+app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True, add_completion=False)
 
 Source = Annotated[
     str | None,

@@ -15,7 +15,9 @@ from ubq.i18n import gettext as _
 if TYPE_CHECKING:
     from ubq.checkpoints.importer import ImportedModel
 
-app = typer.Typer(help="Checkpoints of upstream's code: look before you import.", no_args_is_help=True)
+app = typer.Typer(
+    help="Checkpoints of upstream's code: look before you import.", no_args_is_help=True, add_completion=False
+)
 
 
 class Weights(StrEnum):

@@ -14,7 +14,7 @@ from ubq.i18n import gettext as _
 if TYPE_CHECKING:
     from ubq.config.schema import Config
 
-app = typer.Typer(help="Look at, check, change and compare configurations.", no_args_is_help=True)
+app = typer.Typer(help="Look at, check, change and compare configurations.", no_args_is_help=True, add_completion=False)
 
 Preset = Annotated[str | None, typer.Option("--preset", help="Preset to build on.")]
 Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")]

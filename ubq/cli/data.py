@@ -13,7 +13,7 @@ from ubq.cli.progress import progress
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
-app = typer.Typer(help="Data sets: inspect, synthesise, forward model.", no_args_is_help=True)
+app = typer.Typer(help="Data sets: inspect, synthesise, forward model.", no_args_is_help=True, add_completion=False)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes; 0: one for each core.")]

@@ -32,7 +32,12 @@ class _CheckpointOrCommand(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(cls=_CheckpointOrCommand, no_args_is_help=True, help="Write the files for the Pi.")
+app = typer.Typer(
+    cls=_CheckpointOrCommand,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Write the files for the Pi: ubq export RUN --bundle. All options: ubq export checkpoint --help.",
+)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
@@ -40,8 +45,13 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")
 @app.command(_CHECKPOINT)
 def checkpoint(
     source: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT|RUN", help="final_qat_model.pt, a run, or a float checkpoint.")
-    ],
+        str,
+        typer.Argument(
+            metavar="[CHECKPOINT|RUN]",
+            help="final_qat_model.pt, a run, or a float checkpoint; default: the newest run.",
+            show_default=False,
+        ),
+    ] = "",
     no_quantize: Annotated[
         bool, typer.Option("--no-quantize", help="Write the float model: reference and debugging.")
     ] = False,
@@ -183,7 +193,7 @@ def _exported_folder(source: str, runs_dir: Path) -> Path | None:
     if Path(source).is_file() or source.endswith((".pt", ".pth")):
         return None
     folder = Path(source)
-    if not (folder / MANIFEST).is_file():
+    if not (source and (folder / MANIFEST).is_file()):
         folder = RunPaths(find_run(source, runs_dir)).exported
     return folder if (folder / MANIFEST).is_file() else None
 

@@ -14,7 +14,7 @@ from ubq.i18n import gettext as _
 if TYPE_CHECKING:
     from ubq.config.schema import Family
 
-app = typer.Typer(help="Configurations to start from.", no_args_is_help=True)
+app = typer.Typer(help="Configurations to start from.", no_args_is_help=True, add_completion=False)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A preset; see ubq presets list.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]

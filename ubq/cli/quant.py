@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ubq.quant.sensitivity import Sensitivity
     from ubq.stages.paths import RunPaths
 
-app = typer.Typer(help="What runs in int8, and what it costs.", no_args_is_help=True)
+app = typer.Typer(help="What runs in int8, and what it costs.", no_args_is_help=True, add_completion=False)
 
 Target = Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN|FILE", help="QAT checkpoint, run, or exported .pt.")]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")]

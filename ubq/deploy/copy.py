@@ -128,6 +128,16 @@ def copy_files(
     return [Copied(f.name, f.bytes, f.sha256, left.get(f.name, 0)) for f in files]
 
 
+def outdated(connection: Connection, target: Target, files: Sequence[Wanted]) -> list[Wanted]:
+    """Those of some files that lie there with another content.
+
+    Raises:
+        StageError: the machine cannot tell.
+    """
+    final, _part = _state(connection, target, files)
+    return [f for f in files if f.name in final and final[f.name] != _Found(f.bytes, f.sha256)]
+
+
 def _state(
     connection: Connection, target: Target, files: Sequence[Wanted]
 ) -> tuple[dict[str, _Found], dict[str, _Found]]:

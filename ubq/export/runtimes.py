@@ -24,8 +24,8 @@ class Runtime:
         title: how people call it.
         module: Python module that must be there.
         packages: exact requirements.
-        base_mb: memory of the process whatever the file, MB.
-        file_factor: memory at the peak, over that, as a multiple of the file's size.
+        base_mb: memory of the process whatever the file, MB; a little above what bench/runtime_memory.py finds.
+        file_factor: memory at the peak, over that, as a multiple of the file's size; likewise.
         imports: exact versions of what ``packages`` import, where pip must not look for all they ask for.
     """
 
@@ -65,8 +65,7 @@ TORCHSCRIPT = Runtime(
     "torch",
     (f"torch=={PI_TORCH}", NUMPY),
     base_mb=300,
-    # under qnnpack, on files of 268 and 394 MB: 2.9 and 2.7; the first call packs the weights anew beside the old ones
-    file_factor=3.0,
+    file_factor=3.0,  # the first call packs the weights anew beside the old ones
 )
 
 ONNX = Runtime(
@@ -75,8 +74,6 @@ ONNX = Runtime(
     "ONNX Runtime",
     "onnxruntime",
     ("onnxruntime==1.32.0", NUMPY),
-    # x86, one thread, generate.py --count 1 in a venv of these packages: files of 27 and 62 MB peaked at 126 and at
-    # 167 to 195 MB
     base_mb=80,
     file_factor=2.0,
 )
@@ -86,8 +83,6 @@ EXECUTORCH = Runtime(
     "ExecuTorch",
     "executorch",
     ("executorch==1.0.1", f"torch=={PI_TORCH}", NUMPY),
-    # x86, one thread, generate.py --count 1: files of 27 and 62 MB peaked at 446 and 518 MB; with executorch 1.5.1 and
-    # torch 2.13.0+cpu, not these versions
     base_mb=395,
     file_factor=2.1,
     # executorch 1.0.1 asks for its developers' tools as well, of which coremltools has no wheel for a Pi
