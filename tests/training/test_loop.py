@@ -7,6 +7,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ubq.config.schema import DiffusionTraining, RunConfig
@@ -233,6 +235,23 @@ def test_a_draw_depends_on_its_sample_alone() -> None:
     alone = SampleDraws(0, "fit", [6])
     assert torch.equal(together.integers(1000)[1:2], alone.integers(1000))
     assert torch.equal(together.normal(4)[1:2], alone.normal(4))
+    assert torch.equal(together.time_steps(1000)[1:2], alone.time_steps(1000))
+
+
+@given(st.integers(0, 2**40), st.integers(0, 2**31), st.sampled_from([8, 16, 64, 100]))
+def test_time_steps_of_a_batch_spread_evenly(first: int, seed: int, batch: int) -> None:
+    times = SampleDraws(seed, "fit", range(first, first + batch)).time_steps(256)
+    assert times.dtype == torch.int64
+    in_quarters = torch.bincount(times // 64, minlength=4)
+    assert len(in_quarters) == 4
+    # grows with the logarithm; of independent draws a quarter would miss by sqrt(3 batch) / 4 on average
+    assert (in_quarters - batch / 4).abs().max() <= 1 + math.log2(batch) / 3
+
+
+def test_every_time_step_is_as_likely() -> None:
+    counts = torch.bincount(SampleDraws(0, "fit", range(25_600)).time_steps(256), minlength=256)
+    assert counts.min() >= 97
+    assert counts.max() <= 103
 
 
 def test_learning_rate_rises_to_its_peak_and_falls() -> None:

@@ -31,6 +31,7 @@ class TrainDiffusion(Stage):
     """Reads the latents and no map, makes ``diffusion.pt``."""
 
     name = "train-diffusion"
+    version = 2  # time steps spread evenly over a batch
     trains = True
     reads = ("seed", "device", "train.diffusion", *UNET_KEYS)
     after = ("train-autoencoder",)

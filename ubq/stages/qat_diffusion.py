@@ -42,7 +42,7 @@ class QatDiffusion(Stage):
     """Reads the float U-Net, the latents and the quantised decoders, makes ``final_qat_model.pt``."""
 
     name = "qat-diffusion"
-    version = 2  # the U-Net's input and output in four staggered copies
+    version = 3  # time steps spread evenly over a batch
     trains = True
     reads = (
         "seed",
@@ -104,7 +104,7 @@ def calibration_passes(
     def forward(first: int, latent: Tensor) -> Callable[[], Tensor]:
         def run() -> Tensor:
             draws = SampleDraws(seed, "calibration", range(first, first + len(latent)))
-            time = times[draws.integers(len(times)).to(times.device)].to(latent.device)
+            time = times[draws.time_steps(len(times)).to(times.device)].to(latent.device)
             noise = draws.normal(1, latent.shape[1]).to(latent.device)
             return generator.unet(diffusion.q_sample(latent[:, None, :], time, noise), time)
 

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 _MASK = (1 << 63) - 1
+_WORD = 64
+_GOLDEN = 0x9E3779B97F4A7C15
+"""The golden ratio's fractional part in units of 2^-64: its multiples spread most evenly over the unit interval."""
 
 
 def key(*parts: int | str) -> int:
@@ -52,7 +55,18 @@ class SampleDraws:
     """Noise and time steps for the samples of one step, keyed by their global indices."""
 
     def __init__(self, seed: int, stage: str, global_indices: Sequence[int]) -> None:
+        self._indices, self._offset = list(global_indices), key(seed, stage, "times")
         self._generators = [generator(seed, stage, "draws", g) for g in global_indices]
+
+    def time_steps(self, steps: int) -> Tensor:
+        """Diffusion time steps in [0, steps), (B,) int64: one a sample, each as likely as any other.
+
+        A Kronecker sequence over the global indices, so that those of a batch spread evenly, which takes variance off
+        the gradient (the low-discrepancy sampler of Kingma et al., 2021, Variational Diffusion Models; here a
+        sample's own does not depend on its batch).
+        """
+        places = [(self._offset + g * _GOLDEN) % 2**_WORD for g in self._indices]
+        return torch.tensor([place * steps >> _WORD for place in places])
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """Integers in [0, high), (B, *shape) int64: one a sample where no shape is given."""

@@ -195,5 +195,5 @@ class DiffusionTask(_FloatTask):
 
     def noised(self, latent: Tensor, draws: SampleDraws) -> tuple[Tensor, Tensor, Tensor]:
         """Of latents (B, L): x_start (B, 1, L), a time (B,) and a noise (B, 1, L) for each."""
-        time = draws.integers(self.diffusion.steps).to(latent.device)
+        time = draws.time_steps(self.diffusion.steps).to(latent.device)
         return latent[:, None, :], time, draws.normal(1, latent.shape[1]).to(latent.device)
