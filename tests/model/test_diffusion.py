@@ -35,6 +35,7 @@ def test_loss_weights_follow_the_signal_to_noise_ratio(objective: Objective) -> 
     expected = {"v": d.alphas_cumprod, "noise": torch.ones(32), "x0": snr}[objective]
     torch.testing.assert_close(d.loss_weight, expected, rtol=1e-4, atol=1e-7)
     assert torch.equal(GaussianDiffusion(32, objective, "fork").loss_weight, torch.ones(32))
+    assert torch.equal(GaussianDiffusion(32, objective, uniform=True).loss_weight, torch.ones(32))
 
 
 def test_a_chain_with_a_perfect_network_ends_in_the_data() -> None:

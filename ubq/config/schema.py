@@ -202,10 +202,12 @@ class TrainingConfig(Table):
     """Samples of one optimiser step."""
     accumulate: Positive = 1
     """Parts a batch is computed in, to fit memory; the result is that of the whole batch."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: steps of weight matrices and kernels are made orthogonal, the rest is AdamW's; learns in fewer steps."""
     lr: Annotated[float, Field(gt=0)] = 1e-4
     """Peak learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    """AdamW weight decay."""
+    """Weight decay, decoupled from the gradient."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate over the steps."""
     lr_warmup: Fraction = 0.02
@@ -252,6 +254,8 @@ class AutoencoderTraining(BatchStatisticsTraining, VelocityTraining):
 class SeismicTraining(BatchStatisticsTraining):
     """Seismic decoder, from the latents of the frozen encoder."""
 
+    optimizer: Literal["adamw"] = "adamw"
+    """AdamW alone: the head's matrix is too large to be made orthogonal at every step."""
     fit_head: bool = True
     """Start the head from the least-squares fit to the training gathers instead of random weights."""
 
@@ -259,6 +263,8 @@ class SeismicTraining(BatchStatisticsTraining):
 class DiffusionTraining(TrainingConfig):
     """Diffusion U-Net over the latents."""
 
+    loss_weight: Literal["variant", "uniform"] = "variant"
+    """Weights of the time steps, in [qat.diffusion] too: the variant's (paper: signal-to-noise ratio), or all equal."""
     lr: Annotated[float, Field(gt=0)] = 8e-5
     """Peak learning rate."""
 
@@ -290,6 +296,13 @@ class QatTraining(VelocityTraining):
         return self
 
 
+class QatDecodersTraining(QatTraining):
+    """Quantisation-aware training of the two decoders."""
+
+    optimizer: Literal["adamw"] = "adamw"
+    """AdamW alone, as in [train.seismic]."""
+
+
 class QatDiffusionTraining(QatTraining):
     """Quantisation-aware training of the diffusion U-Net."""
 
@@ -300,7 +313,7 @@ class QatDiffusionTraining(QatTraining):
 class QatConfig(QatTraining):
     """Quantisation-aware training of both stages; the two tables below override it."""
 
-    decoders: QatTraining = QatTraining()
+    decoders: QatDecodersTraining = QatDecodersTraining()
     """Overrides for the two decoders; a key left out here takes the value of [qat]."""
     diffusion: QatDiffusionTraining = QatDiffusionTraining()
     """Overrides for the diffusion U-Net; a key left out here takes the value of [qat]."""

@@ -38,6 +38,7 @@ class GaussianDiffusion(nn.Module):
         objective: what the network predicts: ``v``, ``noise`` or ``x0``.
         variant: ``paper`` computes the schedule in float64 and weighs the loss by signal-to-noise
             ratio; ``fork`` computes it in float32 and weighs all steps equally.
+        uniform: weigh all steps equally, whatever the variant.
 
     Raises:
         ValueError: an unknown objective.
@@ -57,7 +58,9 @@ class GaussianDiffusion(nn.Module):
     posterior_mean_coef2: Tensor
     loss_weight: Tensor
 
-    def __init__(self, steps: int, objective: Objective = "v", variant: Variant = "paper") -> None:
+    def __init__(
+        self, steps: int, objective: Objective = "v", variant: Variant = "paper", uniform: bool = False
+    ) -> None:
         super().__init__()
         if objective not in ("v", "noise", "x0"):
             raise ValueError(f"objective must be v, noise or x0, not {objective!r}")
@@ -72,7 +75,7 @@ class GaussianDiffusion(nn.Module):
         variance = betas * (1 - previous) / (1 - cumprod)
         snr = cumprod / (1 - cumprod)
         weight = {"v": snr / (snr + 1), "noise": torch.ones_like(snr), "x0": snr}[objective]
-        if variant == "fork":
+        if uniform or variant == "fork":
             weight = torch.ones_like(snr)
         schedule = {
             "betas": betas,

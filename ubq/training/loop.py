@@ -22,6 +22,7 @@ from ubq.config.schema import RunConfig, TrainingConfig
 from ubq.errors import StageError, is_out_of_memory
 from ubq.i18n import gettext as _
 from ubq.training.ema import WeightAverage
+from ubq.training.optimizer import StageOptimizer
 from ubq.training.randomness import SampleDraws, SampleOrder
 
 FULLY_QUANTISED = "activations"
@@ -147,10 +148,7 @@ class _Training:
         self.best = math.inf
         self.validate_every = settings.validate_every or max(1, self.steps // 10)
         self.average = WeightAverage(task.model, settings.ema_decay)
-        fused = device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused
-        )
+        self.optimizer = StageOptimizer(task.model, settings, device)
 
     def run(self) -> None:
         self._restore()
@@ -180,9 +178,7 @@ class _Training:
         self.average.apply()
 
     def _step(self) -> tuple[float, float]:
-        lr = learning_rate(self.settings, self.step, self.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        self.optimizer.lr = learning_rate(self.settings, self.step, self.steps)
         batch = self.settings.batch_size
         indices = range(self.step * batch, (self.step + 1) * batch)
         while True:
@@ -204,7 +200,7 @@ class _Training:
         clip = self.settings.grad_clip or math.inf
         norm = float(nn.utils.clip_grad_norm_(self.parameters, clip, foreach=True))
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         self.average.update()
         return loss, norm
 
@@ -223,7 +219,7 @@ class _Training:
 
     def _halve(self, buffers: list[tuple[Tensor, Tensor]]) -> None:
         """Back to the start of the step after a failed allocation, with twice the parts."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
@@ -254,7 +250,7 @@ class _Training:
         return torch.autocast(kind, torch.bfloat16, enabled=self.settings.amp and pays)
 
     def _report(self, loss: float, norm: float, phase: str) -> None:
-        lr = self.optimizer.param_groups[0]["lr"]
+        lr = self.optimizer.lr
         self.loop.progress(self.step, self.steps, loss=loss, phase=phase)
         if self.step % self.run_config.log_every == 0 or self.step in (1, self.steps):
             self.loop.metrics(self.step, loss=loss, lr=lr, grad_norm=norm, phase=phase)
