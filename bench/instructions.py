@@ -23,7 +23,7 @@ from ubq.bench.timing import markdown
 from ubq.export.runtimes import EXECUTORCH, runtimes_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "aarch64"))
-from emulated_pi import BOARDS, PI4, Board, EmulatedPi
+from emulated_pi import BOARDS, Board, EmulatedPi
 
 PLUGIN = Path(__file__).with_name("instructions") / "count.c"
 QEMU = "qemu-aarch64"
@@ -60,8 +60,8 @@ def main() -> None:
         subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(plugin), str(PLUGIN)], check=True)
         for board in BOARDS:
             for runtime in runtimes_of(model, names):
-                if runtime is EXECUTORCH and board is PI4:
-                    continue  # its int8 stops there with an illegal instruction
+                if board.part in runtime.stops_on:
+                    continue
                 few, many = (counted(pi, plugin, board, arguments.bundle, runtime.name, pairs) for pairs in (FEW, MANY))
                 found[board, runtime.name] = (many - few) // (MANY - FEW)
     rows = [

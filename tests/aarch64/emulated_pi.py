@@ -8,6 +8,7 @@ no chroot, so nothing here needs root; only installing qemu does. What cannot be
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -81,7 +82,7 @@ class EmulatedPi:
         self.folder = cache_folder()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.qemu = _qemu()
-        self.site = self._made("site", lambda site: self._unpack_wheels(site, "wheels", WHEELS))
+        self.site = self._wheels("site", WHEELS)
         self.system = self._made("system", self._unpack_system)
 
     @cached_property
@@ -91,8 +92,7 @@ class EmulatedPi:
         Raises:
             Unavailable: the wheels cannot be had.
         """
-        packages = EXECUTORCH.installed
-        return self._made("executorch-site", lambda site: self._unpack_wheels(site, "executorch-wheels", packages))
+        return self._wheels("executorch-site", EXECUTORCH.installed)
 
     def command(self, board: Board, *arguments: str, qemu: Sequence[str] = (), executorch: bool = False) -> list[str]:
         """The command that runs the Pi's Python with some arguments.
@@ -142,8 +142,13 @@ class EmulatedPi:
             new.rename(folder)
         return folder
 
-    def _unpack_wheels(self, site: Path, downloads: str, packages: Sequence[str]) -> None:
-        wheels = self.folder / downloads
+    def _wheels(self, name: str, packages: Sequence[str]) -> Path:
+        """Packages unpacked into a folder of their own; other versions get another one."""
+        key = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:12]
+        return self._made(f"{name}-{key}", lambda site: self._unpack_wheels(site, packages))
+
+    def _unpack_wheels(self, site: Path, packages: Sequence[str]) -> None:
+        wheels = site.with_name(f"{site.name}.wheels")
         platforms = [word for name in PLATFORMS for word in ("--platform", f"{name}_aarch64")]
         abis = [word for name in ("cp311", "abi3", "none") for word in ("--abi", name)]
         _call(
@@ -153,6 +158,7 @@ class EmulatedPi:
         for wheel in sorted(wheels.glob("*.whl")):
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(site)
+        shutil.rmtree(wheels)
 
     def _unpack_system(self, root: Path) -> None:
         """Debian bookworm's arm64 packages from the mirrors that this machine's own apt uses."""

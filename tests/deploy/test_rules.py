@@ -15,7 +15,7 @@ from ubq.deploy.machine import Machine, choose_runtime, refuse_unfit, throttling
 from ubq.deploy.ssh import connection_error
 from ubq.deploy.target import Target, parse_target
 from ubq.errors import PreflightError, StageError, UsageError
-from ubq.export.runtimes import ONNX, PI_TORCH, TORCHSCRIPT
+from ubq.export.runtimes import EXECUTORCH, ONNX, PI_TORCH, TORCHSCRIPT
 
 PI4 = Machine(
     python=(3, 11, 2), executable="/home/pi/ubq-pi/bin/python", bits=64, machine="aarch64",
@@ -65,10 +65,24 @@ def test_another_runtime_does_not_mind_a_bad_pytorch() -> None:
     refuse_unfit(replace(PI4, libraries=both), ONNX, "pi", "")
 
 
+def test_executorch_is_for_a_raspberry_pi_5() -> None:
+    installed = dict(package.split("==") for package in EXECUTORCH.packages)
+    refuse_unfit(replace(PI5, libraries=installed), EXECUTORCH, "pi", "")
+    with pytest.raises(PreflightError, match="illegal instruction on Raspberry Pi 4 Model B") as error:
+        refuse_unfit(replace(PI4, libraries=installed), EXECUTORCH, "pi", "")
+    assert "--runtime onnx" in error.value.mend
+    with pytest.raises(PreflightError, match="lacks executorch"):
+        refuse_unfit(replace(PI5, libraries={}), EXECUTORCH, "pi", "")
+
+
 def test_the_runtime_that_is_installed_is_taken() -> None:
     assert choose_runtime(PI4, [ONNX, TORCHSCRIPT]) is TORCHSCRIPT
     assert choose_runtime(replace(PI4, libraries={"onnxruntime": "1", "torch": "2"}), [ONNX, TORCHSCRIPT]) is ONNX
     assert choose_runtime(replace(PI4, libraries={}), [ONNX, TORCHSCRIPT]) is ONNX
+    both = {"executorch": "1.1.0", "torch": "2.10.0"}
+    assert choose_runtime(replace(PI5, libraries=both), [EXECUTORCH, TORCHSCRIPT]) is EXECUTORCH
+    assert choose_runtime(replace(PI4, libraries=both), [EXECUTORCH, TORCHSCRIPT]) is TORCHSCRIPT
+    assert choose_runtime(PI4, [EXECUTORCH]) is EXECUTORCH  # asked for by name: refused with the reason
 
 
 def test_a_missing_library_is_installed_with_the_python_that_was_given() -> None:

@@ -68,7 +68,9 @@ def checkpoint(
     ] = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", help="A further format: onnx or executorch; may be repeated; default: as configured."),
+        typer.Option(
+            "--format", help="onnx or executorch too, beside torchscript; repeatable; default: as configured."
+        ),
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the files; default: the checkpoint's.")] = "",
     backend: Annotated[str, typer.Option(help="qnnpack, x86, fbgemm or onednn; default: the checkpoint's.")] = "",
@@ -175,13 +177,14 @@ def _formats(further: list[str], no_quantize: bool) -> tuple[str, ...]:
     from ubq.export.formats import FURTHER, require_formats
     from ubq.export.runtimes import TORCHSCRIPT
 
-    unknown = [name for name in further if name not in FURTHER]
+    known = (TORCHSCRIPT.name, *FURTHER)
+    unknown = [name for name in further if name not in known]
     if unknown:
-        raise UsageError(_("--format {name}: no such format").format(name=unknown[0]), ", ".join(FURTHER))
-    if further and no_quantize:
+        raise UsageError(_("--format {name}: no such format").format(name=unknown[0]), ", ".join(known))
+    if set(further) - {TORCHSCRIPT.name} and no_quantize:
         raise UsageError(_("the float model is written as TorchScript only"), _("leave --format or --no-quantize out"))
     require_formats(further)
-    return (TORCHSCRIPT.name, *dict.fromkeys(further)) if further else ()
+    return tuple(dict.fromkeys((TORCHSCRIPT.name, *further))) if further else ()
 
 
 def _exported_folder(source: str, runs_dir: Path) -> Path | None:

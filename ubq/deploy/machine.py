@@ -16,11 +16,9 @@ from ubq.deploy.ssh import Connection
 from ubq.deploy.target import Target
 from ubq.errors import PreflightError, StageError
 from ubq.export.bundle_guide import VENV
-from ubq.export.runtimes import PI_TORCH, Runtime
+from ubq.export.runtimes import CORTEX_A72, ONNX, PI_TORCH, Runtime
 from ubq.i18n import gettext as _
 
-CORTEX_A72 = "0xd08"
-"""CPU part of the Raspberry Pi 4."""
 OLDEST_PYTHON = (3, 10)
 _ARCHITECTURES = ("aarch64", "arm64", "x86_64", "amd64")
 _ILLEGAL_FROM, _CUDA_FROM = Version("2.10"), Version("2.11")
@@ -151,12 +149,13 @@ def look_at_python(connection: Connection, python: str) -> Machine:
 
 
 def choose_runtime(machine: Machine, offered: Sequence[Runtime]) -> Runtime:
-    """The first of the offered runtimes that is installed there; the first of all where none is."""
-    return next((r for r in offered if r.module in machine.libraries), offered[0])
+    """The first of the offered runtimes that is installed there and fit for it; the first of all where none is."""
+    fit = [r for r in offered if not _stops(machine, r)] or offered
+    return next((r for r in fit if r.module in machine.libraries), fit[0])
 
 
 def refuse_unfit(machine: Machine, runtime: Runtime, host: str, python: str) -> None:
-    """Refuse a machine whose libraries cannot run the bundle.
+    """Refuse a machine that cannot run the bundle, or whose libraries cannot.
 
     Args:
         machine: as it was found.
@@ -165,8 +164,15 @@ def refuse_unfit(machine: Machine, runtime: Runtime, host: str, python: str) -> 
         python: what the user gave; empty when it was found.
 
     Raises:
-        PreflightError: a library is missing, or is of a version known to fail.
+        PreflightError: the processor is known to fail; a library is missing, or is of a version known to fail.
     """
+    if _stops(machine, runtime):
+        raise PreflightError(
+            _("{runtime} stops with an illegal instruction on {host}").format(
+                runtime=runtime.title, host=machine.model or host
+            ),
+            _("use another: --runtime {name}").format(name=ONNX.name),
+        )
     needed = [package.partition("==")[0] for package in runtime.packages]
     missing = [name for name in needed if name not in machine.libraries]
     install = install_line(runtime, host, python)
@@ -180,6 +186,10 @@ def refuse_unfit(machine: Machine, runtime: Runtime, host: str, python: str) -> 
     problem = torch_problem(machine) if "torch" in needed else ""
     if problem:
         raise PreflightError(f"{host}: {problem}", install)
+
+
+def _stops(machine: Machine, runtime: Runtime) -> bool:
+    return bool(set(machine.cpu_parts) & set(runtime.stops_on))
 
 
 def torch_problem(machine: Machine) -> str:

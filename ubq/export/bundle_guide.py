@@ -105,15 +105,16 @@ def _boards(runtime: Runtime) -> tuple[str, str]:
     return {
         ONNX.name: (_("yes"), _("yes; uses its int8 dot product")),
         TORCHSCRIPT.name: (_("yes"), _("yes; without its int8 dot product")),
-        EXECUTORCH.name: (_("not safe: int8 stopped on an emulated one"), _("yes; uses its int8 dot product")),
+        EXECUTORCH.name: (_("no"), _("yes; uses its int8 dot product")),
     }[runtime.name]
 
 
 def _install(runtime: Runtime, several: bool) -> str:
     lines = code("sh", f"python3 -m venv {VENV}", f"{VENV}/bin/pip install {runtime.pip_arguments}")
     if runtime is EXECUTORCH:
-        lines += "\n\n" + _("ExecuTorch {version} needs Python 3.11 or 3.12, and `--no-deps`.").format(
-            version=runtime.packages[0].partition("==")[2]
+        lines += "\n\n" + _(
+            "For a Raspberry Pi 5 alone: its PyTorch stops with `Illegal instruction` on a Pi 4. Without `--no-deps`"
+            " pip finds no version."
         )
     return (f"{runtime.title} (`{runtime.requirements}`):\n\n" if several else "") + lines
 

@@ -9,6 +9,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 NUMPY = "numpy==2.4.6"
+CORTEX_A72 = "0xd08"
+"""CPU part of the Raspberry Pi 4."""
 PI_TORCH = "2.9.1"
 """The newest PyTorch that runs on both Pis: 2.10 stops with an illegal instruction on a Pi 4 (pytorch#176993), and
 from 2.11 on the default wheels for aarch64 are CUDA builds."""
@@ -27,6 +29,7 @@ class Runtime:
         base_mb: memory of the process whatever the file, MB; a little above what bench/runtime_memory.py finds.
         file_factor: memory at the peak, over that, as a multiple of the file's size; likewise.
         imports: exact versions of what ``packages`` import, where pip must not look for all they ask for.
+        stops_on: CPU parts that a library of these versions stops on with an illegal instruction.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Runtime:
     base_mb: int
     file_factor: float
     imports: tuple[str, ...] = ()
+    stops_on: tuple[str, ...] = ()
 
     @property
     def installed(self) -> tuple[str, ...]:
@@ -82,10 +86,12 @@ EXECUTORCH = Runtime(
     (".pte",),
     "ExecuTorch",
     "executorch",
-    ("executorch==1.0.1", f"torch=={PI_TORCH}", NUMPY),
+    # 1.0.1, which goes with PyTorch 2.9.1, has no wheels for Python 3.13, and from 1.2 on it asks for a CUDA build
+    ("executorch==1.1.0", "torch==2.10.0", NUMPY),
     base_mb=395,
     file_factor=2.1,
-    # executorch 1.0.1 asks for its developers' tools as well, of which coremltools has no wheel for a Pi
+    stops_on=(CORTEX_A72,),
+    # executorch asks for its developers' tools as well, of which coremltools has no wheel for a Pi
     imports=(
         "torchao==0.14.0",
         "expecttest==0.3.0",
