@@ -264,7 +264,7 @@ class DiffusionTraining(TrainingConfig):
     """Diffusion U-Net over the latents."""
 
     loss_weight: Literal["variant", "uniform"] = "variant"
-    """Weights of the time steps, in [qat.diffusion] too: the variant's (paper: signal-to-noise ratio), or all equal."""
+    """Weights of the time steps: the variant's own (paper: by signal-to-noise ratio), or all equal."""
     lr: Annotated[float, Field(gt=0)] = 8e-5
     """Peak learning rate."""
 

@@ -9,7 +9,7 @@ from ubq.config.schema import Config
 from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
 from ubq.stages.files import save_tensors
-from ubq.stages.floatmodel import UNET, diffusion_of, imported, new_parts, sizes_of, state_of
+from ubq.stages.floatmodel import UNET, imported, new_parts, sizes_of, state_of
 from ubq.stages.latents import load_latents
 from ubq.stages.loop import run_training
 from ubq.stages.paths import RunPaths
@@ -43,14 +43,17 @@ class TrainDiffusion(Stage):
         return [paths.checkpoints(self.name) / "diffusion.pt"]
 
     def run(self, context: StageContext) -> None:
+        from ubq.model import GaussianDiffusion
         from ubq.training.tasks import BFLOAT16_CHANNELS, DiffusionTask
 
         config, paths = context.config, context.paths
         settings = config.train.diffusion
         device = use_device(config)
         parts = new_parts(config, paths, UNET, device, self.name)
-        diffusion = diffusion_of(config, paths, device)
-        wide = sizes_of(config, paths).unet_dim >= BFLOAT16_CHANNELS
+        sizes = sizes_of(config, paths)
+        uniform = settings.loss_weight == "uniform"
+        diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant, uniform).to(device)
+        wide = sizes.unet_dim >= BFLOAT16_CHANNELS
         task = DiffusionTask(parts["unet"], diffusion, load_latents(paths, device), cpu_bfloat16=wide)
         run_training(context, task, settings, device)
         save_tensors(paths.checkpoints(self.name) / "diffusion.pt", state_of(parts))

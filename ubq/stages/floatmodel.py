@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ubq.data.normalization import Normalization
-    from ubq.model import GaussianDiffusion, ModelSizes
+    from ubq.model import ModelSizes
 
 AUTOENCODER = ("encoder", "velocity_projector", "velocity_decoder")
 SEISMIC = ("seismic_projector", "seismic_decoder")
@@ -41,19 +41,6 @@ def sizes_of(config: Config, paths: RunPaths) -> ModelSizes:
     if imported(config):
         return ModelSizes.from_dict(load_json(paths.checkpoints("import") / IMPORT_FACTS)["sizes"])
     return ModelSizes.from_dict(config.model.model_dump())
-
-
-DIFFUSION_LOSS = "train.diffusion.loss_weight"
-"""The key, beside the model's, that ``diffusion_of`` reads."""
-
-
-def diffusion_of(config: Config, paths: RunPaths, device: torch.device) -> GaussianDiffusion:
-    """The process that the U-Net is trained to reverse, in float and quantised."""
-    from ubq.model import GaussianDiffusion
-
-    sizes = sizes_of(config, paths)
-    uniform = config.train.diffusion.loss_weight == "uniform"
-    return GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant, uniform).to(device)
 
 
 def normalization_of(config: Config, paths: RunPaths) -> Normalization:

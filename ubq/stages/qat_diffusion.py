@@ -10,7 +10,7 @@ from ubq.config.schema import Config, QatTraining
 from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
 from ubq.stages.diffusion import UNET_KEYS
-from ubq.stages.floatmodel import DIFFUSION_LOSS, UNET, diffusion_of
+from ubq.stages.floatmodel import UNET
 from ubq.stages.latents import load_latents
 from ubq.stages.loop import run_training
 from ubq.stages.paths import RunPaths
@@ -48,7 +48,6 @@ class QatDiffusion(Stage):
         "seed",
         "device",
         "qat.diffusion",
-        DIFFUSION_LOSS,
         "quant.diffusion",
         "quant.convert_conv1d",
         "quant.time_tables",
@@ -64,6 +63,7 @@ class QatDiffusion(Stage):
         return [paths.checkpoints(self.name) / FINAL]
 
     def run(self, context: StageContext) -> None:
+        from ubq.model import GaussianDiffusion
         from ubq.quant.checkpoint import load_parts, save_qat
         from ubq.quant.generator import decoders
         from ubq.quant.prepare import calibrate
@@ -74,7 +74,8 @@ class QatDiffusion(Stage):
         generator, recipe = qat_generator(config, paths, UNET, device)
         settings = settings_for(generator.unet, config.qat.diffusion)
         latents = load_latents(paths, device)
-        diffusion = diffusion_of(config, paths, device)
+        sizes = recipe.sizes
+        diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant).to(device)
         passes = calibration_passes(generator, diffusion, latents.train, settings, config.seed)
         calibrate(generator.unet, passes)
         probe = probe_of(generator, diffusion, latents.val[:PROBE_SAMPLES], config.seed)
