@@ -104,6 +104,23 @@ def test_the_same_command_again_runs_nothing(smoke: Path) -> None:
     assert "run (" not in again.stdout + again.stderr
 
 
+def test_equal_weights_of_the_time_steps_change_the_float_unets_loss_and_no_other(smoke: Path) -> None:
+    options = [*pairs_of(smoke), "--run", "equal", "--set", "train.diffusion.loss_weight=uniform"]
+    done = ubq(smoke, "run", "--preset", "smoke", *options, "--until", "train-diffusion")
+    assert done.returncode == 0, done.stderr
+    first: dict[str, list[float]] = {}
+    for run in ("smoke", "equal"):
+        rows = [json.loads(line) for line in (smoke / f"runs/{run}/metrics.jsonl").read_text().splitlines()]
+        for row in rows:
+            if "loss" in row and row["step"] == 1 and not row["stage"].startswith("qat-"):
+                first.setdefault(row["stage"], []).append(row["loss"])
+    weighted, equal = first.pop("train-diffusion")
+    assert (
+        equal > 1.05 * weighted
+    )  # at the start the error is about as large at every step, and the weights are below 1
+    assert all(a == b for a, b in first.values())
+
+
 def test_post_training_quantisation_needs_no_step(smoke: Path) -> None:
     options = [*pairs_of(smoke), "--set", "qat.epochs=0", "--run", "ptq"]
     done = ubq(smoke, "run", "--preset", "smoke", *options)

@@ -107,17 +107,24 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("stop_at", [1, 7, 13, 19])
-def test_an_interrupted_and_resumed_training_equals_an_uninterrupted_one_to_the_bit(stop_at: int) -> None:
+def test_an_interrupted_and_resumed_training_equals_an_uninterrupted_one_to_the_bit(
+    stop_at: int, optimizer: str
+) -> None:
     whole = Context()
-    reference = fit(whole)
+    reference = fit(whole, optimizer=optimizer)
     first = Context(stop_at=stop_at)
     with pytest.raises(Stopped):
-        fit(first)
+        fit(first, optimizer=optimizer)
     second = Context(saved=first.saved)
-    resumed = fit(second)
+    resumed = fit(second, optimizer=optimizer)
     assert same(reference.model, resumed.model)
     assert first.rows + second.rows == whole.rows
+
+
+def test_the_optimizer_that_was_asked_for_trains() -> None:
+    assert not same(fit(Context()).model, fit(Context(), optimizer="muon").model)
 
 
 def test_another_seed_gives_other_weights() -> None:
