@@ -59,7 +59,7 @@ def _table(path: keys.Path) -> str:
     if path in {("qat", "decoders"), ("qat", "diffusion")}:
         named = [f"{', '.join(options[k.name])} sets `{k.name}`" for k in own.values() if k.name in options]
         rows += ["The keys of `[qat]`, but for `decoders` and `diffusion` themselves.", *(f"{n}." for n in named), ""]
-        return "\n".join(rows)
+        own = {p: k for p, k in own.items() if p[-1] not in keys.QAT_SHARED}
     if not own:
         return "\n".join(rows)
     rows += ["| key | default | allowed | meaning | old option |", "|---|---|---|---|---|"]

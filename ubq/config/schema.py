@@ -202,8 +202,6 @@ class TrainingConfig(Table):
     """Samples of one optimiser step."""
     accumulate: Positive = 1
     """Parts a batch is computed in, to fit memory; the result is that of the whole batch."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon: steps of weight matrices and kernels are made orthogonal, the rest is AdamW's; learns in fewer steps."""
     lr: Annotated[float, Field(gt=0)] = 1e-4
     """Peak learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
@@ -220,6 +218,13 @@ class TrainingConfig(Table):
     """Train in bfloat16 where that is faster: on a GPU, and on a CPU that has it the autoencoder and wide U-Nets."""
     validate_every: Count = 0
     """Validate every so many steps; 0: ten times in the stage."""
+
+
+class ConvolutionalTraining(TrainingConfig):
+    """A stage without a matrix that is too large to be made orthogonal at every step, as the seismic head's is."""
+
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: steps of weight matrices and kernels are made orthogonal, the rest is AdamW's; learns in fewer steps."""
 
 
 class ReconstructionTraining(TrainingConfig):
@@ -247,20 +252,18 @@ class BatchStatisticsTraining(ReconstructionTraining):
     """Share of the steps after which BatchNorm uses its running statistics, not the batch's; 1: upstream's recipe."""
 
 
-class AutoencoderTraining(BatchStatisticsTraining, VelocityTraining):
+class AutoencoderTraining(BatchStatisticsTraining, VelocityTraining, ConvolutionalTraining):
     """Encoder and velocity decoder."""
 
 
 class SeismicTraining(BatchStatisticsTraining):
     """Seismic decoder, from the latents of the frozen encoder."""
 
-    optimizer: Literal["adamw"] = "adamw"
-    """AdamW alone: the head's matrix is too large to be made orthogonal at every step."""
     fit_head: bool = True
     """Start the head from the least-squares fit to the training gathers instead of random weights."""
 
 
-class DiffusionTraining(TrainingConfig):
+class DiffusionTraining(ConvolutionalTraining):
     """Diffusion U-Net over the latents."""
 
     loss_weight: Literal["variant", "uniform"] = "variant"
@@ -296,14 +299,7 @@ class QatTraining(VelocityTraining):
         return self
 
 
-class QatDecodersTraining(QatTraining):
-    """Quantisation-aware training of the two decoders."""
-
-    optimizer: Literal["adamw"] = "adamw"
-    """AdamW alone, as in [train.seismic]."""
-
-
-class QatDiffusionTraining(QatTraining):
+class QatDiffusionTraining(QatTraining, ConvolutionalTraining):
     """Quantisation-aware training of the diffusion U-Net."""
 
     distillation: Fraction = 0.0
@@ -313,7 +309,7 @@ class QatDiffusionTraining(QatTraining):
 class QatConfig(QatTraining):
     """Quantisation-aware training of both stages; the two tables below override it."""
 
-    decoders: QatDecodersTraining = QatDecodersTraining()
+    decoders: QatTraining = QatTraining()
     """Overrides for the two decoders; a key left out here takes the value of [qat]."""
     diffusion: QatDiffusionTraining = QatDiffusionTraining()
     """Overrides for the diffusion U-Net; a key left out here takes the value of [qat]."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ubq.config.schema import TrainingConfig
+from ubq.config.schema import ConvolutionalTraining, TrainingConfig
 
 MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -26,13 +26,14 @@ class StageOptimizer:
 
     Args:
         model: its parameters that require gradients are trained.
-        settings: ``optimizer``, ``lr`` and ``weight_decay``.
+        settings: ``lr``, ``weight_decay`` and, where the stage has the choice, ``optimizer``.
         device: of the model.
     """
 
     def __init__(self, model: nn.Module, settings: TrainingConfig, device: torch.device) -> None:
         trained = [p for p in model.parameters() if p.requires_grad]
-        kernels = [p for p in trained if is_matrix(p)] if settings.optimizer == "muon" else []
+        muon = isinstance(settings, ConvolutionalTraining) and settings.optimizer == "muon"
+        kernels = [p for p in trained if is_matrix(p)] if muon else []
         of_muon = {id(p) for p in kernels}
         self._adamw = torch.optim.AdamW(
             [{"params": [p for p in trained if id(p) not in of_muon]}],
