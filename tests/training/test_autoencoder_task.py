@@ -80,4 +80,5 @@ def test_bfloat16_steps_keep_float32_weights_and_learn_as_well() -> None:
     assert any(not torch.equal(a, b) for a, b in zip(narrow.model.parameters(), wide.model.parameters(), strict=True))
     narrow_loss, wide_loss, first = (loss_of(made, list(range(12))) for made in (narrow, wide, task()))
     assert wide_loss < 0.8 * first
-    assert first - narrow_loss == pytest.approx(first - wide_loss, rel=0.1)  # what was learned
+    # what was learned; on another CPU other roundings may learn more
+    assert first - narrow_loss > 0.9 * (first - wide_loss)
