@@ -115,9 +115,8 @@ def test_equal_weights_of_the_time_steps_change_the_float_unets_loss_and_no_othe
             if "loss" in row and row["step"] == 1 and not row["stage"].startswith("qat-"):
                 first.setdefault(row["stage"], []).append(row["loss"])
     weighted, equal = first.pop("train-diffusion")
-    assert (
-        equal > 1.05 * weighted
-    )  # at the start the error is about as large at every step, and the weights are below 1
+    # an untrained U-Net errs about alike at every step, and the weights are below 1
+    assert equal > 1.05 * weighted
     assert all(a == b for a, b in first.values())
 
 

@@ -86,7 +86,7 @@ EXECUTORCH = Runtime(
     (".pte",),
     "ExecuTorch",
     "executorch",
-    # 1.0.1, which goes with PyTorch 2.9.1, has no wheels for Python 3.13, and from 1.2 on it asks for a CUDA build
+    # 1.0.1, which goes with PyTorch 2.9.1, has no wheels for Python 3.13; newer ones were not tried on a Pi
     ("executorch==1.1.0", "torch==2.10.0", NUMPY),
     base_mb=395,
     file_factor=2.1,
