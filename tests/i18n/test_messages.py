@@ -86,5 +86,16 @@ def test_a_new_message_is_missing_until_the_catalogue_is_updated(catalogue: Cata
 
 
 def test_a_compiled_file_of_another_catalogue_is_noticed(catalogue: Catalog) -> None:
-    tool.MO.write_bytes(b"")
+    catalogue["hello"].string = "您好"
+    for content in (tool.mo_bytes(catalogue), b"", b"not a compiled catalogue"):
+        tool.MO.write_bytes(content)
+        assert len(tool.problems()) == 1
+    tool.MO.unlink()
     assert len(tool.problems()) == 1
+
+
+def test_another_version_of_babel_changes_nothing(catalogue: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("babel.messages.catalog.VERSION", "99.0")
+    tool.MO.write_bytes(tool.mo_bytes(tool.read_catalogue()))
+    assert b"Babel 99.0" in tool.MO.read_bytes()
+    assert tool.problems() == []
