@@ -31,6 +31,7 @@ from ubq.quant.generator import Generator, Recipe, deployable
 from ubq.quant.layers import QConv2d, QLinear, QLinearDynamic, QuantLayer
 from ubq.quant.phases import phase_set, quant_layers, set_phase
 from ubq.quant.prepare import calibrate
+from ubq.stages.device import VECTOR_MATH
 
 ENGINES = ("x86", "qnnpack", "fbgemm", "onednn")
 
@@ -168,6 +169,13 @@ def test_forward_is_decode_of_sample(exported: tuple[Generator, Path]) -> None:
         torch.manual_seed(6)
         assert not torch.equal(file(3)[0], whole[0])
         assert not file.sample(x_T, noise, STEPS).requires_grad
+
+
+def test_no_operator_of_the_file_is_of_those_that_race_in_mkl(exported: tuple[Generator, Path]) -> None:
+    graph = load_torchscript(exported[1], "qnnpack").inlined_graph
+    assert graph.findAllNodes("aten::sigmoid"), "in place of tanh"
+    for name in VECTOR_MATH:
+        assert not graph.findAllNodes(f"aten::{name}"), "a seeded call would not always repeat in a fresh process"
 
 
 def test_step_counts_are_offered_by_name(tmp_path: Path) -> None:

@@ -184,6 +184,7 @@ def deployable(model: UBDiff, recipe: Recipe, keep_model: bool = True) -> Genera
     rewrites.drop_unused(generator.unet, generator.seismic_decoder)
     rewrite = rewrites.fold_batchnorms if quant.fold_batchnorm else rewrites.freeze_batchnorms
     rewrite(generator)
+    rewrites.replace_tanh(generator)
     if quant.convert_conv1d:
         rewrites.convert_conv1d(generator.unet)
     if quant.convert_transposed:

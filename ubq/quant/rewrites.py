@@ -69,6 +69,18 @@ class ShuffledTransposed(nn.Module):
         return self.shuffle(self.conv(x))[:, :, 1:-1, 1:-1]
 
 
+class Tanh(nn.Module):
+    """2 sigmoid(2x) - 1, to about 1e-7, by an operator that repeats from the first call on.
+
+    PyTorch's own tanh is MKL's on x86 (``ubq.stages.device.settle_vector_math``), and an exported file runs in
+    processes that nobody has prepared.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> the same."""
+        return 2.0 * torch.sigmoid(2.0 * x) - 1.0
+
+
 class AddHeight(nn.Module):
     """The U-Net's first convolution, from (B, 1, L) to (B, C, 1, L)."""
 
@@ -136,6 +148,13 @@ def fold_batchnorms(module: nn.Module) -> None:
             layer = block.conv if isinstance(block, ConvBlock) else block.linear
             _fold(layer, block.norm)
             block.add_module("norm", nn.Identity())
+
+
+def replace_tanh(module: nn.Module) -> None:
+    """Replace the tanh of every block below ``module``."""
+    for block in module.modules():
+        if isinstance(block, ConvBlock) and isinstance(block.activation, nn.Tanh):
+            block.add_module("activation", Tanh())
 
 
 def freeze_batchnorms(module: nn.Module) -> None:

@@ -14,11 +14,29 @@ if TYPE_CHECKING:
     import torch
 
 
+VECTOR_MATH = ("tanh", "sqrt", "exp", "log", "sin", "cos")
+"""Functions that PyTorch takes from MKL on x86."""
+
+
 def set_threads(config: Config) -> None:
-    """Use the run's thread count in this process."""
+    """Use the run's thread count in this process, and let nothing hang on which thread comes first."""
     import torch
 
     torch.set_num_threads(config.threads or cores())
+    settle_vector_math()
+
+
+def settle_vector_math() -> None:
+    """Have MKL choose its kernels of vector functions now, in one thread.
+
+    It does so at the first call, and where several threads make that call at once, one of them may compute its part
+    with a kernel of thousands of units in the last place (PyTorch issue 188792): one training in some would not repeat.
+    """
+    import torch
+
+    for name in VECTOR_MATH:
+        for dtype in (torch.float32, torch.float64):
+            getattr(torch, name)(torch.ones(1, dtype=dtype))
 
 
 def find_device(name: str) -> torch.device:
