@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 VECTOR_MATH = ("tanh", "sqrt", "exp", "log", "sin", "cos")
-"""Functions that PyTorch takes from MKL on x86."""
+"""Those of PyTorch's functions in use here that may be MKL's on x86."""
 
 
 def set_threads(config: Config) -> None:
