@@ -35,9 +35,9 @@ RUN ?= runs/demo
 
 bench: $(VENV)/.ready
 	test -f $(RUN)/exported_models/report.json || $(BIN)/ubq run --preset demo || test $$? = 5
-	$(BIN)/python bench/quality.py $(RUN)
-	$(BIN)/python bench/ptq_qat.py $(RUN) --out $(dir $(RUN))bench
-	$(BIN)/python bench/qat_cost.py
+	$(BIN)/python studies/quality.py $(RUN)
+	$(BIN)/python studies/ptq_qat.py $(RUN) --out $(dir $(RUN))bench
+	$(BIN)/python studies/qat_cost.py
 	$(BIN)/ubq bench sample $(notdir $(RUN)) --runs-dir $(dir $(RUN))
 	$(BIN)/ubq bench steps $(notdir $(RUN)) --runs-dir $(dir $(RUN))
 	$(BIN)/ubq bench sample --width 512
@@ -47,7 +47,7 @@ bench: $(VENV)/.ready
 
 # 24 GB of memory, 63 GB of disk: make bench-full FOLDER=/where/there/is/room
 bench-full: $(VENV)/.ready
-	$(BIN)/python bench/full_size.py $(if $(FOLDER),--folder $(FOLDER))
+	$(BIN)/python studies/full_size.py $(if $(FOLDER),--folder $(FOLDER))
 
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .
@@ -56,7 +56,7 @@ format: $(VENV)/.ready
 docs: $(VENV)/.ready
 	$(BIN)/ubq config docs --output docs/configuration.md
 	$(BIN)/ubq config schema --output presets/schema.json
-	$(BIN)/python -m ubq.tui.probe presets
+	$(BIN)/python -m ubq.tui.lookup presets
 
 messages: $(VENV)/.ready
 	$(BIN)/python tests/i18n/messages.py

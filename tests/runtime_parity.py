@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ubq.export.integer import IntegerLayer, StoredLayer
+from ubq.export.lower.integer import IntegerLayer, StoredLayer
 from ubq.runtime import SteppingGenerator
 
 

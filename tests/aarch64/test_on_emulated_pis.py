@@ -20,9 +20,9 @@ from emulated_pi import BOARDS, PI5, Board, EmulatedPi, Unavailable, cache_folde
 from tiny_generator import tiny_generator, tiny_recipe
 
 from ubq.config.extras import missing_modules
-from ubq.export.bundle import Bundle, make_bundle
+from ubq.export.bundle.folder import Bundle, make_bundle
 from ubq.export.files import export_generator
-from ubq.export.integer import integer_layers
+from ubq.export.lower.integer import integer_layers
 from ubq.export.runtimes import EXECUTORCH, ONNX, PI_TORCH, TORCHSCRIPT, Runtime
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]

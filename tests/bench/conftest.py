@@ -1,8 +1,8 @@
-"""The scripts of ``bench/`` are no package: they import each other by name."""
+"""The scripts of ``studies/`` are no package: they import each other by name."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[2] / "bench"))
+sys.path.append(str(Path(__file__).parents[2] / "studies"))

@@ -1,4 +1,4 @@
-"""The scripts of ``bench/`` that look at a finished run, on the smallest there is."""
+"""The scripts of ``studies/`` that look at a finished run, on the smallest there is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
-BENCH = Path(__file__).parents[2] / "bench"
+STUDIES = Path(__file__).parents[2] / "studies"
 MARK_FAILED = 5
 
 
@@ -32,11 +32,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_ptq_against_qat_ends_in_a_table_and_quality_shows_both(run: Path, tmp_path: Path) -> None:
     few = ("--pairs", "8", "--physics", "2")
-    command = (str(BENCH / "ptq_qat.py"), str(run), "--out", str(tmp_path / "out"), "--seeds", "1", *few)
+    command = (str(STUDIES / "ptq_qat.py"), str(run), "--out", str(tmp_path / "out"), "--seeds", "1", *few)
     table = script(*command)
     assert "| held-out figure | float | float+ | PTQ | QAT |" in table
     assert "physics residual of generated pairs" in table
     assert script(*command) == table, "what is finished is not done again"
-    shown = script(str(BENCH / "quality.py"), str(run), "--ptq", str(tmp_path / "out/PTQ-0"), *few)
+    shown = script(str(STUDIES / "quality.py"), str(run), "--ptq", str(tmp_path / "out/PTQ-0"), *few)
     assert "| held-out figure | PTQ | float | QAT | exported |" in shown
     assert "| qat-diffusion |" in shown

@@ -1,4 +1,4 @@
-"""Tables of ``bench/quality.py`` and ``bench/ptq_qat.py``: the figures, their bars, and who wins."""
+"""Tables of ``studies/quality.py`` and ``studies/ptq_qat.py``: the figures, their bars, and who wins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from tiny_generator import SIZES, tiny_backend, tiny_generator, tiny_recipe
 
 from ubq.data.synthetic import synthesise_velocity
-from ubq.export.torchscript import engine, load_torchscript, write_torchscript
+from ubq.export.lower.torchscript import engine, load_torchscript, write_torchscript
 from ubq.model import GaussianDiffusion
 from ubq.quant.generator import Generator
 from ubq.quant.phases import set_phase

@@ -21,7 +21,7 @@ from ubq.model import PARTS
 from ubq.quant.checkpoint import save_qat
 from ubq.quant.fine import COPIES
 from ubq.quant.generator import Generator
-from ubq.stages.files import save_tensors
+from ubq.training.files import save_tensors
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ import pytest
 import torch
 from tiny_generator import SIZES, tiny_backend, tiny_generator, tiny_recipe
 
-from ubq.checkpoints.importer import read_checkpoint
-from ubq.checkpoints.upstream import upstream_names
 from ubq.cli import main
 from ubq.export.manifest import damaged_files, read_manifest
 from ubq.model import GaussianDiffusion, UBDiff
 from ubq.quant.checkpoint import save_qat
+from ubq.upstream.importer import read_checkpoint
+from ubq.upstream.names import upstream_names
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from ubq.config.load import load_config
 from ubq.config.schema import Family
 from ubq.data.families import FAMILIES
 from ubq.jobs.plan import Selection
-from ubq.jobs.runner import start_run
+from ubq.jobs.run import start_run
 from ubq.jobs.state import COMPLETED, read_state
 from ubq.stages.paths import RunPaths
 

@@ -9,7 +9,7 @@ import pytest
 from loopback import Sshd, find_sshd
 from toy_bundle import exported_folder
 
-from ubq.export.bundle import Bundle, make_bundle
+from ubq.export.bundle.folder import Bundle, make_bundle
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from loopback import SHELL_PATH, Sshd
 from toy_bundle import MODEL_BYTES
 
 from ubq.cli import main
-from ubq.export.bundle import Bundle
+from ubq.export.bundle.folder import Bundle
 from ubq.export.manifest import sha256
 
 FILES = {"toy.pt", "toy_info.txt", "deployment_guide.md", "generate.py", "manifest.json",

@@ -9,7 +9,7 @@ import pytest
 from tiny_generator import tiny_generator, tiny_recipe
 
 from ubq.export.files import ExportedFiles, export_generator
-from ubq.export.integer import IntegerLayer, integer_layers
+from ubq.export.lower.integer import IntegerLayer, integer_layers
 from ubq.quant.generator import Generator
 
 

@@ -19,7 +19,7 @@ from ubq.cli import main
 from ubq.config.extras import missing_modules
 from ubq.config.schema import QuantConfig
 from ubq.errors import UsageError
-from ubq.export.bundle import Bundle, make_bundle, open_bundle, pack
+from ubq.export.bundle.folder import Bundle, make_bundle, open_bundle, pack
 from ubq.export.files import export_generator
 from ubq.export.manifest import damaged_files
 from ubq.export.runtimes import ONNX, RUNTIMES, TORCHSCRIPT, runtimes_of

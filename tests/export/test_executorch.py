@@ -11,7 +11,7 @@ from runtime_parity import assert_same_integers, assert_same_unet_step, assert_w
 from torch import nn
 
 from ubq.errors import StageError, UsageError
-from ubq.export.executorch_graph import delegated_layers, stored_layers
+from ubq.export.readback.executorch import delegated_layers, stored_layers
 from ubq.runtime import load
 
 pytestmark = pytest.mark.slow
@@ -50,8 +50,8 @@ def test_every_layer_is_within_one_step_of_the_reference(with_executorch) -> Non
     from executorch.exir import to_edge_transform_and_lower
     from executorch.runtime import Runtime
 
-    from ubq.export.executorch import DIALECT
-    from ubq.export.qdq import lower
+    from ubq.export.lower.executorch import DIALECT
+    from ubq.export.lower.qdq import lower
 
     chosen: dict[tuple, str] = {}  # one layer of each kind and geometry: each is compiled on its own
     for name, layer in with_executorch.layers.items():

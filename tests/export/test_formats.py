@@ -7,8 +7,9 @@ import pytest
 from ubq.cli import main
 from ubq.config import extras
 from ubq.errors import UsageError
-from ubq.export import marks
-from ubq.export.formats import examine, loadable_files, require_formats
+from ubq.export.formats import loadable_files, require_formats
+from ubq.verify import marks
+from ubq.verify.child import examine
 
 SHAPES = ((1, 70, 70), (5, 1000, 70))
 LIMITS = (1200.0, 4800.0)

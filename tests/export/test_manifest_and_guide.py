@@ -14,10 +14,10 @@ import torch
 from tiny_generator import SIZES, tiny_generator, tiny_recipe
 
 from ubq.errors import UsageError
-from ubq.export.digest import digest
 from ubq.export.files import ExportedFiles, export_generator, without_quantisation
 from ubq.export.guide import guide_text
 from ubq.export.manifest import damaged_files, read_manifest
+from ubq.export.readback.digest import digest
 from ubq.export.runtimes import TORCHSCRIPT
 from ubq.metrics import relative_l2
 from ubq.quant.phases import phase_set, quant_layers

@@ -17,12 +17,12 @@ from torch import nn
 
 from ubq.config.schema import QuantConfig
 from ubq.errors import StageError
-from ubq.export.integer import integer_layer, integer_layers
+from ubq.export.lower.integer import integer_layer, integer_layers
+from ubq.export.lower.onnx import DIALECT, write_graph, write_onnx
+from ubq.export.lower.qdq import lower
+from ubq.export.lower.torchscript import engine, lower_layer
 from ubq.export.manifest import damaged_files, read_manifest
-from ubq.export.onnx import DIALECT, write_graph, write_onnx
-from ubq.export.onnx_graph import integer_layers_run, require_integers, stored_layers
-from ubq.export.qdq import lower
-from ubq.export.torchscript import engine, lower_layer
+from ubq.export.readback.onnx import integer_layers_run, require_integers, stored_layers
 from ubq.quant.layers import QConv2d, QLinearDynamic
 from ubq.quant.phases import set_phase
 from ubq.quant.prepare import calibrate

@@ -81,7 +81,7 @@ def test_the_loop_is_that_of_the_generator(solver: str) -> None:
     from tiny import tiny_model, tiny_recipe
 
     from ubq.config.schema import ExportConfig
-    from ubq.export.qdq import tables
+    from ubq.export.lower.qdq import tables
     from ubq.quant.generator import deployable
 
     export = ExportConfig(solver=solver, steps=16 if solver == "ddpm" else 5)  # type: ignore[arg-type]

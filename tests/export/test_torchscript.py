@@ -16,14 +16,13 @@ import torch
 from tiny import STEPS, VARIANTS, calibrated, tiny_model, tiny_recipe
 from torch import Tensor, nn
 
-from ubq.checkpoints.upstream import our_name
 from ubq.config.schema import ExportConfig, QuantConfig
 from ubq.data.normalization import Normalization
 from ubq.errors import StageError, UsageError
-from ubq.export.digest import digest, digest_layers
-from ubq.export.integer import IntegerLayer, integer_layer, integer_layers
-from ubq.export.torchscript import engine, load_torchscript, lower_layer, write_torchscript
-from ubq.export.torchscript_graph import count_file
+from ubq.export.lower.integer import IntegerLayer, integer_layer, integer_layers
+from ubq.export.lower.torchscript import engine, load_torchscript, lower_layer, write_torchscript
+from ubq.export.readback.digest import digest, digest_layers
+from ubq.export.readback.torchscript import count_file
 from ubq.model import ModelSizes, UBDiff
 from ubq.quant.analysis import REWRITES, count_model, differences, require_equal
 from ubq.quant.fine import COPIES
@@ -32,6 +31,7 @@ from ubq.quant.layers import QConv2d, QLinear, QLinearDynamic, QuantLayer
 from ubq.quant.phases import phase_set, quant_layers, set_phase
 from ubq.quant.prepare import calibrate
 from ubq.stages.device import VECTOR_MATH
+from ubq.upstream.names import our_name
 
 ENGINES = ("x86", "qnnpack", "fbgemm", "onednn")
 

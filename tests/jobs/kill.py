@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ubq.checkpoints.store import CheckpointStore
 from ubq.durable import read_rows
 from ubq.jobs.status import snapshot
 from ubq.stages.paths import RunPaths
+from ubq.training.store import CheckpointStore
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -16,11 +16,12 @@ from typer.testing import CliRunner
 from ubq.cli.doctor import doctor
 from ubq.config.load import load_config, write_frozen
 from ubq.config.schema import Config
-from ubq.jobs import doctor as examination
-from ubq.jobs.checks import Check, worst
-from ubq.jobs.mends import MARKS, TABLES, mend_of, out_of_memory
+from ubq.jobs.checks import doctor as examination
+from ubq.jobs.checks.check import Check, worst
+from ubq.jobs.fixes import MARKS, mend_of, out_of_memory
 from ubq.jobs.owner import boot_id, this_process
 from ubq.jobs.state import RUNNING, RunState, StageState, write_state
+from ubq.stages.settings import TABLES
 
 STATUSES = {"ok", "warning", "failed"}
 
@@ -136,8 +137,8 @@ def test_engine_extras_and_checkpoint(config: Config, monkeypatch: pytest.Monkey
 def test_a_checkpoint_that_imports_and_one_with_a_hole() -> None:
     import torch
 
-    from ubq.checkpoints.upstream import upstream_names
     from ubq.model import GaussianDiffusion, ModelSizes, UBDiff
+    from ubq.upstream.names import upstream_names
 
     overrides = {"model.variant": "fork", "pretrained.path": "model.pt", "data.normalization": "openfwi"}
     config = load_config("smoke", overrides, isolated=True).config

@@ -17,7 +17,7 @@ from ubq.jobs import fingerprints
 from ubq.jobs.console import QuietConsole
 from ubq.jobs.fingerprints import changes, file_signature
 from ubq.jobs.plan import Planned, Selection
-from ubq.jobs.runner import dry_run, start_run
+from ubq.jobs.run import dry_run, start_run
 from ubq.jobs.state import read_state
 from ubq.stages.base import Stage
 from ubq.stages.paths import RunPaths

@@ -12,13 +12,13 @@ import toy
 
 from ubq.config.schema import Config
 from ubq.errors import EXIT_PREFLIGHT
-from ubq.jobs import preflight
-from ubq.jobs.checks import Check
+from ubq.jobs.checks import preflight
+from ubq.jobs.checks.check import Check
+from ubq.jobs.checks.preflight import check_device, check_disk, check_memory, check_synthesis, disk_needed
 from ubq.jobs.console import QuietConsole
-from ubq.jobs.preflight import check_device, check_disk, check_memory, check_synthesis, disk_needed
-from ubq.jobs.runner import start_run
+from ubq.jobs.run import start_run
 from ubq.jobs.status import snapshot
-from ubq.stages.memory import StageMemory
+from ubq.stages.estimate import StageMemory
 from ubq.stages.paths import RunPaths
 
 GIGABYTE = 1_000_000_000

@@ -13,7 +13,7 @@ import toy
 from ubq.durable import read_rows
 from ubq.errors import EXIT_MARK_FAILED, StageError, UbqError
 from ubq.jobs.console import QuietConsole
-from ubq.jobs.runner import resume_run, start_run
+from ubq.jobs.run import resume_run, start_run
 from ubq.jobs.state import StageState, read_state
 from ubq.jobs.status import snapshot
 from ubq.stages.paths import RunPaths
@@ -177,9 +177,9 @@ def test_the_thread_count_is_the_runs_own(paths: RunPaths, monkeypatch: pytest.M
 
     config = toy.toy_config(epochs=2).model_copy(update={"threads": 0})
     stages = [*toy.stages()[:3], Looks()]
-    monkeypatch.setattr("ubq.jobs.runner.cores", lambda: 3)
+    monkeypatch.setattr("ubq.jobs.run.cores", lambda: 3)
     start_run(config, paths, stages=stages, console=QuietConsole())
-    monkeypatch.setattr("ubq.jobs.runner.cores", lambda: 5)
+    monkeypatch.setattr("ubq.jobs.run.cores", lambda: 5)
     (paths.exported / "manifest.json").unlink()
     start_run(config, paths, stages=stages, console=QuietConsole())
     assert seen == [3, 3]

@@ -117,7 +117,7 @@ def test_a_stage_that_breaks_on_the_way_out_was_interrupted(tmp_path: Path) -> N
 import os, signal, sys
 import toy
 from pathlib import Path
-from ubq.jobs.runner import start_run
+from ubq.jobs.run import start_run
 from ubq.stages.paths import RunPaths
 
 class Breaks(toy.Autoencoder):

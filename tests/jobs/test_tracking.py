@@ -18,8 +18,8 @@ from ubq.durable import read_rows
 from ubq.errors import StageError
 from ubq.jobs import tracking
 from ubq.jobs.console import QuietConsole
-from ubq.jobs.runner import start_run
-from ubq.stages.base import Interrupted
+from ubq.jobs.run import start_run
+from ubq.stages.base import Stopped
 from ubq.stages.paths import RunPaths
 
 Row = tuple[str, int, float]
@@ -91,7 +91,7 @@ def test_tensorboard_after_a_crash_an_interruption_and_a_change_holds_each_step_
     assert len(board(paths)) == 20 + 17
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ubq.jobs.signals.StopSignals.exit_code", 130)
-        assert start(paths, "tensorboard", failing(Interrupted(), after_step=19)) == 130
+        assert start(paths, "tensorboard", failing(Stopped(), after_step=19)) == 130
     assert start(paths, "tensorboard") == 0
     assert board(paths) == losses(paths)
     assert start(paths, "tensorboard", seed=1) == 0

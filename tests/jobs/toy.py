@@ -16,14 +16,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ubq.checkpoints.store import CheckpointStore
 from ubq.config.schema import Config
 from ubq.errors import UbqError
 from ubq.jobs.console import PlainConsole
 from ubq.jobs.plan import Selection
-from ubq.jobs.runner import start_run
-from ubq.stages.base import Interrupted, Stage, StageContext
+from ubq.jobs.run import start_run
+from ubq.stages.base import Stage, StageContext, Stopped
 from ubq.stages.paths import RunPaths
+from ubq.training.store import CheckpointStore
 
 
 def _dump(payload: dict[str, Any], file: Any) -> None:
@@ -87,7 +87,7 @@ class ToyStage(Stage):
             if stopping or step == total or step % config.run.checkpoint_steps == 0:
                 save()
             if stopping:
-                raise Interrupted
+                raise Stopped
             if self.step_seconds:
                 time.sleep(self.step_seconds)
         folder = context.paths.checkpoints(self.name)

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ubq.checkpoints.upstream import our_name
 from ubq.model import GaussianDiffusion, ModelSizes, UBDiff
+from ubq.upstream.names import our_name
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ubq.checkpoints.upstream import our_name
 from ubq.config.schema import ModelConfig
 from ubq.model import GaussianDiffusion, ModelSizes, UBDiff
+from ubq.upstream.names import our_name
 
 TINY = {
     "encoder_dim": 16,

@@ -14,7 +14,7 @@ from ubq.cli.quant import app
 from ubq.config.schema import ExportConfig, QuantConfig
 from ubq.data.normalization import Normalization
 from ubq.errors import UsageError
-from ubq.export.torchscript import write_torchscript
+from ubq.export.lower.torchscript import write_torchscript
 from ubq.model import ModelSizes
 from ubq.quant.analysis import (
     GOALS,

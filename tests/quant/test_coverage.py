@@ -13,8 +13,8 @@ from torch import Tensor
 from ubq.config.load import load_config
 from ubq.config.schema import ExportConfig
 from ubq.data.normalization import for_config
-from ubq.export.torchscript import engine, load_torchscript, write_torchscript
-from ubq.export.torchscript_graph import count_file
+from ubq.export.lower.torchscript import engine, load_torchscript, write_torchscript
+from ubq.export.readback.torchscript import count_file
 from ubq.model import ModelSizes, UBDiff
 from ubq.quant.analysis import GOALS, count_model, differences
 from ubq.quant.generator import Recipe, deployable, part_of

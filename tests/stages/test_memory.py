@@ -9,7 +9,7 @@ import pytest
 
 from ubq.config.load import load_config
 from ubq.config.schema import Config
-from ubq.stages.memory import ALLOCATOR_SHARE, PROCESS_BYTES, kept_for_backward, memory_of
+from ubq.stages.estimate import ALLOCATOR_SHARE, PROCESS_BYTES, kept_for_backward, memory_of
 
 BATCH = 8
 FEW = {
@@ -102,7 +102,7 @@ PEAK = """
 import resource, torch
 from ubq.config.load import load_config
 from ubq.model import GaussianDiffusion, ModelSizes, build_part
-from ubq.stages.memory import memory_of
+from ubq.stages.estimate import memory_of
 from ubq.training.ema import WeightAverage
 torch.set_num_threads(1)
 config = load_config("demo", {"train.diffusion.batch_size": 256}, isolated=True).config

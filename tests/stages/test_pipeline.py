@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ubq.checkpoints.upstream import upstream_names
 from ubq.model import GaussianDiffusion, ModelSizes, UBDiff
 from ubq.training.latent_order import chain
+from ubq.upstream.names import upstream_names
 
 pytestmark = pytest.mark.slow
 

@@ -14,9 +14,9 @@ from ubq.config.schema import QatDiffusionTraining
 from ubq.model import GaussianDiffusion
 from ubq.quant.phases import phase_set, set_phase
 from ubq.stages import diffusion as stage
+from ubq.training.latents import Latents
 from ubq.training.qat import QatDiffusionTask
 from ubq.training.randomness import SampleDraws
-from ubq.training.tasks import Latents
 
 SAMPLES = torch.arange(8)
 
@@ -30,7 +30,9 @@ def test_wide_unets_train_in_bfloat16(preset: str, narrow_types: bool, monkeypat
         raise Seen(task.cpu_bfloat16)  # type: ignore[attr-defined]
 
     monkeypatch.setattr(stage, "new_parts", lambda *_args: {"unet": nn.Identity()})
-    monkeypatch.setattr(stage, "load_latents", lambda *_args: Latents(torch.zeros(4, 8), torch.zeros(4, 8)))
+    monkeypatch.setattr(
+        "ubq.training.latents.load_latents", lambda *_args: Latents(torch.zeros(4, 8), torch.zeros(4, 8))
+    )
     monkeypatch.setattr(stage, "run_training", run_training)
     context = SimpleNamespace(config=load_config(preset, isolated=True).config, paths=None)
     with pytest.raises(Seen) as seen:

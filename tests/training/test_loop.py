@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ubq.config.schema import DiffusionTraining, RunConfig
 from ubq.errors import StageError
-from ubq.training.loop import FULLY_QUANTISED, Stopped, learning_rate, total_steps, train
+from ubq.training.context import Stopped
+from ubq.training.loop import FULLY_QUANTISED, learning_rate, total_steps, train
 from ubq.training.randomness import SampleDraws, SampleOrder
 
 CPU = torch.device("cpu")

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from ubq.config.schema import QatTraining
+from ubq.training.latents import Latents
 from ubq.training.qat import QatDecodersTask
 from ubq.training.randomness import SampleDraws
 from ubq.training.sharpness import patch_loss
-from ubq.training.tasks import Latents
 
 SAMPLES = torch.arange(6)
 

@@ -17,11 +17,11 @@ from ubq import i18n
 from ubq.config.load import load_config
 from ubq.config.schema import QuantConfig
 from ubq.errors import DataError
-from ubq.export.torchscript import write_torchscript
+from ubq.export.lower.torchscript import write_torchscript
 from ubq.interface import Interface, read_interface
 from ubq.tui import cost
 from ubq.tui.draft import Draft
-from ubq.tui.probe import _content, _data, file_bytes
+from ubq.tui.lookup import _content, _data, file_bytes
 from ubq.tui.processes import Probe, ubq_json
 
 REPOSITORY = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ def test_the_probe_answers_what_needs_torch() -> None:
             assert "24 curvefault-a-like pairs" in found["checks"][0]["figure"]
             found = await probe.ask("estimate", "ubq.toml", draft.text)
             facts = cost.preset_facts()["smoke"]
-            # What the start screen shows is what is computed: python -m ubq.tui.probe presets
+            # What the start screen shows is what is computed: python -m ubq.tui.lookup presets
             assert max(found["memory"].values()) == facts["memory_bytes"]
             assert {k: found[k] for k in ("file_bytes", "operations", "pairs")} == {
                 k: facts[k] for k in ("file_bytes", "operations", "pairs")

@@ -16,7 +16,7 @@ from textual.pilot import Pilot
 from textual.widgets import OptionList, Static
 
 from ubq.jobs import detach
-from ubq.jobs.checks import Check
+from ubq.jobs.checks.check import Check
 from ubq.jobs.detach import Detached
 from ubq.jobs.owner import this_process
 from ubq.tui import checklist, progress, wizard

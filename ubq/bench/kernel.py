@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from ubq.bench.subject import Subject, title_of
 from ubq.bench.timing import machine, markdown, take_turns
 from ubq.config.extras import missing_modules
-from ubq.export.quiet import quiet
-from ubq.export.torchscript_graph import count_file
+from ubq.export.lower.quiet import quiet
+from ubq.export.readback.torchscript import count_file
 from ubq.quant.generator import part_of
 
 CALIBRATION_STEPS = 8

@@ -19,7 +19,7 @@ from ubq.bench.subject import FloatModel, held_out_maps, trained_model
 from ubq.bench.timing import machine, markdown
 from ubq.config.schema import ExportConfig, Solver
 from ubq.errors import UsageError
-from ubq.export.torchscript import engine, lower
+from ubq.export.lower.torchscript import engine, lower
 from ubq.i18n import gettext as _
 from ubq.quant.checkpoint import load_qat
 from ubq.quant.generator import Generator, Sampler, shared_copy

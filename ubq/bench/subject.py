@@ -18,9 +18,9 @@ from ubq.data.normalization import Normalization
 from ubq.data.pairs import open_pairs
 from ubq.errors import UsageError
 from ubq.export.files import facts_of
+from ubq.export.lower.torchscript import engine, write_torchscript
 from ubq.export.manifest import read_manifest
 from ubq.export.sampling import ExportedModel, load_exported
-from ubq.export.torchscript import engine, write_torchscript
 from ubq.i18n import gettext as _
 from ubq.model import PARTS, GaussianDiffusion, ModelSizes, UBDiff
 from ubq.quant.generator import Generator, Recipe, deployable

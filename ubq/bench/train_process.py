@@ -29,8 +29,7 @@ from ubq.quant.generator import decoders
 from ubq.quant.phases import set_phase
 from ubq.quant.prepare import calibrate
 from ubq.stages.autoencoder import TrainAutoencoder
-from ubq.stages.base import Interrupted
-from ubq.stages.files import save_tensors
+from ubq.stages.base import Stopped
 from ubq.stages.floatmodel import (
     AUTOENCODER,
     DECODERS,
@@ -41,11 +40,12 @@ from ubq.stages.floatmodel import (
     state_of,
     trained_parts,
 )
-from ubq.stages.latents import save_latents
 from ubq.stages.maps import open_maps
 from ubq.stages.paths import RunPaths
 from ubq.stages.pipeline import PIPELINE
 from ubq.stages.qat import qat_generator
+from ubq.training.files import save_tensors
+from ubq.training.latents import save_latents
 from ubq.training.modules import Autoencoder, SeismicBranch
 from ubq.training.tasks import reconstruction_loss
 
@@ -146,15 +146,15 @@ def stand_in(config: Config, paths: RunPaths, stage: str) -> None:
     for name, modules in made.items():
         save_tensors(paths.checkpoints(f"train-{name}") / f"{name}.pt", state_of(modules))
     train, val = open_maps(config, paths, normalization_of(config, paths), CPU, seismic=False)
-    save_latents(made["autoencoder"]["encoder"], {"train": train, "val": val}, paths)
+    save_latents(made["autoencoder"]["encoder"], {"train": train, "val": val}, paths.latents)
 
 
 def run_stage(config: Config, paths: RunPaths, stage: str, steps: int) -> Clock:
     """The stage itself."""
     context = Context(config, paths, stage, steps)
     try:
-        STAGES[stage].run(context)  # type: ignore[arg-type]
-    except Interrupted:
+        STAGES[stage].run(context)
+    except Stopped:
         return context.clock
     raise AssertionError("the stage ended before it was stopped")
 

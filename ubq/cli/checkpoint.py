@@ -13,7 +13,7 @@ from ubq.errors import EXIT_USAGE
 from ubq.i18n import gettext as _
 
 if TYPE_CHECKING:
-    from ubq.checkpoints.importer import ImportedModel
+    from ubq.upstream.importer import ImportedModel
 
 app = typer.Typer(
     help="Checkpoints of upstream's code: look before you import.", no_args_is_help=True, add_completion=False
@@ -42,7 +42,7 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Show who wrote a checkpoint, its sizes, parameters, missing and left-over tensors, and its normalisation."""
-    from ubq.checkpoints.importer import inspect_checkpoint
+    from ubq.upstream.importer import inspect_checkpoint
 
     found = inspect_checkpoint(file, weights.value, decoder_path=decoder_checkpoint)
     if as_json:

@@ -15,7 +15,7 @@ from ubq.i18n import gettext as _
 if TYPE_CHECKING:
     from ubq.deploy.deploy import Deployed
     from ubq.deploy.target import Target
-    from ubq.export.bundle import Bundle
+    from ubq.export.bundle.folder import Bundle
 
 
 def deploy(
@@ -66,7 +66,7 @@ def bundle_of(source: str | None, runs_dir: Path) -> Bundle:
     Raises:
         UsageError: there is no such run or folder, or it holds no exported model.
     """
-    from ubq.export.bundle import SCRIPT, make_bundle, open_bundle
+    from ubq.export.bundle.folder import SCRIPT, make_bundle, open_bundle
     from ubq.export.manifest import MANIFEST
     from ubq.jobs.status import find_run
     from ubq.stages.paths import RunPaths

@@ -13,7 +13,7 @@ from ubq.i18n import gettext as _
 
 if TYPE_CHECKING:
     from ubq.config.schema import Config
-    from ubq.jobs.checks import Check
+    from ubq.jobs.checks.check import Check
 
 
 def doctor(
@@ -33,8 +33,8 @@ def doctor(
 
     Exit 0, or 3 when a check failed.
     """
-    from ubq.jobs.checks import worst
-    from ubq.jobs.doctor import examine
+    from ubq.jobs.checks.check import worst
+    from ubq.jobs.checks.doctor import examine
 
     config, run, mistakes = _look_up(target, assignments or [], runs_dir)
     checks = [*mistakes, *examine(config, run)]
@@ -59,7 +59,7 @@ def _look_up(
     """Configuration and run that are meant; a configuration's mistakes are checks, each its own."""
     from ubq.config import presets
     from ubq.config.load import PROJECT_FILE, ConfigError, load_config, parse_assignments, read_frozen
-    from ubq.jobs.checks import Check
+    from ubq.jobs.checks.check import Check
     from ubq.jobs.status import find_run, run_folders
 
     overrides = parse_assignments(assignments)

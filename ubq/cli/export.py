@@ -166,7 +166,7 @@ def digest(
     """Recompute weights_sha256 from a file alone."""
     if not file.is_file():
         raise UsageError(_("{path} does not exist").format(path=file), _("give the .pt of exported_models"))
-    from ubq.export.digest import digest as digest_of
+    from ubq.export.readback.digest import digest as digest_of
 
     found = digest_of(file)
     typer.echo(json.dumps({"file": str(file), "weights_sha256": found}, indent=2) if as_json else found)
@@ -203,7 +203,7 @@ def _exported_folder(source: str, runs_dir: Path) -> Path | None:
 
 def _bundle(exported: Path, out: Path | None, as_json: bool) -> None:
     """Make the bundle of a folder exported_models, and its archive."""
-    from ubq.export.bundle import make_bundle, pack
+    from ubq.export.bundle.folder import make_bundle, pack
 
     made = make_bundle(exported, out)
     archive = pack(made)
@@ -228,7 +228,7 @@ _DEFAULT_FAMILY = "curvefault-a"
 
 
 def _family_of(run: Path) -> str:
-    from ubq.jobs.runner import load_frozen
+    from ubq.jobs.frozen import load_frozen
     from ubq.stages.paths import RunPaths
 
     return load_frozen(RunPaths(run)).data.family
@@ -316,11 +316,11 @@ def _from_float(
     """Generator of a float checkpoint."""
     import torch
 
-    from ubq.checkpoints.importer import read_checkpoint
     from ubq.config.schema import DataConfig, ExportConfig, QuantConfig
     from ubq.data.normalization import for_config
     from ubq.model import PARTS, UBDiff
     from ubq.quant.generator import Recipe, deployable
+    from ubq.upstream.importer import read_checkpoint
 
     if weights not in ("ema", "raw"):
         raise UsageError(_("--weights {weights}: no such weights").format(weights=weights), "ema, raw")
@@ -342,7 +342,7 @@ def _from_float_run(run: Path, wanted: dict[str, Any], backend: str) -> tuple[Ge
     """Generator of a run's float model, as pretrained or imported."""
     import torch
 
-    from ubq.jobs.runner import load_frozen
+    from ubq.jobs.frozen import load_frozen
     from ubq.model import UBDiff
     from ubq.quant.generator import PARTS, Recipe, deployable
     from ubq.stages.floatmodel import normalization_of, sizes_of, trained_parts

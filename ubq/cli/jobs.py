@@ -184,7 +184,7 @@ def run(
         "--runs-dir": str(runs_dir) if runs_dir is not None else None,
     }
     loaded = _load(preset, assignments or [], project, options, force_quantization)
-    from ubq.jobs import runner
+    from ubq.jobs import run as runner
     from ubq.jobs.plan import Selection
     from ubq.stages.paths import RunPaths
 
@@ -266,7 +266,7 @@ def resume(
     folder = find_run(run, runs_dir)
     if detach:
         raise typer.Exit(_detached(folder))
-    from ubq.jobs.runner import resume_run
+    from ubq.jobs.run import resume_run
     from ubq.stages.paths import RunPaths
 
     raise typer.Exit(resume_run(RunPaths(folder), preflight=not no_preflight))

@@ -143,8 +143,8 @@ def _is_torchscript(path: Path) -> bool:
 def _file_graph(path: Path, backend: str) -> Count:
     import torch
 
-    from ubq.export.torchscript import engine, load_torchscript
-    from ubq.export.torchscript_graph import count_file
+    from ubq.export.lower.torchscript import engine, load_torchscript
+    from ubq.export.readback.torchscript import count_file
 
     backend = backend or torch.backends.quantized.engine
     with engine(backend):
@@ -155,7 +155,7 @@ def _exported_graph(generator: Any, backend: str, time_tables: bool) -> Count | 
     """The graph that exporting a calibrated generator would give; None before it was calibrated."""
     import tempfile
 
-    from ubq.export.torchscript import write_torchscript
+    from ubq.export.lower.torchscript import write_torchscript
     from ubq.quant.phases import quant_layers
 
     if any(int(o.batches) == 0 for layer in quant_layers(generator).values() for o in layer.observers()):
@@ -167,12 +167,12 @@ def _exported_graph(generator: Any, backend: str, time_tables: bool) -> Count | 
 
 
 def _float_checkpoint(path: Path) -> dict[str, Any]:
-    from ubq.checkpoints.importer import DECODER_PARTS, read_checkpoint
     from ubq.config.schema import DataConfig, ExportConfig, QuantConfig
     from ubq.data.normalization import for_config
     from ubq.quant.analysis import as_json, count_model
     from ubq.quant.checkpoint import skeleton
     from ubq.quant.generator import Recipe
+    from ubq.upstream.importer import DECODER_PARTS, read_checkpoint
 
     imported = read_checkpoint(path, need=("unet", *DECODER_PARTS))
     ranges = for_config(DataConfig(normalization=imported.suggested_normalization))

@@ -38,8 +38,8 @@ def sample(
     import torch
 
     from ubq.data.normalization import Normalization
-    from ubq.export.picture import COLUMNS, draw_pairs
     from ubq.export.sampling import fitting_batch, load_exported, write_pairs
+    from ubq.verify.picture import COLUMNS, draw_pairs
 
     exported = load_exported(path, backend)
     chosen_steps = exported.check_steps(steps)

@@ -194,15 +194,6 @@ def parse_text(path: Path, text: str) -> Any:
     return text
 
 
-def environment_layer(environ: Mapping[str, str]) -> Layer:
-    """``UBQ_QAT__EPOCHS=3`` and the like; see :class:`ubq.config.environment.EnvironmentSource`."""
-    if not any(name.startswith(ENVIRONMENT_PREFIX) for name in environ):
-        return Layer()
-    from ubq.config.environment import EnvironmentSource
-
-    return EnvironmentSource(environ).layer()
-
-
 @dataclass(frozen=True)
 class Given:
     """A value from a named option: ``Given(30, "--epochs")``, so that provenance names what was typed."""

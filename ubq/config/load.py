@@ -14,11 +14,11 @@ from ubq.config import keys, presets
 from ubq.config.extras import install_line, missing_modules
 from ubq.config.findings import ConfigError, Finding
 from ubq.config.layers import (
+    ENVIRONMENT_PREFIX,
     Entry,
     Given,
     Layer,
     Source,
-    environment_layer,
     inherit,
     nested,
     override_layer,
@@ -133,6 +133,15 @@ def load_config(
             values.put(key, name, Source(f"preset {name}", f"preset {name}"))
     config = _validate(values)
     return Loaded(config, _provenance(config, values), name)
+
+
+def environment_layer(environ: Mapping[str, str]) -> Layer:
+    """``UBQ_QAT__EPOCHS=3`` and the like; see :class:`ubq.config.environment.EnvironmentSource`."""
+    if not any(name.startswith(ENVIRONMENT_PREFIX) for name in environ):
+        return Layer()
+    from ubq.config.environment import EnvironmentSource
+
+    return EnvironmentSource(environ).layer()
 
 
 def _nothing_chosen() -> Finding:

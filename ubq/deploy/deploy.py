@@ -18,7 +18,7 @@ from ubq.deploy.machine import (
 from ubq.deploy.smoke import sample_there
 from ubq.deploy.ssh import Connection
 from ubq.deploy.target import Target
-from ubq.export.bundle import Bundle
+from ubq.export.bundle.folder import Bundle
 from ubq.export.manifest import MANIFEST, sha256
 from ubq.export.runtimes import Runtime
 

@@ -15,7 +15,7 @@ from ubq.deploy import look
 from ubq.deploy.ssh import Connection
 from ubq.deploy.target import Target
 from ubq.errors import PreflightError, StageError
-from ubq.export.bundle_guide import VENV
+from ubq.export.bundle.guide import VENV
 from ubq.export.runtimes import CORTEX_A72, ONNX, PI_TORCH, Runtime
 from ubq.i18n import gettext as _
 

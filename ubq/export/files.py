@@ -13,12 +13,12 @@ from torch import nn
 from ubq import __version__
 from ubq.data.families import VELOCITY_SHAPE
 from ubq.durable import write_atomic
-from ubq.export.digest import digest
 from ubq.export.formats import require_formats, write_further
 from ubq.export.guide import GUIDE, guide_text, info_text
+from ubq.export.lower.torchscript import write_torchscript
 from ubq.export.manifest import Facts, sha256, write_manifest
+from ubq.export.readback.digest import digest
 from ubq.export.runtimes import TORCHSCRIPT
-from ubq.export.torchscript import write_torchscript
 from ubq.quant.generator import Generator, Recipe, shared_copy
 from ubq.quant.layers import QConv2d
 from ubq.quant.phases import quant_layers

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ubq.config.extras import install_line, missing_modules
 from ubq.errors import UsageError
@@ -62,51 +59,20 @@ def write_further(
     require_formats(formats)
     if not further_files(model, formats):
         return []
-    from ubq.export.integer import integer_layers
+    from ubq.export.lower.integer import integer_layers
 
     layers = integer_layers(generator)
     if ONNX.name in formats:
-        from ubq.export.onnx import write_onnx
-        from ubq.export.onnx_graph import require_integers
+        from ubq.export.lower.onnx import write_onnx
+        from ubq.export.readback.onnx import require_integers
 
         files = write_onnx(generator, model.with_suffix(".onnx"), time_tables, facts, weights_sha256, layers)
         require_integers(files, layers)
     if EXECUTORCH.name in formats:
-        from ubq.export.executorch import write_executorch
-        from ubq.export.executorch_graph import stored_layers
+        from ubq.export.lower.executorch import write_executorch
+        from ubq.export.readback.executorch import stored_layers
 
         program = model.with_suffix(".pte")
         write_executorch(generator, program, time_tables, facts, layers)
         stored_layers(program, layers.values())
     return further_files(model, formats)
-
-
-def examine(
-    file: Path, shapes: Sequence[Sequence[int]], velocity_limits: tuple[float, float], threads: int = 0
-) -> dict[str, Any]:
-    """Load a file in a process of its own, draw two pairs, and say what is wrong with them.
-
-    Args:
-        file: ``NAME.onnx`` or ``NAME.pte``.
-        shapes: of one velocity map and of its gathers.
-        velocity_limits: lowest and highest m/s allowed.
-        threads: CPU threads; 0: the runtime's choice.
-
-    Returns:
-        What ``python -m ubq.runtime`` printed, and ``problems``, a list of strings.
-    """
-    command = [sys.executable, "-m", "ubq.runtime", str(file), "--count", "2", "--threads", str(threads)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
-        return {"problems": [f"{file.name}: {last}"]}
-    seen: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    wanted = [[2, *shape] for shape in shapes]
-    low, high = seen["velocity_range"]
-    checks = {
-        f"shapes {seen['shapes']}, not {wanted}": seen["shapes"] == wanted,
-        "a generated value is not finite": seen["finite"],
-        "two draws with one seed differ": seen["seed_repeats"],
-        f"velocities of {low:.0f} to {high:.0f} m/s": velocity_limits[0] <= low and high <= velocity_limits[1],
-    }
-    return seen | {"problems": [f"{file.name}: {text}" for text, held in checks.items() if not held]}

@@ -67,7 +67,7 @@ def write_manifest(folder: Path, facts: Facts, files: Iterable[Path], weights_sh
         folder: ``exported_models``.
         facts: of the model.
         files: to list, with size and hash.
-        weights_sha256: of the int8 layers (``ubq.export.digest``); None for a float file.
+        weights_sha256: of the int8 layers (``ubq.export.readback.digest``); None for a float file.
     """
     listed = [{"name": f.name, "bytes": f.stat().st_size, "sha256": sha256(f)} for f in files]
     path = folder / MANIFEST

@@ -26,7 +26,7 @@ class Runtime:
         title: how people call it.
         module: Python module that must be there.
         packages: exact requirements.
-        base_mb: memory of the process whatever the file, MB; a little above what bench/runtime_memory.py finds.
+        base_mb: memory of the process whatever the file, MB; a little above what studies/runtime_memory.py finds.
         file_factor: memory at the peak, over that, as a multiple of the file's size; likewise.
         imports: exact versions of what ``packages`` import, where pip must not look for all they ask for.
         stops_on: CPU parts that a library of these versions stops on with an illegal instruction.

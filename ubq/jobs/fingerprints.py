@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from ubq.durable import plain
 from ubq.i18n import gettext as _
-from ubq.jobs.mends import TABLES
+from ubq.stages.settings import TABLES
 
 if TYPE_CHECKING:
     from ubq.config.schema import Config

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from ubq.checkpoints.store import CheckpointStore
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.jobs.fingerprints import Values, changes, config_values, fingerprint, relative
 from ubq.jobs.state import COMPLETED, RunState
+from ubq.training.store import CheckpointStore
 
 if TYPE_CHECKING:
     from ubq.config.schema import Config

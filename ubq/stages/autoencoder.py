@@ -8,12 +8,11 @@ from pathlib import Path
 from ubq.config.schema import Config
 from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
-from ubq.stages.files import save_tensors
 from ubq.stages.floatmodel import AUTOENCODER, imported, new_parts, normalization_of, state_of
-from ubq.stages.latents import ENCODER_BATCH, save_latents
 from ubq.stages.loop import run_training
 from ubq.stages.maps import open_maps
 from ubq.stages.paths import RunPaths
+from ubq.training.files import save_tensors
 
 
 class TrainAutoencoder(Stage):
@@ -42,7 +41,7 @@ class TrainAutoencoder(Stage):
 
     def run(self, context: StageContext) -> None:
         from ubq.training.latent_order import order_latent
-        from ubq.training.latents import encode_all
+        from ubq.training.latents import ENCODER_BATCH, encode_all, save_latents
         from ubq.training.modules import Autoencoder
         from ubq.training.tasks import AutoencoderTask
 
@@ -54,5 +53,5 @@ class TrainAutoencoder(Stage):
         train, val = open_maps(config, paths, normalization_of(config, paths), device, seismic=False)
         run_training(context, AutoencoderTask(model, train, val, settings), settings, device)
         order_latent(model, encode_all(model.encoder, train, ENCODER_BATCH))
-        save_latents(model.encoder, {"train": train, "val": val}, paths)
+        save_latents(model.encoder, {"train": train, "val": val}, paths.latents)
         save_tensors(paths.checkpoints(self.name) / "autoencoder.pt", state_of(parts))

@@ -8,54 +8,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from ubq.config.schema import Config
 from ubq.stages.paths import RunPaths
+from ubq.training.context import Stopped, TrainingContext
 
-if TYPE_CHECKING:
-    from ubq.checkpoints.store import CheckpointStore
+__all__ = ["Stage", "StageContext", "Stopped"]
 
 
-class StageContext(Protocol):
-    """What the runner hands a stage. A stage reaches the outside only through this."""
+class StageContext(TrainingContext, Protocol):
+    """What a stage is handed. It reaches the outside only through this."""
 
     config: Config
     paths: RunPaths
-    stage: str
-
-    @property
-    def store(self) -> CheckpointStore:
-        """Checkpoints of this stage."""
-        ...
-
-    def progress(self, step: int, steps: int, **figures: float | str) -> None:
-        """Show how far the stage is (bar, state.json); cheap enough to call at every step."""
-        ...
-
-    def metrics(self, step: int, **figures: float | str) -> None:
-        """Append one row to metrics.jsonl; rows past a resumed checkpoint are dropped by the runner."""
-        ...
-
-    def event(self, kind: str, **fields: object) -> None:
-        """Append one row to events.jsonl."""
-        ...
-
-    def log(self, message: str) -> None:
-        """One line for people: terminal and run.log."""
-        ...
-
-    def stop_requested(self) -> bool:
-        """True after the first SIGINT, SIGTERM or SIGHUP, or ``ubq stop``."""
-        ...
-
-    def checkpoint_saved(self, step: int) -> None:
-        """The stage has just saved this step: what the state file names as the resume point."""
-        ...
-
-
-class Interrupted(Exception):
-    """Raised by a stage that has saved itself after ``stop_requested`` became true."""
 
 
 class Stage(ABC):
@@ -92,6 +58,6 @@ class Stage(ABC):
         """Do the work, from the last checkpoint if there is one.
 
         Raises:
-            Interrupted: a stop was requested and the stage has saved itself.
+            Stopped: a stop was requested and the stage has saved itself.
             UbqError: something that the user can mend.
         """

@@ -8,11 +8,10 @@ from pathlib import Path
 from ubq.config.schema import Config
 from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
-from ubq.stages.files import save_tensors
 from ubq.stages.floatmodel import UNET, imported, new_parts, sizes_of, state_of
-from ubq.stages.latents import load_latents
 from ubq.stages.loop import run_training
 from ubq.stages.paths import RunPaths
+from ubq.training.files import save_tensors
 
 UNET_KEYS = (
     "model.variant",
@@ -44,6 +43,7 @@ class TrainDiffusion(Stage):
 
     def run(self, context: StageContext) -> None:
         from ubq.model import GaussianDiffusion
+        from ubq.training.latents import load_latents
         from ubq.training.tasks import BFLOAT16_CHANNELS, DiffusionTask
 
         config, paths = context.config, context.paths
@@ -54,6 +54,6 @@ class TrainDiffusion(Stage):
         uniform = settings.loss_weight == "uniform"
         diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant, uniform).to(device)
         wide = sizes.unet_dim >= BFLOAT16_CHANNELS
-        task = DiffusionTask(parts["unet"], diffusion, load_latents(paths, device), cpu_bfloat16=wide)
+        task = DiffusionTask(parts["unet"], diffusion, load_latents(paths.latents, device), cpu_bfloat16=wide)
         run_training(context, task, settings, device)
         save_tensors(paths.checkpoints(self.name) / "diffusion.pt", state_of(parts))

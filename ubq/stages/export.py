@@ -44,8 +44,8 @@ class Export(Stage):
 
     def run(self, context: StageContext) -> None:
         from ubq.export.files import export_generator, without_quantisation
-        from ubq.export.torchscript import engine, load_torchscript, write_torchscript
-        from ubq.export.torchscript_graph import count_file
+        from ubq.export.lower.torchscript import engine, load_torchscript, write_torchscript
+        from ubq.export.readback.torchscript import count_file
         from ubq.quant.analysis import as_json, count_model, require_equal, write_analysis
         from ubq.quant.checkpoint import load_qat
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ubq.config.schema import Config
-from ubq.stages.files import load_json, load_tensors
 from ubq.stages.paths import RunPaths
+from ubq.training.files import load_json, load_tensors
 
 if TYPE_CHECKING:
     import torch

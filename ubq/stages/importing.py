@@ -9,11 +9,10 @@ from ubq.config.schema import Config
 from ubq.i18n import gettext as _
 from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
-from ubq.stages.files import save_json, save_tensors
 from ubq.stages.floatmodel import IMPORT_FACTS, IMPORTED, imported
-from ubq.stages.latents import save_latents
 from ubq.stages.maps import open_maps
 from ubq.stages.paths import RunPaths
+from ubq.training.files import save_json, save_tensors
 
 
 class Import(Stage):
@@ -42,10 +41,11 @@ class Import(Stage):
         return [folder / IMPORTED, folder / IMPORT_FACTS, paths.latents]
 
     def run(self, context: StageContext) -> None:
-        from ubq.checkpoints.importer import read_checkpoint
         from ubq.data.normalization import for_config
         from ubq.model import build_part
         from ubq.quant.checkpoint import is_qat
+        from ubq.training.latents import save_latents
+        from ubq.upstream.importer import read_checkpoint
 
         config, paths = context.config, context.paths
         decoders = Path(config.pretrained.decoder_path) if config.pretrained.decoder_path else None
@@ -88,4 +88,4 @@ class Import(Stage):
             {n.removeprefix("encoder."): t for n, t in found.state.items() if n.startswith("encoder.")}
         )
         sides = open_maps(config, paths, normalization, device, seismic=False)
-        save_latents(encoder.to(device), dict(zip(("train", "val"), sides, strict=True)), paths)
+        save_latents(encoder.to(device), dict(zip(("train", "val"), sides, strict=True)), paths.latents)

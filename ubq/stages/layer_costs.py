@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from ubq.config.load import read_frozen
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
-from ubq.stages.latents import load_latents
 from ubq.stages.paths import RunPaths
 from ubq.stages.qat import PROBE_SAMPLES
 from ubq.stages.qat_decoders import PARTS as DECODERS
@@ -35,13 +34,14 @@ def layer_costs(paths: RunPaths, checkpoint: QatCheckpoint, worst: int | None) -
 
     from ubq.model import GaussianDiffusion
     from ubq.quant.sensitivity import layer_sensitivities
+    from ubq.training.latents import load_latents
 
     if not paths.latents.is_file():
         raise UsageError(
             _("run {run} has no held-out latents to measure layers on").format(run=paths.root.name),
             _("ubq resume {run}").format(run=paths.root.name),
         )
-    latents = load_latents(paths, torch.device("cpu")).val[:PROBE_SAMPLES]
+    latents = load_latents(paths.latents, torch.device("cpu")).val[:PROBE_SAMPLES]
     generator, sizes = checkpoint.generator.eval(), checkpoint.recipe.sizes
     diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant)
     seed = read_frozen(paths.config).seed

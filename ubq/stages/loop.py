@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ubq.config.schema import TrainingConfig
-from ubq.stages.base import Interrupted, StageContext
+from ubq.stages.base import StageContext
 from ubq.stages.heap import kept_heap
 
 if TYPE_CHECKING:
@@ -18,12 +18,9 @@ def run_training(context: StageContext, task: Task, settings: TrainingConfig, de
     """Train a task to its end; the model is left holding the averaged weights.
 
     Raises:
-        Interrupted: a stop was requested; the step is saved.
+        Stopped: a stop was requested; the step is saved.
     """
-    from ubq.training.loop import Stopped, train
+    from ubq.training.loop import train
 
-    try:
-        with kept_heap():
-            train(task, context, settings, context.config.run, context.config.seed, device)
-    except Stopped:
-        raise Interrupted from None
+    with kept_heap():
+        train(task, context, settings, context.config.run, context.config.seed, device)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ubq.config.schema import Config
 from ubq.i18n import gettext as _
-from ubq.stages.base import Interrupted, Stage, StageContext
-from ubq.stages.files import save_json
+from ubq.stages.base import Stage, StageContext, Stopped
 from ubq.stages.maps import data_of, seismic_shape, synthetic_folder
 from ubq.stages.paths import RunPaths
+from ubq.training.files import save_json
 
 
 class Prepare(Stage):
@@ -77,7 +77,7 @@ class Prepare(Stage):
             should_stop=context.stop_requested,
         )
         if not finished:
-            raise Interrupted
+            raise Stopped
 
 
 def _files_of(place: str) -> list[Path]:

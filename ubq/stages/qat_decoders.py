@@ -12,7 +12,6 @@ from ubq.i18n import gettext as _
 from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
 from ubq.stages.floatmodel import DECODERS
-from ubq.stages.latents import load_latents
 from ubq.stages.loop import run_training
 from ubq.stages.maps import open_maps
 from ubq.stages.paths import RunPaths
@@ -67,6 +66,7 @@ class QatDecoders(Stage):
         from ubq.quant.checkpoint import is_qat, save_qat
         from ubq.quant.generator import decoders
         from ubq.quant.prepare import calibrate
+        from ubq.training.latents import load_latents
         from ubq.training.qat import QatDecodersTask
 
         config, paths = context.config, context.paths
@@ -78,7 +78,7 @@ class QatDecoders(Stage):
         generator, recipe = qat_generator(config, paths, DECODERS, device)
         model = decoders(generator)
         settings = settings_for(model, config.qat.decoders)
-        latents = load_latents(paths, device)
+        latents = load_latents(paths.latents, device)
         train, val = open_maps(config, paths, recipe.normalization, device, seismic=True)
 
         def forward(latent):  # type: ignore[no-untyped-def]

@@ -11,7 +11,6 @@ from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
 from ubq.stages.diffusion import UNET_KEYS
 from ubq.stages.floatmodel import UNET
-from ubq.stages.latents import load_latents
 from ubq.stages.loop import run_training
 from ubq.stages.paths import RunPaths
 from ubq.stages.qat import (
@@ -67,13 +66,14 @@ class QatDiffusion(Stage):
         from ubq.quant.checkpoint import load_parts, save_qat
         from ubq.quant.generator import decoders
         from ubq.quant.prepare import calibrate
+        from ubq.training.latents import load_latents
         from ubq.training.qat import QatDiffusionTask
 
         config, paths = context.config, context.paths
         device = use_device(config)
         generator, recipe = qat_generator(config, paths, UNET, device)
         settings = settings_for(generator.unet, config.qat.diffusion)
-        latents = load_latents(paths, device)
+        latents = load_latents(paths.latents, device)
         sizes = recipe.sizes
         diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant).to(device)
         passes = calibration_passes(generator, diffusion, latents.train, settings, config.seed)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from ubq.config.schema import Config
 from ubq.errors import MarkFailedError
 from ubq.i18n import gettext as _
-from ubq.stages.base import Interrupted, Stage, StageContext
+from ubq.stages.base import Stage, StageContext, Stopped
 from ubq.stages.export import name_of, reference_file
 from ubq.stages.maps import data_of, seismic_shape
 from ubq.stages.paths import RunPaths
 
 if TYPE_CHECKING:
-    from ubq.export.report import Report
+    from ubq.verify.report import Report
 
 REPORT = "report.json"
 
@@ -32,7 +32,7 @@ class Verify(Stage):
         return [paths.exported / REPORT, paths.exported / "samples.png"]
 
     def run(self, context: StageContext) -> None:
-        from ubq.export.report import print_checklist
+        from ubq.verify.report import print_checklist
 
         report = self._measure(context)
         report.write(context.paths.exported / REPORT)
@@ -49,12 +49,13 @@ class Verify(Stage):
         from ubq.data.pairs import open_pairs
         from ubq.durable import read_rows
         from ubq.export.formats import loadable_files
+        from ubq.export.lower.torchscript import engine, load_torchscript
         from ubq.export.manifest import read_manifest
-        from ubq.export.torchscript import engine, load_torchscript
-        from ubq.export.torchscript_graph import count_file
-        from ubq.export.verify import Counts, Exported, verify_export
+        from ubq.export.readback.torchscript import count_file
         from ubq.model import GaussianDiffusion, ModelSizes
         from ubq.stages import PIPELINE
+        from ubq.verify.child import Exported
+        from ubq.verify.measure import Counts, verify_export
 
         config, paths = context.config, context.paths
         file = paths.exported / f"{name_of(config, paths)}.pt"
@@ -67,7 +68,7 @@ class Verify(Stage):
         def progress(done: int, total: int) -> None:
             context.progress(done, total, phase="generate")
             if context.stop_requested():
-                raise Interrupted
+                raise Stopped
 
         return verify_export(
             Exported(

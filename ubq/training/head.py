@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ubq.model.layers import Projector
 from ubq.model.seismic import SeismicDecoder
+from ubq.training.latents import Maps
 from ubq.training.modules import SeismicBranch
-from ubq.training.tasks import Maps
 
 MOST_SAMPLES = 2048
 RIDGE = 1e-2

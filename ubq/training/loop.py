@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ubq.config.schema import RunConfig, TrainingConfig
 from ubq.errors import StageError, is_out_of_memory
 from ubq.i18n import gettext as _
+from ubq.training.context import Stopped, TrainingContext
 from ubq.training.ema import WeightAverage
 from ubq.training.optimizer import StageOptimizer
 from ubq.training.randomness import SampleDraws, SampleOrder
@@ -58,32 +59,6 @@ class Task(Protocol):
         ...
 
 
-class Loop(Protocol):
-    """The part of a stage's context that the loop needs."""
-
-    stage: str
-
-    @property
-    def store(self) -> Store: ...
-    def progress(self, step: int, steps: int, **figures: float | str) -> None: ...
-    def metrics(self, step: int, **figures: float | str) -> None: ...
-    def event(self, kind: str, **fields: object) -> None: ...
-    def log(self, message: str) -> None: ...
-    def stop_requested(self) -> bool: ...
-    def checkpoint_saved(self, step: int) -> None: ...
-
-
-class Store(Protocol):
-    """Where checkpoints go."""
-
-    def save(self, step: int, payload: dict[str, object]) -> object: ...
-    def latest(self) -> tuple[int, dict[str, object]] | None: ...
-
-
-class Stopped(Exception):
-    """A stop was requested; the loop has saved itself."""
-
-
 def total_steps(settings: TrainingConfig, samples: int) -> int:
     """Steps of a stage: as configured, or epochs over the samples."""
     return settings.steps or settings.epochs * math.ceil(samples / settings.batch_size)
@@ -100,7 +75,9 @@ def learning_rate(settings: TrainingConfig, step: int, steps: int) -> float:
     return settings.lr * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * progress)))
 
 
-def train(task: Task, loop: Loop, settings: TrainingConfig, run: RunConfig, seed: int, device: torch.device) -> None:
+def train(
+    task: Task, loop: TrainingContext, settings: TrainingConfig, run: RunConfig, seed: int, device: torch.device
+) -> None:
     """Train to the last step, from the last checkpoint if there is one; leaves the average in the model.
 
     Raises:
@@ -128,7 +105,13 @@ def _cpu_has_bfloat16() -> bool:
 
 class _Training:
     def __init__(
-        self, task: Task, loop: Loop, settings: TrainingConfig, run: RunConfig, seed: int, device: torch.device
+        self,
+        task: Task,
+        loop: TrainingContext,
+        settings: TrainingConfig,
+        run: RunConfig,
+        seed: int,
+        device: torch.device,
     ) -> None:
         self.task, self.loop, self.settings, self.run_config, self.device = task, loop, settings, run, device
         self.seed = seed

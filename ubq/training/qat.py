@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from ubq.config.schema import QatDiffusionTraining, QatTraining
 from ubq.quant.phases import phase_at, set_phase
+from ubq.training.latents import Latents, Maps
 from ubq.training.randomness import SampleDraws
 from ubq.training.tasks import (
     DiffusionTask,
     LatentDiffusion,
-    Latents,
-    Maps,
     evaluation,
     mean_over,
     reconstruction_loss,

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ubq.config.schema import AutoencoderTraining, ReconstructionTraining, SeismicTraining, VelocityTraining
+from ubq.training.latents import Latents, Maps
 from ubq.training.modules import Autoencoder
 from ubq.training.randomness import SampleDraws
 from ubq.training.sharpness import patch_loss
@@ -24,27 +24,6 @@ BFLOAT16_CHANNELS = 128
 """Channels of a U-Net's first level from which bfloat16 is faster on a CPU that has it (bench/README.md)."""
 MOST_DRAWS = 16
 """Noises a validation of the U-Net adds to the same latent, where few are held out."""
-
-
-class Maps(Protocol):
-    """Normalised samples by number."""
-
-    def __len__(self) -> int: ...
-    def velocity(self, samples: Tensor) -> Tensor:
-        """(B, 1, 70, 70) on the training device."""
-        ...
-
-    def seismic(self, samples: Tensor) -> Tensor:
-        """(B, 5, 1000, 70) on the training device."""
-        ...
-
-
-@dataclass(frozen=True)
-class Latents:
-    """Latents of the frozen encoder, (N, L) each, on the training device."""
-
-    train: Tensor
-    val: Tensor
 
 
 def reconstruction_loss(predicted: Tensor, target: Tensor, settings: ReconstructionTraining) -> Tensor:

@@ -22,9 +22,9 @@ from textual.widgets.option_list import Option
 from ubq.config.keys import toml_value
 from ubq.errors import UbqError, UsageError
 from ubq.i18n import gettext as _
-from ubq.jobs.checks import Check
-from ubq.jobs.doctor import marks, run_state
-from ubq.jobs.runner import load_frozen
+from ubq.jobs.checks.check import Check
+from ubq.jobs.checks.run import marks, run_state
+from ubq.jobs.frozen import load_frozen
 from ubq.jobs.status import snapshot
 from ubq.stages.paths import RunPaths
 from ubq.tui import cost
@@ -67,7 +67,7 @@ def check_line(check: Check) -> Line:
 
 
 def _mark_title(mark: str) -> str:
-    from ubq.export.report import title
+    from ubq.verify.report import title
 
     return title(mark)
 
@@ -100,7 +100,7 @@ def _preflight(folder: Path) -> list[Check]:
 
 def _reported(folder: Path) -> dict[str, Check]:
     """The marks as the report has them, by id; what mends them depends on the configuration."""
-    from ubq.export.report import Report, threshold_text, value_text
+    from ubq.verify.report import Report, threshold_text, value_text
 
     try:
         report = Report.read(RunPaths(folder).exported / "report.json")

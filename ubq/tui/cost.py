@@ -12,7 +12,7 @@ from ubq.i18n import gettext as _
 from ubq.jobs.console import duration
 
 FACTS_FILE = Path(__file__).with_name("preset_facts.json")
-"""Figures of the shipped presets, computed by ``ubq.tui.probe``."""
+"""Figures of the shipped presets, computed by ``ubq.tui.lookup``."""
 CPU_CORE = 20e9
 GPU = 30e12
 """float32 operations a second that training gets out of one CPU core and out of a GPU: orders of magnitude."""

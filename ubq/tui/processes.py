@@ -53,7 +53,7 @@ async def ubq_json(*arguments: str, timeout: float) -> dict[str, Any]:
 
 
 class Probe:
-    """The process of :mod:`ubq.tui.probe`; started when first asked, one question at a time."""
+    """The process of :mod:`ubq.tui.lookup`; started when first asked, one question at a time."""
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
@@ -89,7 +89,7 @@ class Probe:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "ubq.tui.probe",
+                "ubq.tui.lookup",
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,

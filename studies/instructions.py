@@ -1,0 +1,78 @@
+"""Instructions for one pair on emulated Raspberry Pis, in every runtime of a bundle that runs there.
+
+``python studies/instructions.py BUNDLE_FOLDER [--out REPORT.json]``
+
+A proxy for time, not time: an instruction may take a fraction of a cycle or wait for memory. The estimate beside it is
+instructions / (clock x 1 instruction a cycle). The bundle's own
+generate.py draws one pair and then three; half of the difference is a pair, without imports and loading. Needs
+qemu-aarch64 with plugins (Debian's qemu-user) and a C compiler, and what ``make test-aarch64`` sets up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from ubq.bench.timing import markdown
+from ubq.export.runtimes import EXECUTORCH, runtimes_of
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "aarch64"))
+from emulated_pi import BOARDS, Board, EmulatedPi
+
+PLUGIN = Path(__file__).with_name("instructions") / "count.c"
+QEMU = "qemu-aarch64"
+FEW, MANY = 1, 3
+
+
+def counted(pi: EmulatedPi, plugin: Path, board: Board, bundle: Path, runtime: str, pairs: int) -> int:
+    """Instructions of a whole run of generate.py."""
+    with tempfile.TemporaryDirectory() as out:
+        arguments = ["generate.py", "--count", str(pairs), "--runtime", runtime, "--threads", "1", "--out", out]
+        done = pi.run(
+            board, *arguments, cwd=bundle, qemu=[QEMU, "-plugin", str(plugin)], executorch=runtime == EXECUTORCH.name
+        )
+    found = re.search(r"instructions executed: (\d+)", done.stderr)
+    if done.returncode or not found:
+        raise SystemExit(f"{runtime} on {board.name} failed: {done.stderr[-1500:]}")
+    return int(found[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--out", type=Path, help="JSON to write")
+    arguments = parser.parse_args()
+    for tool, package in ((QEMU, "qemu-user"), ("cc", "gcc")):
+        if shutil.which(tool) is None:
+            raise SystemExit(f"{tool} is not installed (apt install {package})")
+    names = {file.name for file in arguments.bundle.iterdir()}
+    model = json.loads((arguments.bundle / "manifest.json").read_text())["name"]
+    pi = EmulatedPi()
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        plugin = Path(folder) / "count.so"
+        subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(plugin), str(PLUGIN)], check=True)
+        for board in BOARDS:
+            for runtime in runtimes_of(model, names):
+                if board.part in runtime.stops_on:
+                    continue
+                few, many = (counted(pi, plugin, board, arguments.bundle, runtime.name, pairs) for pairs in (FEW, MANY))
+                found[board, runtime.name] = (many - few) // (MANY - FEW)
+    rows = [
+        [f"{b.name} ({b.cpu}, {b.mhz / 1e3} GHz)", runtime, f"{count / 1e6:,.0f}", f"{count / 1e6 / b.mhz:.2f}"]
+        for (b, runtime), count in found.items()
+    ]
+    print(markdown(["board", "runtime", "million instructions a pair", "estimated s"], rows))
+    if arguments.out:
+        written = [{"cpu": b.cpu, "runtime": r, "instructions_per_pair": n} for (b, r), n in found.items()]
+        arguments.out.write_text(json.dumps({"model": model, "counts": written}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Exported files that are good, broken or cheating, each judged as a whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ubq.data.normalization import Normalization
+from ubq.data.pairs import Pairs, find_files
+from ubq.verify import probe
+from ubq.verify.child import Exported
+from ubq.verify.measure import Counts, verify_export
+from ubq.verify.report import MARK_IDS, Report
+
+LATENT = 8
+STEPS = 4
+SEISMIC = (1, 700, 4)
+CUMPROD = np.linspace(0.999, 0.01, 16).tolist()
+
+
+class FakeUNet(nn.Module):
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        return self.gain * torch.sin(x + time[0])
+
+
+class FakeSampler(nn.Module):
+    """Times of two step counts, one below the other; the first is the file's default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[int] = [STEPS, 2]
+        self.register_buffer("times", torch.tensor([15, 10, 5, 0, 15, 0]))
+
+    def forward(self, steps: int) -> int:
+        return 0 if steps == 4 else 4
+
+
+class Layers(nn.Module):
+    """A generator in TorchScript: three layers whose depths and speeds are the latent's elements.
+
+    Data latents have standard deviation 0.3, noise 1; the sampler shrinks one into the other.
+    """
+
+    def __init__(self, sampler: str = "shrink", gain: float = 1.0, offset: float = 0.0, unet_gain: float = 1.0) -> None:
+        super().__init__()
+        self.kind, self.gain, self.offset = sampler, gain, offset
+        self.unet, self.sampler = FakeUNet(unet_gain), FakeSampler()
+        self.register_buffer("depth", torch.arange(70.0).reshape(1, 1, 70, 1))
+        self.register_buffer("time", torch.linspace(0, 40, 700).reshape(1, 1, 700, 1))
+
+    @torch.jit.export
+    def sample(self, x_T: Tensor, step_noise: Tensor, steps: int) -> Tensor:
+        if self.kind == "noise":
+            return torch.randn_like(x_T)
+        if self.kind == "collapsed":
+            return 0.3 + 0.01 * x_T
+        if self.kind == "constant":
+            return torch.full_like(x_T, 0.1)
+        return 0.3 * x_T
+
+    @torch.jit.export
+    def decode(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        z = latent.reshape(-1, 1, 8, 1)
+        first = torch.sigmoid(self.depth - 20 - 12 * z[:, :, 0:1])
+        second = torch.sigmoid(self.depth - 45 - 12 * z[:, :, 1:2])
+        speed = 2000 + 400 * z[:, :, 2:3] + first * (1000 + 400 * z[:, :, 3:4]) + second * (800 + 200 * z[:, :, 4:5])
+        velocity = (self.gain * speed + self.offset).expand(-1, 1, 70, 70).contiguous()
+        seismic = self.gain * 5 * torch.sin(self.time * (1 + 0.2 * z[:, :, 5:6])).expand(-1, 1, 700, 4).contiguous()
+        return velocity, seismic
+
+    def forward(self, batch_size: int = 1, steps: int = 0) -> tuple[Tensor, Tensor]:
+        x_T = torch.randn(batch_size, 1, 8)
+        noise = torch.randn(3, batch_size, 1, 8)
+        return self.decode(self.sample(x_T, noise, 4))
+
+
+def scripted(path: Path, model: nn.Module) -> Path:
+    torch.jit.script(model.eval()).save(str(path))
+    return path
+
+
+def maps(path: Path, count: int, seed: int) -> Pairs:
+    latent = 0.3 * torch.randn(count, 1, LATENT, generator=torch.Generator().manual_seed(seed))
+    np.save(path, Layers().decode(latent)[0].numpy())
+    files = find_files(path, "", need_seismic=False)
+    return Pairs(tuple(files), np.stack([np.zeros(count, np.int64), np.arange(count)], 1))
+
+
+GOOD_ROWS = [
+    *({"stage": "train-diffusion", "step": i, "loss": 1 / (i + 1), "phase": "train"} for i in range(20)),
+    {"stage": "train-diffusion", "step": 5, "val_loss": 0.5, "phase": "train"},
+    {"stage": "train-diffusion", "step": 19, "val_loss": 0.1, "phase": "train"},
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("verify")
+    scripted(path / "float.pt", Layers())
+    scripted(path / "good.pt", Layers(gain=1.004, unet_gain=1.02))
+    return path
+
+
+@pytest.fixture(scope="module")
+def judge(folder: Path):
+    held_out, train = maps(folder / "held_out.npy", 60, 1), maps(folder / "train.npy", 80, 2)
+
+    def run(file: Path, rows=GOOD_ROWS, **changes) -> Report:
+        exported = Exported(
+            file=file,
+            reference=folder / "float.pt",
+            engine="x86" if "x86" in torch.backends.quantized.supported_engines else "qnnpack",
+            steps=STEPS,
+            latent=LATENT,
+            alphas_cumprod=CUMPROD,
+            normalization=Normalization(-26, 50, 1500, 4500),
+            seismic_shape=SEISMIC,
+        )
+        settings = {"run": "trial", "counts": Counts(90, 100, 0, 75), "stages": ["train-diffusion"], "threads": 1}
+        return verify_export(exported, held_out=held_out, train=train, rows=rows, **(settings | changes))
+
+    return run
+
+
+def failed(report: Report) -> set[str]:
+    return {m.id for m in report.marks if not m.passed}
+
+
+def test_a_good_file_passes_every_mark_and_the_report_says_how(judge, folder: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    report = judge(
+        folder / "good.pt",
+        picture=folder / "samples.png",
+        progress=lambda *x: seen.append(x),
+        forward=lambda v: np.full(SEISMIC, v.mean(), np.float32),
+    )
+    assert report.passed, [(m.id, m.how) for m in report.marks if not m.passed]
+    assert {m.id for m in report.marks} == set(MARK_IDS)
+    report.write(folder / "report.json")
+    assert Report.read(folder / "report.json").to_json() == report.to_json()
+    fidelity = next(m for m in report.marks if m.id == "int8_fidelity").value
+    assert fidelity["unet_step"] == pytest.approx(0.02, rel=1e-3)
+    wasserstein = report.details["sliced_wasserstein"]
+    assert wasserstein["real_floor"]["mean"] < wasserstein["noise_ceiling"]["mean"]
+    assert wasserstein["held_out_maps"] == 60
+    assert 0.8 < wasserstein["int8_over_float"]["value"] < 1.2
+    assert report.details["physics_residual"]["pairs"] == 8
+    assert report.details["diversity"]["nearest_train"] > 0
+    assert (folder / "samples.png").read_bytes()[:4] == b"\x89PNG"
+    assert seen
+    assert all(total == 128 for _, total in seen)
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted"),
+    [
+        (Layers(sampler="noise"), {"beats_noise"}),
+        (Layers(sampler="collapsed"), {"diversity"}),
+        (Layers(sampler="constant"), {"generation", "diversity"}),
+        (Layers(gain=1.2), {"int8_fidelity"}),
+        (Layers(unet_gain=1.2), {"int8_fidelity"}),
+        (Layers(offset=3000.0), {"generation", "int8_fidelity"}),
+        (Layers(gain=float("nan")), {"generation", "int8_fidelity", "diversity", "beats_noise"}),
+    ],
+    ids=["noise instead of a sampler", "mode collapse", "no randomness", "decoder off", "U-Net off", "range", "nan"],
+)
+def test_a_bad_file_fails_the_marks_it_should(judge, tmp_path: Path, model: nn.Module, wanted: set[str]) -> None:
+    def forward(velocity: np.ndarray) -> np.ndarray:
+        assert velocity.max() < 5000, "maps that leave the range are not forward modelled"
+        return np.zeros(SEISMIC, np.float32)
+
+    report = judge(scripted(tmp_path / "bad.pt", model), count=24, forward=forward)
+    assert wanted <= failed(report)
+    assert not report.passed
+    assert not failed(report) & {"quantised_modules", "conv1d_left", "file_size", "loss_falling"}
+
+
+def test_a_file_that_does_not_load_fails_with_its_reason(judge, tmp_path: Path) -> None:
+    (tmp_path / "junk.pt").write_bytes(b"not TorchScript")
+    report = judge(tmp_path / "junk.pt")
+    assert failed(report) == {"generation", "int8_fidelity", "diversity", "beats_noise"}
+    assert all("RuntimeError" in m.how for m in report.marks if not m.passed)
+    report.write(tmp_path / "report.json")
+    assert not Report.read(tmp_path / "report.json").passed
+
+
+def test_a_float_file_under_a_quantised_name_fails(judge, folder: Path) -> None:
+    report = judge(folder / "good.pt", counts=Counts(0, 100, 75, 75), count=16)
+    assert failed(report) == {"quantised_modules", "conv1d_left"}
+
+
+def test_progress_can_end_the_measurement(judge, folder: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        judge(folder / "good.pt", progress=stop)
+
+
+def test_the_probe_refuses_ubq(tmp_path: Path) -> None:
+    """Isolated Python still sees site-packages, where ubq may be installed: the probe itself must keep it out."""
+    code = (
+        f"import sys, runpy; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
+        f"names = runpy.run_path({probe.__file__!r})\n"
+        "sys.meta_path.insert(0, names['_NoUbq']())\n"
+        "import ubq"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode != 0
+    assert "may not need ubq" in done.stderr

@@ -1,0 +1,1 @@
+"""A folder with all that a Raspberry Pi needs."""

@@ -1,0 +1,1 @@
+"""The integer model, and its lowerings to the runtimes' files."""

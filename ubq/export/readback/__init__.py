@@ -1,0 +1,1 @@
+"""What a written file says of itself: its integers, its operators, its digest."""

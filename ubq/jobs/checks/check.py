@@ -1,0 +1,75 @@
+"""What one check found: the object that preflight, ``ubq doctor`` and the text UI's checklist share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ubq.errors import UbqError
+from ubq.i18n import gettext as _
+
+CheckStatus = Literal["ok", "warning", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One finding about the machine, the configuration or a run.
+
+    Args:
+        id: stable name, dotted by area (``environment.disk``); what ``--json`` and the UI look up.
+        status: ``failed`` stops a run (exit 3), ``warning`` does not.
+        figure: what was measured, with its unit (``3.1 GB free in runs/``).
+        why: why it matters, one sentence.
+        mend: the exact command or configuration key that mends it; empty when there is nothing to do.
+        apply: configuration keys and the values that mend it, for a front end that offers to set them.
+    """
+
+    id: str
+    status: CheckStatus
+    figure: str
+    why: str = ""
+    mend: str = ""
+    apply: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        """Whether this check alone stops a run."""
+        return self.status == "failed"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON object of ``ubq doctor --json``."""
+        return asdict(self)
+
+
+def worst(checks: Iterable[Check]) -> CheckStatus:
+    """The gravest status among ``checks``; ``ok`` when there are none."""
+    found = {c.status for c in checks}
+    for status in ("failed", "warning"):
+        if status in found:
+            return status
+    return "ok"
+
+
+def guarded(area: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
+    """The checks of one area; what breaks in it becomes one of them."""
+    found: list[Check] = []
+    try:
+        found.extend(look())
+    except UbqError as error:
+        found.append(Check(id=f"{area}.readable", status="failed", figure=error.message, mend=error.mend))
+    except Exception as error:
+        figure = _("could not be checked: {error}").format(error=f"{type(error).__name__}: {error}".splitlines()[0])
+        found.append(Check(id=f"{area}.checked", status="warning", figure=figure))
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, None where there is none to read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,282 @@
+"""What the machine has: Python, packages, engines, device, disk, memory, terminal."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ubq.errors import PreflightError
+from ubq.i18n import gettext as _
+from ubq.jobs.checks.check import Check, CheckStatus, guarded
+from ubq.jobs.machine import GB, device_memory, existing, folder_bytes, memory_available
+
+if TYPE_CHECKING:
+    from ubq.config.schema import Config
+    from ubq.stages.estimate import StageMemory
+    from ubq.stages.paths import RunPaths
+
+
+LITTLE_DISK = 5 * GB
+LITTLE_MEMORY = 6 * GB
+"""What the demo needs."""
+# A disk with less than this left over fails other things than the run.
+SPARE_BYTES = 100_000_000
+
+
+def environment(config: Config | None) -> list[Check]:
+    """The machine and what is installed on it."""
+    looks: list[Callable[[], Iterable[Check]]] = [
+        _python,
+        _packages,
+        lambda: _extras(config),
+        lambda: _engines(config),
+        lambda: _threads(config),
+        _cuda,
+        lambda: _disk(Path(config.run.dir) if config else Path("runs")),
+        _memory,
+        _terminal,
+        _locale,
+    ]
+    return [check for look in looks for check in guarded("environment", look)]
+
+
+def _python() -> Iterator[Check]:
+    fits = (3, 11) <= sys.version_info[:2] < (3, 14)
+    yield Check(
+        id="environment.python",
+        status="ok" if fits else "failed",
+        figure=f"Python {platform.python_version()}, {platform.system()} {platform.machine()}",
+        why=_("ubq runs on Python 3.11 to 3.13"),
+        mend="" if fits else "python3.12 -m venv .venv",
+    )
+
+
+def _packages() -> Iterator[Check]:
+    from importlib import metadata
+
+    from packaging.requirements import Requirement
+
+    wrong = []
+    for line in metadata.requires("ubq") or []:
+        wanted = Requirement(line)
+        if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            if not wanted.specifier.contains(metadata.version(wanted.name), prereleases=True):
+                wrong.append(f"{wanted.name} {metadata.version(wanted.name)} ({wanted.specifier})")
+        except metadata.PackageNotFoundError:
+            wrong.append(_("{name} is missing").format(name=wanted.name))
+    torch_version = metadata.version("torch")
+    yield Check(
+        id="environment.packages",
+        status="failed" if wrong else "ok",
+        figure=", ".join(wrong) if wrong else f"torch {torch_version}",
+        why=_("the integer kernels and the exported file depend on the version of torch"),
+        mend="pip install --upgrade ubq" if wrong else "",
+    )
+
+
+def _extras(config: Config | None) -> Iterator[Check]:
+    from ubq.config.extras import EXTRAS, install_line, missing_modules
+
+    present = [extra for extra in EXTRAS if not missing_modules(extra)]
+    needed = []
+    if config is not None:
+        if not config.data.train_velocity and not config.pretrained.path:
+            needed.append("physics")
+        needed += [f for f in config.export.formats if f in EXTRAS]
+        needed += [config.tracking] if config.tracking in EXTRAS else []
+    absent = [extra for extra in needed if extra not in present]
+    yield Check(
+        id="environment.extras",
+        status="failed" if absent else "ok",
+        figure=_("missing: {names}").format(names=", ".join(absent))
+        if absent
+        else _("installed: {names}").format(names=", ".join(present) or "-"),
+        why=_("synthesising data, further export formats and trackers need packages of their own"),
+        mend=install_line(",".join(absent)) if absent else "",
+    )
+
+
+def _engines(config: Config | None) -> Iterator[Check]:
+    import torch
+
+    engines = [e for e in torch.backends.quantized.supported_engines if e != "none"]
+    wanted = config.quant.backend if config else "qnnpack"
+    there = wanted in engines
+    instead = next((e for e in ("x86", "onednn", "fbgemm", "qnnpack") if e in engines), "")
+    yield Check(
+        id="environment.engines",
+        status="ok" if there else "failed",
+        figure=_("{engines}; quant.backend is {wanted}").format(engines=", ".join(engines) or "-", wanted=wanted),
+        why=_("the exported file is judged under the engine it is made for"),
+        mend="" if there else f"--set quant.backend={instead}",
+        apply={} if there else {"quant.backend": instead},
+    )
+
+
+def _threads(config: Config | None) -> Iterator[Check]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = config.threads if config else 0
+    many = threads > cores
+    yield Check(
+        id="environment.threads",
+        status="warning" if many else "ok",
+        figure=_("{cores} cores, threads = {threads}").format(cores=cores, threads=threads or _("all")),
+        why=_("more threads than cores slow every step; the count is part of the run"),
+        mend=f"--set threads={cores}" if many else "",
+        apply={"threads": cores} if many else {},
+    )
+
+
+def _cuda() -> Iterator[Check]:
+    import torch
+
+    if torch.cuda.is_available():
+        name, memory = torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory
+        figure = f"CUDA {torch.version.cuda}, {torch.cuda.device_count()} x {name}, {memory / GB:.0f} GB"
+    elif torch.version.cuda:
+        figure = _("torch is built for CUDA {version}, but no device is found").format(version=torch.version.cuda)
+    else:
+        figure = _("CPU only")
+    lost = bool(torch.version.cuda) and not torch.cuda.is_available()
+    yield Check(
+        id="environment.cuda",
+        status="warning" if lost else "ok",
+        figure=figure,
+        why=_("the full-size presets take days on a CPU"),
+        mend="nvidia-smi" if lost else "",
+    )
+
+
+def _disk(runs: Path) -> Iterator[Check]:
+    folder = existing(runs)
+    free = shutil.disk_usage(folder).free
+    writable = os.access(folder, os.W_OK)
+    status: CheckStatus = "ok" if free >= LITTLE_DISK else "warning"
+    figure = _("{free:.1f} GB free in {folder}").format(free=free / GB, folder=folder)
+    if not writable:
+        status, figure = "failed", _("{folder} cannot be written").format(folder=folder)
+    yield Check(
+        id="environment.disk",
+        status=status,
+        figure=figure,
+        why=_("checkpoints of the full size take 12 GB each, two are kept for each stage"),
+        mend="" if status == "ok" else _("make room, or choose another disk: --runs-dir DIR"),
+    )
+
+
+def _memory() -> Iterator[Check]:
+    free = memory_available()
+    yield Check(
+        id="environment.memory",
+        status="ok" if free >= LITTLE_MEMORY else "warning",
+        figure=_("{free:.1f} GB available").format(free=free / GB),
+        why=_("the demo needs up to 6 GB; what a stage of this configuration needs stands below"),
+        mend="" if free >= LITTLE_MEMORY else _("close other programs, or use a machine with more memory"),
+    )
+
+
+def _terminal() -> Iterator[Check]:
+    columns, rows = shutil.get_terminal_size(fallback=(0, 0))
+    kind = os.environ.get("TERM", "")
+    if not sys.stdin.isatty() and not sys.stderr.isatty():
+        figure, status = _("no terminal"), "ok"
+    else:
+        figure = f"{columns}x{rows}, TERM={kind or '-'}"
+        status = "warning" if kind in ("", "dumb") or (columns and (columns < 60 or rows < 20)) else "ok"
+    yield Check(
+        id="environment.terminal",
+        status="warning" if status == "warning" else "ok",
+        figure=figure,
+        why=_("ubq wizard needs 60 columns, 20 rows and cursor control; 80x24 shows everything"),
+        mend="" if status == "ok" else _("make the window larger, and: export TERM=xterm-256color"),
+    )
+
+
+def _locale() -> Iterator[Check]:
+    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+    fits = encoding == "utf8"
+    language = os.environ.get("UBQ_LANG") or os.environ.get("LC_ALL") or os.environ.get("LANG") or "-"
+    yield Check(
+        id="environment.locale",
+        status="ok" if fits else "warning",
+        figure=f"{language}, {sys.stdout.encoding}",
+        why=_("bars, curves and Chinese text need UTF-8"),
+        mend="" if fits else "export LANG=C.UTF-8",
+    )
+
+
+def check_device(device: str) -> Check:
+    """Whether the device that was asked for can be used."""
+    if device not in ("auto", "cpu"):
+        from ubq.stages.device import find_device
+
+        try:
+            device = str(find_device(device))
+        except PreflightError as error:
+            return Check(
+                id="device",
+                status="failed",
+                figure=error.message,
+                why=_("training would fail at its first step"),
+                mend=error.mend,
+            )
+    return Check(id="device", status="ok", figure=device)
+
+
+def check_disk(config: Config, paths: RunPaths, names: Sequence[str], memory: Mapping[str, StageMemory]) -> Check:
+    """Whether the disk takes what the stages will write, beyond what they have written already."""
+    from ubq.stages.estimate import disk_needed
+
+    folder = existing(paths.root)
+    free = shutil.disk_usage(folder).free
+    there = sum(folder_bytes(paths.checkpoints(name)) for name in names) + (
+        folder_bytes(paths.data) if "prepare" in names else 0
+    )
+    needed = max(0, disk_needed(config, names, memory) - there) + SPARE_BYTES
+    figure = _("{needed:.1f} GB needed, {free:.1f} GB free in {folder}").format(
+        needed=needed / GB, free=free / GB, folder=folder
+    )
+    enough = free >= needed
+    return Check(
+        id="disk",
+        status="ok" if enough else "failed",
+        figure=figure if enough else _("too little disk space: {figure}").format(figure=figure),
+        why=_("checkpoints, final weights and synthesised pairs are written there"),
+        mend="" if enough else _("make room, or choose another disk: --runs-dir DIR"),
+    )
+
+
+def check_memory(config: Config, memory: Mapping[str, StageMemory]) -> list[Check]:
+    """Whether the hungriest stage fits the device's memory: weights, gradients, optimiser, average, activations."""
+    if not memory:
+        return []
+    from ubq.jobs.fixes import out_of_memory
+
+    on_gpu, available = device_memory(config.device)
+    stage, needed = max(memory.items(), key=lambda item: item[1].total)
+    figure = _("{stage} needs {needed:.1f} GB of memory, {available:.1f} GB are available").format(
+        stage=stage, needed=needed.total / GB, available=available / GB
+    )
+    why = _("weights, gradients, optimiser, moving average and activations of one step")
+    if needed.total <= available:
+        return [Check(id="memory", status="ok", figure=figure, why=why)]
+    mend = out_of_memory(config, stage)
+    # A GPU that runs out says so, and the training loop goes on with smaller parts; on a CPU the kernel kills.
+    splits = on_gpu and needed.total - needed.activations <= available
+    return [
+        Check(
+            id="memory",
+            status="warning" if splits else "failed",
+            figure=figure,
+            why=why,
+            mend=mend.command(None),
+            apply=mend.apply,
+        )
+    ]

@@ -1,0 +1,41 @@
+"""What must be there before a long run starts: data, what synthesises them, device, disk, memory.
+
+The same objects are shown by ``ubq run``, ``ubq doctor`` and the text UI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ubq.jobs.checks.check import Check
+from ubq.jobs.checks.configuration import check_inputs, check_synthesis
+from ubq.jobs.checks.machine import check_device, check_disk, check_memory
+
+if TYPE_CHECKING:
+    from ubq.config.schema import Config
+    from ubq.stages.base import Stage
+    from ubq.stages.estimate import StageMemory
+    from ubq.stages.paths import RunPaths
+
+
+def check_run(config: Config, paths: RunPaths, todo: Sequence[Stage]) -> list[Check]:
+    """All checks for the stages that are to run; the cheap ones first, and alone where one of them fails.
+
+    Args:
+        paths: the run; its folder need not exist yet.
+        todo: the stages that are not up to date; an empty list needs nothing.
+    """
+    if not todo:
+        return []
+    names = [stage.name for stage in todo]
+    checks = [check_inputs(config, todo), *check_synthesis(config, names), check_device(config.device)]
+    if any(check.failed for check in checks):
+        return checks
+    memory: Mapping[str, StageMemory] = {}
+    if any(stage.trains for stage in todo) or {"import", "export"} & set(names):
+        from ubq.stages.estimate import memory_of
+
+        memory = memory_of(config)
+    training = {name: needed for name, needed in memory.items() if name in names}
+    return [*checks, check_disk(config, paths, names, memory), *check_memory(config, training)]

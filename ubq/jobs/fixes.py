@@ -1,0 +1,178 @@
+"""What mends a failed success mark or a stage that ran out of memory: one table for doctor and the text UI.
+
+A mend is a cause in words, what to do, and configuration keys to set. ``ubq run --config
+runs/NAME/config.toml --set …`` applies the keys to a run and goes on with the stages that depend on them.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ubq.i18n import gettext as _
+from ubq.stages.settings import TABLES, training_of
+
+if TYPE_CHECKING:
+    from ubq.config.schema import Config
+
+BASE_DIM_MULTS = [1, 2, 2, 2]
+"""U-Net of the base presets: the full-size one has five times the weights."""
+
+
+@dataclass(frozen=True)
+class Mend:
+    """How to mend something.
+
+    Args:
+        cause: what most likely caused it.
+        action: what to do, in words or as a command; empty where setting ``apply`` is all.
+        apply: dotted keys and the values to set.
+    """
+
+    cause: str
+    action: str = ""
+    apply: Mapping[str, object] = field(default_factory=dict)
+
+    def command(self, run: Path | None) -> str:
+        """The command that applies the mend to a run's folder, or to the configuration in the working folder."""
+        if not self.apply:
+            return self.action
+        from ubq.config.keys import toml_value
+
+        base = ["ubq", "run"] + (["--config", str(run / "config.toml")] if run else [])
+        sets = [
+            part
+            for key, value in self.apply.items()
+            for part in ("--set", f"{key}={value if isinstance(value, str) else toml_value(value)}")
+        ]
+        command = shlex.join([*base, *sets])
+        return f"{self.action}: {command}" if self.action else command
+
+
+def _longer(config: Config, stage: str) -> dict[str, object]:
+    """Twice the training of a stage."""
+    training = training_of(config, stage)
+    assert training is not None
+    if training.steps:
+        return {f"{TABLES[stage]}.steps": 2 * training.steps}
+    return {f"{TABLES[stage]}.epochs": max(5, 2 * training.epochs)}
+
+
+def _calmer(config: Config, stage: str) -> dict[str, object]:
+    """Half the learning rate of a stage."""
+    training = training_of(config, stage)
+    assert training is not None
+    return {f"{TABLES[stage]}.lr": training.lr / 2}
+
+
+def out_of_memory(config: Config, stage: str, tried: int = 0) -> Mend:
+    """A stage that did not fit the memory: the same batch in smaller parts.
+
+    Args:
+        config: the run's.
+        stage: its name.
+        tried: parts that the stage has come to by itself; 0: it tried none.
+    """
+    training = training_of(config, stage)
+    if training is None:
+        cause = _("the machine ran out of memory, or the process was killed by hand")
+        return Mend(cause, _("free some memory, then: ubq resume"))
+    cause = _("the machine ran out of memory (batch_size {batch} in {parts} parts), or the process was killed by hand")
+    now = max(training.accumulate, tried)
+    cause = cause.format(batch=training.batch_size, parts=now)
+    if now < training.batch_size and not (tried and 2 * tried >= training.batch_size):
+        parts = min(2 * now, training.batch_size)
+        return Mend(cause, _("compute the batch in smaller parts"), {f"{TABLES[stage]}.accumulate": parts})
+    return Mend(cause, _("the smallest parts already: use a smaller preset, ubq presets list"))
+
+
+def _quantised_modules(config: Config, how: str) -> Mend:
+    names = ("convert_conv1d", "convert_transposed", "fold_batchnorm", "velocity", "seismic", "diffusion")
+    apply: dict[str, object] = {f"quant.{n}": True for n in names if not getattr(config.quant, n)}
+    if config.quant.keep_float:
+        apply["quant.keep_float"] = []
+    if config.quant.max_quality_loss:
+        apply["quant.max_quality_loss"] = 0.0
+    if apply:
+        return Mend(_("parts of the model, or rewrites that integer kernels need, are switched off"), "", apply)
+    return Mend(_("layers stayed in float"), _("see which and why: ubq quant analyze"))
+
+
+def _conv1d_left(config: Config, how: str) -> Mend:
+    cause = _("there is no integer kernel for Conv1d; the U-Net's have to be rewritten as Conv2d")
+    off = {f"quant.{n}": True for n in ("convert_conv1d", "diffusion") if not getattr(config.quant, n)}
+    return Mend(cause, "" if off else _("export the file again: ubq run --force export"), off)
+
+
+def _loss_falling(config: Config, how: str) -> Mend:
+    # ``how`` names the stages that failed, each with its reason.
+    reasons = {s: part for part in how.split(";") for s in TABLES if part.strip().startswith(f"{s}:")}
+    too_short = [s for s, reason in reasons.items() if "needed" in reason]
+    if too_short:
+        keys = {k: v for s in too_short for k, v in _longer(config, s).items()}
+        return Mend(_("too few steps to judge a trend"), "", keys)
+    keys = {k: v for s in reasons for k, v in _calmer(config, s).items()}
+    cause = _("the learning rate is too high, or the training too short or already at its floor")
+    return Mend(cause, "" if keys else _("look at the losses: ubq attach"), keys)
+
+
+def _file_size(config: Config, how: str) -> Mend:
+    cause = _("the U-Net is too large for the file limit")
+    if list(config.model.dim_mults) == BASE_DIM_MULTS or not config.quant.diffusion:
+        return _quantised_modules(config, how)
+    return Mend(cause, _("train the base size"), {"model.dim_mults": BASE_DIM_MULTS})
+
+
+def _generation(config: Config, how: str) -> Mend:
+    cause = _("the exported file does not do on its own what it should; how it failed stands in the mark")
+    return Mend(cause, _("export it again with ubq run --force export; the log has the details: ubq logs"))
+
+
+def _int8_fidelity(config: Config, how: str) -> Mend:
+    if config.quant.scheme != "aggressive":
+        cause = _("one scale for a whole weight tensor is too coarse")
+        return Mend(cause, "", {"quant.scheme": "aggressive"})
+    if config.quant.observer == "moving_average":
+        return Mend(_("outliers widen the activation ranges"), "", {"quant.observer": "mse"})
+    if not config.quant.max_quality_loss:
+        cause = _("a few layers lose most of the quality; the report names the worst")
+        return Mend(cause, _("let those back to float"), {"quant.max_quality_loss": 0.05})
+    keys = {**_longer(config, "qat-decoders"), **_longer(config, "qat-diffusion")}
+    return Mend(_("quantisation-aware training was too short"), "", keys)
+
+
+def _diversity(config: Config, how: str) -> Mend:
+    cause = _("the sampler collapses to few maps: the diffusion model is trained too little, or diverged")
+    return Mend(cause, _("train the diffusion model longer"), _longer(config, "train-diffusion"))
+
+
+def _beats_noise(config: Config, how: str) -> Mend:
+    from ubq.config.schema import DEFAULT_FAST_STEPS
+
+    steps = config.sampling_steps
+    if config.export.solver != "ddpm" and steps < min(DEFAULT_FAST_STEPS, config.model.diffusion_steps):
+        more = min(2 * steps, config.model.diffusion_steps)
+        return Mend(_("too few sampling steps"), "", {"export.steps": more})
+    cause = _("the diffusion model is trained too little")
+    return Mend(cause, _("train the diffusion model longer"), _longer(config, "train-diffusion"))
+
+
+MARKS: Mapping[str, tuple[str, Callable[[Config, str], Mend]]] = {
+    "quantised_modules": (_("integer layers are what makes the file small and fast"), _quantised_modules),
+    "conv1d_left": (_("a Conv1d runs in float, and the U-Net has 75"), _conv1d_left),
+    "loss_falling": (_("a loss that does not fall has taught the model nothing"), _loss_falling),
+    "file_size": (_("a Raspberry Pi has to load it"), _file_size),
+    "generation": (_("the file must work where it is copied to"), _generation),
+    "int8_fidelity": (_("the integer file must say what the float model says"), _int8_fidelity),
+    "diversity": (_("a generator that repeats itself adds nothing to a data set"), _diversity),
+    "beats_noise": (_("the diffusion must draw better maps than decoded noise"), _beats_noise),
+}
+"""Success mark -> why it matters, and what mends it, from the configuration and from how it was measured."""
+
+
+def mend_of(mark: str, config: Config, how: str = "") -> Mend:
+    """What mends a failed mark."""
+    return MARKS[mark][1](config, how) if mark in MARKS else Mend("")

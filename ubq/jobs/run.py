@@ -1,0 +1,488 @@
+"""Run the stages of a run, one after the other, in this process, and keep its files true.
+
+The order of what happens to disk is what makes a crash at any moment harmless:
+
+- a stage that starts over: its checkpoints go, its metric rows go, then its new fingerprint is written;
+- a stage that goes on: metric rows past its newest sound checkpoint go, then it starts;
+- a checkpoint becomes valid only after the metric rows up to it are durable;
+- a stage is ``completed`` in ``state.json`` only after its output files exist.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ubq.durable import LineFile
+from ubq.errors import (
+    EXIT_MARK_FAILED,
+    EXIT_OK,
+    EXIT_PREFLIGHT,
+    EXIT_STAGE_FAILED,
+    PreflightError,
+    StageError,
+    UbqError,
+    is_out_of_memory,
+)
+from ubq.i18n import gettext as _
+from ubq.jobs.console import Console, console_for, duration
+from ubq.jobs.context import RunContext
+from ubq.jobs.fingerprints import changes, config_values, relative
+from ubq.jobs.frozen import freeze, load_frozen, write_config
+from ubq.jobs.owner import Hold
+from ubq.jobs.plan import RESUME, UP_TO_DATE, Planned, Selection, check_predecessors, plan, plan_stage
+from ubq.jobs.signals import StopSignals
+from ubq.jobs.state import (
+    COMPLETED,
+    FAILED,
+    INTERRUPTED,
+    PARTIAL,
+    PENDING,
+    RUNNING,
+    RunState,
+    StageState,
+    StateFile,
+    now,
+    read_state,
+)
+from ubq.jobs.status import command_line
+from ubq.jobs.tracking import Tracking
+from ubq.stages.base import Stopped
+from ubq.stages.paths import RunPaths
+from ubq.training.store import CheckpointStore
+
+if TYPE_CHECKING:
+    from ubq.config.schema import Config
+    from ubq.jobs.checks.check import Check
+    from ubq.stages.base import Stage
+
+NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+def pipeline() -> Sequence[Stage]:
+    """The stages of ubq, in order."""
+    from ubq.stages import PIPELINE
+
+    return PIPELINE
+
+
+def start_run(
+    config: Config,
+    paths: RunPaths,
+    *,
+    preset: str = "",
+    selection: Selection | None = None,
+    preflight: bool = True,
+    stages: Sequence[Stage] | None = None,
+    console: Console | None = None,
+    command: str = "",
+) -> int:
+    """Run what of a run is not up to date, in this process; a new run, the same again, or a changed one.
+
+    Args:
+        config: resolved configuration; frozen to ``config.toml``.
+        paths: the run's folder.
+        preset: name of the preset it came from, for status and file names.
+        selection: ``--only``, ``--until``, ``--force``.
+        preflight: check first what the machine has.
+        stages: the pipeline; ubq's own when left out.
+        console: where lines and progress go; decided by the terminal when left out.
+        command: the command line, for ``owner.json``.
+
+    Returns:
+        The exit code: 0 completed, 1 failed, 2 unusable input, 3 preflight, 5 a success mark failed,
+        129, 130, 143 stopped, saved and resumable.
+
+    Raises:
+        HeldError: another process holds the run.
+        UbqError: nothing could be started; nothing of the run was changed.
+    """
+    stages = pipeline() if stages is None else stages
+    selection = selection or Selection()
+    selection.check(config, stages)
+    try:
+        return _start(config, paths, preset, selection, preflight, stages, console, command)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        mend = _("make room, then: {command}").format(command=command_line("resume", paths.root))
+        raise StageError(_no_space(paths), mend) from error
+
+
+def _start(
+    config: Config,
+    paths: RunPaths,
+    preset: str,
+    selection: Selection,
+    preflight: bool,
+    stages: Sequence[Stage],
+    console: Console | None,
+    command: str,
+) -> int:
+    fresh = not paths.root.exists()
+    with Hold(paths.root, command or " ".join(sys.argv)):
+        config = freeze(config, paths, preset)
+        state = read_state(paths.state)
+        try:
+            planned = plan(config, paths, stages, state, selection)
+        except UbqError:
+            if fresh:
+                _remove_empty(paths)
+            raise
+        console = console or console_for(sys.stdout, paths.log)
+        try:
+            whole = not (selection.only or selection.until)
+            if state and state.state == COMPLETED and whole and all(p.action == UP_TO_DATE for p in planned):
+                write_config(paths, config)
+                console.line(_("run {run} is complete and up to date").format(run=paths.root.name))
+                if state.error:
+                    console.line(_("error: {error}").format(error=state.error["message"]))
+                return state.exit_code or EXIT_OK
+            with contextlib.closing(_Runner(config, paths, preset, state, selection, stages, console)) as job:
+                return job.run(planned, preflight)
+        finally:
+            console.close()
+
+
+def resume_run(
+    paths: RunPaths,
+    *,
+    preflight: bool = True,
+    stages: Sequence[Stage] | None = None,
+    console: Console | None = None,
+    command: str = "",
+) -> int:
+    """Go on with an existing run from its frozen configuration; see :func:`start_run`."""
+    state = read_state(paths.state)
+    return start_run(
+        load_frozen(paths),
+        paths,
+        preset=state.preset if state else "",
+        preflight=preflight,
+        stages=stages,
+        console=console,
+        command=command,
+    )
+
+
+def dry_run(
+    config: Config,
+    paths: RunPaths,
+    *,
+    preset: str = "",
+    selection: Selection | None = None,
+    stages: Sequence[Stage] | None = None,
+) -> list[Planned]:
+    """What :func:`start_run` would do; changes nothing and takes no lock."""
+    stages = pipeline() if stages is None else stages
+    selection = selection or Selection()
+    selection.check(config, stages)
+    return plan(freeze(config, paths, preset), paths, stages, read_state(paths.state), selection)
+
+
+def _remove_empty(paths: RunPaths) -> None:
+    """Take a folder back that was made only to find that nothing can be started in it."""
+    for path in (*paths.root.glob("owner.json"), *paths.root.glob("run.lock"), paths.root):
+        try:
+            path.rmdir() if path.is_dir() else path.unlink()
+        except OSError:
+            return
+
+
+def _set_threads(threads: int) -> None:
+    """Fix the thread count, before torch is imported if it is not yet."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+class _Runner:
+    """One start of a run, from the plan to the exit code."""
+
+    def __init__(
+        self,
+        config: Config,
+        paths: RunPaths,
+        preset: str,
+        state: RunState | None,
+        selection: Selection,
+        stages: Sequence[Stage],
+        console: Console,
+    ) -> None:
+        self.config = config
+        self.paths = paths
+        self.selection = selection
+        self.stages = stages
+        self.console = console
+        state = state or RunState(run=paths.root.name, created=now())
+        state.run, state.preset = paths.root.name, preset or state.preset
+        known = {s.name: s for s in state.stages}
+        state.stages = [known.get(s.name, StageState(s.name)) for s in stages if s.wanted(config)]
+        self.state = state
+        self.file = StateFile(paths.state, state)
+        self.resume = command_line("resume", paths.root)
+        self.log_file = os.open(paths.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        self._opened = contextlib.ExitStack()
+        self._opened.callback(os.close, self.log_file)
+
+    def close(self) -> None:
+        """Close the run's files."""
+        self._opened.close()
+
+    def run(self, planned: Sequence[Planned], preflight: bool) -> int:
+        state = self.state
+        state.state, state.exit_code, state.error = PENDING, None, None
+        state.next_command = self.resume
+        # Forced stages forget what they did, so that an interruption does not undo the force.
+        for item in planned:
+            if item.name in self.selection.forced(self.stages):
+                old = state.stage(item.name)
+                state.put(StageState(item.name, generation=old.generation if old else 0))
+        for leftover in self.paths.root.glob(".*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink()
+        write_config(self.paths, self.config)
+        self.file.save()
+        self.events = self._opened.enter_context(contextlib.closing(LineFile(self.paths.events)))
+        self.metrics = self._opened.enter_context(contextlib.closing(LineFile(self.paths.metrics)))
+        self.metrics.keep(lambda row: True)
+        self.tracking = Tracking(self.config, self.paths, self.log)
+        self.event("run_started", plan=[p.as_dict() for p in planned])
+        self.log(_("run {run} in {folder}").format(run=state.run, folder=self.paths.root))
+        stop = StopSignals(
+            first=_("stopping after this step and a save; once more to leave at once"),
+            second=_("resume with: {command}").format(command=self.resume),
+        )
+        with stop:
+            try:
+                if preflight:
+                    self._preflight(planned)
+                state.state = RUNNING
+                self.file.save()
+                _set_threads(self.config.threads)
+                for stage in self.selection.of(self.config, self.stages):
+                    if stop.received is not None:
+                        raise Stopped
+                    self._stage(stage, stop)
+                self.tracking.close()
+                return self._completed()
+            except Stopped:
+                return self._interrupted(stop)
+            except Exception as error:
+                return self._failed(error)
+            finally:
+                self.tracking.close(self.state.exit_code or EXIT_OK)
+
+    def _preflight(self, planned: Sequence[Planned]) -> None:
+        from ubq.jobs.checks import preflight
+
+        todo = [s for s in self.stages if any(p.name == s.name and p.action != UP_TO_DATE for p in planned)]
+        checks: list[Check] = preflight.check_run(self.config, self.paths, todo)
+        self.state.preflight = [c.as_dict() for c in checks]
+        for check in checks:
+            if check.status != "ok":
+                self.log(f"{check.status}: {check.figure}. {check.mend}".rstrip(". ") + ".")
+        failed = [c for c in checks if c.failed]
+        if failed:
+            raise PreflightError("; ".join(c.figure for c in failed), failed[0].mend)
+
+    def _stage(self, stage: Stage, stop: StopSignals) -> None:
+        """Run one stage unless it is up to date."""
+        from ubq.stages.base import StageContext
+
+        store = CheckpointStore(
+            self.paths.checkpoints(stage.name),
+            self.config.run.keep_checkpoints,
+            warn=self.log,
+            before_commit=self.metrics_sync,
+        )
+        if self.selection.only:
+            check_predecessors(stage, self.config, self.paths, self.stages)
+        old = self.state.stage(stage.name)
+        item = plan_stage(stage, self.state, self.config, self.paths, self.stages, store)
+        if item.action == UP_TO_DATE:
+            self.log(_("{stage}: up to date").format(stage=stage.name))
+            return
+        entry = self._begin(item, old, store)
+        context: StageContext = RunContext(self, entry, store, stop)
+        begin = time.monotonic()
+        try:
+            stage.run(context)
+        except Stopped:
+            entry.state = INTERRUPTED
+            raise
+        except UbqError as error:
+            if error.exit_code != EXIT_MARK_FAILED:
+                entry.state = FAILED
+                entry.error = {"message": error.message, "mend": error.mend}
+                raise
+            entry.error = {"message": error.message, "mend": error.mend}  # the stage did its work; the run is no good
+        except Exception as error:
+            full = isinstance(error, OSError) and error.errno in NO_SPACE
+            if stop.received is not None and not full:
+                # Ctrl-C goes to a stage's worker processes too, and what they leave undone is no failure.
+                os.write(self.log_file, "".join(traceback.format_exception(error)).encode())
+                entry.state = INTERRUPTED
+                raise Stopped from error
+            entry.state = FAILED
+            entry.error = {"message": _first_line(error), "mend": ""}
+            raise
+        finally:
+            entry.seconds += time.monotonic() - begin
+            entry.ended = now()
+            entry.eta = entry.rate = None
+        outputs = list(stage.outputs(self.config, self.paths))
+        missing = [p for p in outputs if not p.exists()]
+        if missing:
+            entry.state = FAILED
+            raise StageError(
+                _("stage {stage} ended without making {path}").format(stage=stage.name, path=missing[0]),
+                _("this is a defect of ubq; please report it with run.log"),
+            )
+        entry.state = COMPLETED
+        entry.step = entry.steps = max(entry.step, entry.steps)
+        entry.artifacts = [{"path": relative(p, self.paths.root), "bytes": _bytes(p)} for p in outputs]
+        self.file.save()
+        self.event("stage_completed", stage=stage.name, step=entry.step, seconds=round(entry.seconds, 3))
+        self.log(_("{stage}: complete in {time}").format(stage=stage.name, time=duration(entry.seconds)))
+
+    def _begin(self, item: Planned, old: StageState | None, store: CheckpointStore) -> StageState:
+        """Bring files and state to the step the stage starts from."""
+        why = "; ".join(item.reasons)
+        if item.action == RESUME:
+            assert old is not None
+            entry = old
+            entry.resumed_from = entry.step = item.step
+            entry.last_checkpoint = item.step
+        else:
+            store.clear()
+            entry = StageState(item.name, generation=old.generation if old else 0)
+            known = old.fingerprint if old else None
+            if known is None or changes(known, item.values, config_values(type(self.config)())):
+                entry.generation += 1
+        kept = item.step if item.action == RESUME else -1  # a stage may write a row of step 0
+        self.metrics.keep(lambda row: row.get("stage") != item.name or _step(row) <= kept)
+        self.tracking.begin(item.name, entry.generation, max(kept, 0))
+        entry.state, entry.error, entry.ended = RUNNING, None, None
+        entry.started = entry.started or now()
+        entry.fingerprint = item.values
+        entry.artifacts = []
+        self.state.put(entry)
+        self.file.save()
+        if item.action == RESUME:
+            self.event("stage_resumed", stage=item.name, step=item.step, reasons=list(item.reasons))
+            self.log(_("{stage}: resuming at step {step} ({why})").format(stage=item.name, step=item.step, why=why))
+        else:
+            self.event("stage_started", stage=item.name, step=0, reasons=list(item.reasons))
+            self.log(_("{stage}: running ({why})").format(stage=item.name, why=why))
+        return entry
+
+    def metrics_sync(self) -> None:
+        self.metrics.sync()
+
+    def event(self, kind: str, **fields: object) -> None:
+        self.events.append({"time": now(), "event": kind, **fields})
+
+    def log(self, message: str) -> None:
+        os.write(self.log_file, f"{now()} {message}\n".encode())
+        self.console.line(message)
+
+    def _completed(self) -> int:
+        state = self.state
+        rest = plan(self.config, self.paths, self.stages, state, Selection())
+        done = all(item.action == UP_TO_DATE for item in rest)
+        state.state = COMPLETED if done else PARTIAL
+        marks = next(({"stage": s.name, **s.error} for s in state.stages if s.state == COMPLETED and s.error), None)
+        state.error, state.exit_code = marks, EXIT_MARK_FAILED if marks else EXIT_OK
+        state.next_command = "" if done else self.resume
+        self.event("run_completed" if done else "run_paused", exit_code=state.exit_code)
+        seconds = sum(s.seconds for s in state.stages)
+        if done:
+            self.log(_("run {run} is complete after {time}").format(run=state.run, time=duration(seconds)))
+        else:
+            self.log(_("the stages asked for are complete; go on with: {command}").format(command=self.resume))
+        self.file.save()  # last, so that a run that says completed has nothing left to write
+        if state.error:
+            self._report(state.error["message"], state.error["mend"])
+        return state.exit_code
+
+    def _interrupted(self, stop: StopSignals) -> int:
+        state = self.state
+        state.state, state.exit_code = INTERRUPTED, stop.exit_code
+        for entry in state.stages:
+            if entry.state == RUNNING:
+                entry.state = INTERRUPTED
+        self.file.save()
+        self.event("interrupted", signal=stop.received)
+        self.log(_("interrupted; resume with: {command}").format(command=self.resume))
+        return stop.exit_code
+
+    def _failed(self, error: Exception) -> int:
+        """Write down a failure and say it in one line; the traceback of a defect goes to run.log."""
+        if isinstance(error, UbqError):
+            message, mend, code = error.message, error.mend, error.exit_code
+        elif isinstance(error, OSError) and error.errno in NO_SPACE:
+            message, mend, code = _no_space(self.paths), _("make room on that disk"), EXIT_STAGE_FAILED
+        elif is_out_of_memory(error):
+            message = _("out of memory: {error}").format(error=_first_line(error))
+            mend, code = _("make the stage's batch_size smaller, or its accumulate larger"), EXIT_STAGE_FAILED
+        else:
+            message, code = _first_line(error), EXIT_STAGE_FAILED
+            mend = _("the traceback is in {path}").format(path=self.paths.log)
+        full = isinstance(error, OSError) and error.errno in NO_SPACE
+        state = self.state
+        failed = next((s for s in state.stages if s.state in (FAILED, RUNNING)), None)
+        if failed:
+            failed.state, failed.error = FAILED, {"message": message, "mend": mend}
+        where = failed.name if failed else ""
+        state.error = {"stage": where, "message": message, "mend": mend}
+        if is_out_of_memory(error) or (error.__cause__ and is_out_of_memory(error.__cause__)):
+            state.error["cause"] = "memory"
+        state.state, state.exit_code = FAILED, code
+        self._report(message, mend, where)
+        try:
+            if not isinstance(error, UbqError) and not full:
+                os.write(self.log_file, "".join(traceback.format_exception(error)).encode())
+            os.write(self.log_file, f"{now()} error: {message}\n".encode())
+            self.file.save()
+            kind = "preflight_failed" if code == EXIT_PREFLIGHT else "stage_failed"
+            self.event(kind, stage=where, message=message, exit_code=code)
+        except OSError as second:
+            if second.errno not in NO_SPACE:
+                raise
+            # It was said above; what state.json says is older, and true of the disk.
+        return code
+
+    def _report(self, message: str, mend: str, stage: str = "") -> None:
+        self.console.close()
+        where = f"{stage}: " if stage else ""
+        print(_("error: {error}").format(error=where + message), file=sys.stderr)
+        if mend:
+            print(f"  {mend}", file=sys.stderr)
+        if self.state.next_command:
+            print("  " + _("resume with: {command}").format(command=self.resume), file=sys.stderr)
+
+
+def _step(row: dict[str, object]) -> int:
+    step = row.get("step")
+    return step if isinstance(step, int) else 0
+
+
+def _bytes(path: Path) -> int:
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def _no_space(paths: RunPaths) -> str:
+    return _("no space left on the disk that holds {folder}").format(folder=paths.root)

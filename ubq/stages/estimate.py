@@ -1,0 +1,283 @@
+"""What a configuration takes before anything runs: memory of each training stage, disk, operations, file size.
+
+Memory: the float model and its loss run once on the meta device, which has shapes and no numbers; what autograd
+keeps for the backward pass is counted as it is kept. What fake quantisation adds to that is a share, seen
+on the layers themselves. Imports torch only when called; a quarter of a second then, at any model size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ubq.config.schema import Config, TrainingConfig
+from ubq.stages.floatmodel import AUTOENCODER, DECODERS, SEISMIC, UNET, imported
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from ubq.config.schema import QuantConfig
+    from ubq.quant.generator import Generator
+
+PROCESS_BYTES = 400_000_000
+"""Python, torch and its kernels before the first tensor."""
+ALLOCATOR_SHARE = 1.3
+"""What activations take over what they hold: freed blocks that do not fit, and workspaces of the kernels."""
+FAKE_QUANT_SHARE = 1.3
+"""Activations with fake quantisation over those without: the masks of what was clamped."""
+FAKE_QUANT_WEIGHTS = 1.25
+"""Kept for each byte of a layer's weights: the fake-quantised copy and the mask of what was clamped."""
+CODE_BYTES = 90_000
+"""TorchScript code in an exported file, as counted in that of the preset smoke."""
+RECORD_BYTES = 190
+"""What the archive adds to each tensor: headers and alignment, counted in the same file."""
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """Bytes at the peak of a training step.
+
+    Args:
+        weights: parameters and buffers.
+        training: gradients, AdamW's two moments and the moving average, all float32.
+        activations: what the backward pass needs of one part of a batch, and its largest gradients.
+    """
+
+    weights: int
+    training: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of them, and the process itself."""
+        return self.weights + self.training + self.activations + PROCESS_BYTES
+
+
+def memory_of(config: Config) -> dict[str, StageMemory]:
+    """Memory of every training stage that the configuration has, in their order.
+
+    Sizes are those of ``[model]``; a checkpoint that is imported may have others.
+    """
+    import torch
+
+    from ubq.model import GaussianDiffusion, ModelSizes, UBDiff
+    from ubq.training.tasks import reconstruction_loss
+
+    sizes = ModelSizes.from_dict(config.model.model_dump())
+    with torch.device("meta"):
+        model = UBDiff(sizes)
+    diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective).to("meta")
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(shape, device="meta")
+
+    def velocity_loss(batch: int, latent: Tensor) -> Tensor:
+        return reconstruction_loss(model.decode_velocity(latent), empty(batch, 1, 70, 70), config.train.autoencoder)
+
+    def autoencoder(batch: int) -> Tensor:
+        return velocity_loss(batch, model.encode(empty(batch, 1, 70, 70)))
+
+    def seismic(batch: int) -> Tensor:
+        gathers = empty(batch, sizes.sources, sizes.seismic_samples, sizes.receivers)
+        return reconstruction_loss(model.decode_seismic(empty(batch, sizes.encoder_dim)), gathers, config.train.seismic)
+
+    def decoders(batch: int) -> Tensor:
+        return velocity_loss(batch, empty(batch, sizes.encoder_dim)) + seismic(batch)
+
+    def unet(batch: int) -> Tensor:
+        x = empty(batch, 1, sizes.encoder_dim)
+        time = torch.zeros(batch, dtype=torch.int64, device="meta")
+        return diffusion.loss(model.unet, x, time, torch.empty_like(x))
+
+    def of(parts: tuple[str, ...], loss: Callable[[int], Tensor], settings: TrainingConfig, qat: bool) -> StageMemory:
+        return _memory([getattr(model, part) for part in parts], loss, settings, qat)
+
+    found: dict[str, StageMemory] = {}
+    if not imported(config):
+        found["train-autoencoder"] = of(AUTOENCODER, autoencoder, config.train.autoencoder, False)
+        found["train-seismic"] = of(SEISMIC, seismic, config.train.seismic, False)
+        found["train-diffusion"] = of(UNET, unet, config.train.diffusion, False)
+    if not config.pretrained.decoder_path:
+        found["qat-decoders"] = of(DECODERS, decoders, config.qat.decoders, True)
+    found["qat-diffusion"] = of(UNET, unet, config.qat.diffusion, True)
+    if config.qat.diffusion.distillation:  # the float U-Net is there as well
+        alone = found["qat-diffusion"]
+        found["qat-diffusion"] = replace(alone, weights=2 * alone.weights)
+    return found
+
+
+def _memory(
+    modules: list[nn.Module], loss: Callable[[int], Tensor], settings: TrainingConfig, qat: bool
+) -> StageMemory:
+    parameters = sum(p.nbytes for module in modules for p in module.parameters())
+    buffers = sum(b.nbytes for module in modules for b in module.buffers())
+    part = -(-settings.batch_size // min(settings.accumulate, settings.batch_size))
+    for module in modules:
+        module.train(not qat)  # quantisation-aware training has every BatchNorm folded or frozen
+    activations = float(kept_for_backward(modules, lambda: loss(part)))
+    if qat:
+        activations = FAKE_QUANT_SHARE * activations + FAKE_QUANT_WEIGHTS * _copied_bytes(modules)
+    return StageMemory(parameters + buffers, 4 * parameters, int(ALLOCATOR_SHARE * activations))
+
+
+def _copied_bytes(modules: list[nn.Module]) -> int:
+    """Bytes of the weights whose fake-quantised copies are kept; those of the largest linears are computed again."""
+    from torch import nn
+
+    from ubq.quant.layers import RECOMPUTE_ABOVE
+
+    leaves = [leaf for module in modules for leaf in module.modules()]
+    convolutions = [leaf.weight for leaf in leaves if isinstance(leaf, nn.modules.conv._ConvNd)]
+    linears = [leaf.weight for leaf in leaves if isinstance(leaf, nn.Linear)]
+    return sum(w.nbytes for w in (*convolutions, *(w for w in linears if w.numel() <= RECOMPUTE_ABOVE)))
+
+
+def kept_for_backward(modules: list[nn.Module], loss: Callable[[], Tensor]) -> int:
+    """Bytes that the backward pass of ``loss`` keeps beyond the modules' own, and the largest twice for gradients."""
+    import torch
+
+    own = {t.untyped_storage()._cdata for m in modules for t in (*m.parameters(), *m.buffers())}
+    kept: dict[int, torch.UntypedStorage] = {}  # holding them keeps their identities from being used again
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss()
+    sizes = [storage.nbytes() for storage in kept.values()]
+    return sum(sizes) + 2 * max(sizes, default=0)
+
+
+def disk_needed(config: Config, names: Sequence[str], memory: Mapping[str, StageMemory]) -> int:
+    """Bytes that the stages will write: checkpoints, final weights, exported files, synthesised pairs.
+
+    A checkpoint holds the weights, their average and the optimiser's two moments; one more than is kept
+    lies there while the next is written.
+
+    Args:
+        names: the stages.
+        memory: of every training stage, also of those that are done.
+    """
+    saved = {name: m.weights + m.training * 3 // 4 for name, m in memory.items() if name in names}
+    total = config.run.keep_checkpoints * sum(saved.values()) + max(saved.values(), default=0)
+    total += sum(m.weights for name, m in memory.items() if name in names)
+    weights = {name: memory[name].weights for name in ("qat-decoders", "qat-diffusion") if name in memory}
+    if "import" in names:
+        total += sum(weights.values())
+    if "qat-diffusion" in names:  # its final file is the whole generator
+        total += weights.get("qat-decoders", 0)
+    if "export" in names:  # the float reference and the int8 file
+        total += sum(weights.values()) * 5 // 4
+    if "prepare" in names and not config.data.train_velocity:
+        model = config.model
+        total += config.data.synth_samples * 4 * (model.sources * model.seismic_samples * model.receivers + 70 * 70)
+    return total
+
+
+def estimate(config: Config) -> dict[str, Any]:
+    """What a configuration takes.
+
+    Returns:
+        ``memory``: peak bytes by training stage; ``file_bytes``: the exported file; ``operations``: float32
+        operations of all training; ``pairs``: to be modelled first. Backward costs twice the forward pass, two
+        operations a multiply-accumulate; the encoder what the velocity decoder does, whose mirror it is.
+    """
+    from ubq.quant.analysis import count_model
+    from ubq.quant.generator import part_of
+    from ubq.stages.settings import training_of
+
+    generator = deployed(config)
+    layers = [(part_of(layer.name), layer) for layer in count_model(generator, config.quant).layers]
+    macs = {part: sum(layer.macs for name, layer in layers if name == part) for part in dict(layers)}
+    by_stage = {
+        "train-autoencoder": 2 * macs["velocity"],
+        "train-seismic": macs["seismic"],
+        "train-diffusion": macs["diffusion"],
+        "qat-decoders": macs["velocity"] + macs["seismic"],
+        "qat-diffusion": macs["diffusion"],
+    }
+    memory = {name: needed.total for name, needed in memory_of(config).items()}
+    samples, operations = training_samples(config), 0.0
+    for stage in memory:
+        training = training_of(config, stage)
+        assert training is not None
+        operations += 6 * by_stage[stage] * samples_seen(training, samples)
+    return {
+        "memory": memory,
+        "file_bytes": file_bytes(generator, config.quant),
+        "operations": operations,
+        "pairs": 0 if has_data(config) else config.data.synth_samples,
+    }
+
+
+def deployed(config: Config) -> Generator:
+    """The fake-quantised generator of a configuration, without memory for its weights."""
+    import torch
+
+    from ubq.data.normalization import for_config
+    from ubq.model import ModelSizes, UBDiff
+    from ubq.quant.generator import Recipe, deployable
+    from ubq.quant.prepare import prepare_qat
+
+    sizes = ModelSizes.from_dict(config.model.model_dump())
+    with torch.device("meta"):
+        model = UBDiff(sizes)
+    generator = deployable(model, Recipe(sizes, for_config(config.data), config.quant, config.export), keep_model=False)
+    prepare_qat(generator, config.quant)
+    return generator
+
+
+def file_bytes(generator: Generator, quant: QuantConfig) -> int:
+    """Size of the TorchScript file that a generator becomes.
+
+    PyTorch packs an int8 weight with a float64 scale and an int64 zero point for each output channel (one of each
+    for a whole tensor with the scheme ``default``) and a float32 bias: of a small model's seismic head, with few
+    inputs and 350,000 outputs, these are the larger part.
+    """
+    from ubq.quant.generator import with_time_tables
+    from ubq.quant.layers import QuantLayer
+
+    if quant.time_tables:
+        generator = with_time_tables(generator)
+    total = CODE_BYTES
+
+    def count(module: nn.Module) -> None:
+        nonlocal total
+        if isinstance(module, QuantLayer):  # its observers become numbers in the code
+            grids = len(module.weight) if module.per_channel else 1
+            total += module.weight.numel() + 16 * grids + (0 if module.bias is None else 4 * len(module.bias))
+            total += (5 if module.per_channel else 3) * RECORD_BYTES
+            return
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            total += tensor.numel() * tensor.element_size() + RECORD_BYTES
+        for child in module.children():
+            count(child)
+
+    count(generator)
+    return total
+
+
+def has_data(config: Config) -> bool:
+    """Whether the run reads a data set; the presets of OpenFWI sets are meant for one, wherever it lies."""
+    return bool(config.data.train_velocity) or "OpenFWI" in config.description
+
+
+def training_samples(config: Config) -> int:
+    """Training pairs: those to synthesise, or those of the official split."""
+    from ubq.data.families import FAMILIES, SAMPLES_PER_FILE
+
+    if has_data(config):
+        return len(FAMILIES[config.data.family].file_ids("train")) * SAMPLES_PER_FILE
+    return config.data.synth_samples
+
+
+def samples_seen(training: TrainingConfig, samples: int) -> int:
+    """Samples that a stage trains on, repeats counted."""
+    if training.steps:
+        return training.steps * training.batch_size
+    return training.epochs * samples

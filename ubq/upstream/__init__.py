@@ -1,0 +1,1 @@
+"""Other people's checkpoints: what the two upstream code bases write, read into ubq's model."""

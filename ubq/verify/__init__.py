@@ -1,0 +1,1 @@
+"""Success marks, measured on the exported file, and the report of them."""

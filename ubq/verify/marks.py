@@ -1,0 +1,181 @@
+"""The success marks: each a function from measured evidence to a verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ubq.metrics import Distance, mann_kendall, nearest_distances, pairwise_diversity, sliced_wasserstein
+from ubq.metrics.distribution import WANTED_HELD_OUT
+from ubq.metrics.trend import FEWEST_POINTS, SIGNIFICANCE
+from ubq.verify.report import Mark
+
+MIN_QUANTISED_MODULES = 0.30
+MAX_FILE_BYTES = 2_000_000_000
+VELOCITY_MARGIN = 0.10
+"""Share of the velocity range by which a generated map may leave it."""
+MAX_ERROR = {"velocity": 0.05, "seismic": 0.05, "unet_step": 0.10}
+MIN_DIVERSITY = 0.7
+MAX_NOISE_RATIO = 0.5
+FULLY_QUANTISED_PHASES = ("activations", "frozen")
+GENERATION_CHECKS = ("without_ubq", "shapes", "finite", "velocity_range", "calls_differ", "seed_repeats")
+
+
+def unmeasured(mark_id: str, threshold: Any, why: str) -> Mark:
+    """A mark that fails because its evidence could not be had."""
+    return Mark(mark_id, False, None, threshold, f"not measured: {why}")
+
+
+def quantised_modules(quantised: int, total: int) -> Mark:
+    """Share of the deployed generator's leaf modules that are int8, as read off the exported graph."""
+    share = quantised / total if total else 0.0
+    how = f"{quantised} of {total} leaf modules of the exported graph are int8"
+    return Mark("quantised_modules", share > MIN_QUANTISED_MODULES, share, MIN_QUANTISED_MODULES, how)
+
+
+def conv1d_left(left: int, before: int) -> Mark:
+    """One-dimensional convolutions in the exported graph; the float U-Net has 75."""
+    return Mark("conv1d_left", left == 0, left, 0, f"{left} in the exported graph, of {before} in the float model")
+
+
+def file_size(path: Path) -> Mark:
+    """Bytes of the exported file."""
+    size = path.stat().st_size
+    return Mark("file_size", size < MAX_FILE_BYTES, size, MAX_FILE_BYTES, f"bytes of {path.name}")
+
+
+@dataclass(frozen=True)
+class LossTrend:
+    """What the rows of one stage show."""
+
+    stage: str
+    passed: bool
+    tau: float | None
+    p: float | None
+    rows: int
+    first_val: float | None
+    last_val: float | None
+    why: str
+
+
+def loss_falling(rows: Iterable[Mapping[str, Any]], stages: Sequence[str]) -> tuple[Mark, list[LossTrend]]:
+    """Do the losses of every stage that trained behave?
+
+    Args:
+        rows: of ``metrics.jsonl``, in the order written: ``stage``, ``step``, ``phase``, and ``loss`` or ``val_loss``.
+        stages: the stages that had to train; names that begin with ``qat-`` are quantisation-aware.
+
+    A pretraining stage passes when its training loss falls (two-sided Mann-Kendall, p < 0.01) and its last
+    validation loss is below the first. A QAT stage starts from a trained model: from the step where
+    everything is fake-quantised, its loss must not rise and the last validation loss must not be above the first.
+    """
+    by_stage: dict[str, list[Mapping[str, Any]]] = {stage: [] for stage in stages}
+    for row in rows:
+        if row.get("stage") in by_stage:
+            by_stage[row["stage"]].append(row)
+    trends = [_loss_trend(stage, found) for stage, found in by_stage.items()]
+    failed = [t for t in trends if not t.passed]
+    how = "; ".join(f"{t.stage}: {t.why}" for t in failed or trends) or "no stage of this run trains"
+    return Mark("loss_falling", not failed, len(trends) - len(failed), len(trends), how), trends
+
+
+def _loss_trend(stage: str, rows: Sequence[Mapping[str, Any]]) -> LossTrend:
+    qat = stage.startswith("qat-")
+    if qat:
+        start = next((i for i, row in enumerate(rows) if row.get("phase") in FULLY_QUANTISED_PHASES), len(rows))
+        rows = rows[start:]
+    losses = [_number(row["loss"]) for row in rows if "loss" in row]
+    vals = [_number(row["val_loss"]) for row in rows if "val_loss" in row]
+    first, last = (vals[0], vals[-1]) if vals else (None, None)
+
+    def verdict(passed: bool, why: str, tau: float | None = None, p: float | None = None) -> LossTrend:
+        return LossTrend(stage, passed, tau, p, len(losses), first, last, why)
+
+    if not all(math.isfinite(x) for x in losses + vals):
+        return verdict(False, "diverged: a loss is not finite")
+    if len(vals) < 2:
+        return verdict(False, f"{len(vals)} validation losses, two are needed")
+    if not qat and len(losses) < FEWEST_POINTS:
+        return verdict(False, f"{len(losses)} rows of training loss, {FEWEST_POINTS} are needed for a trend")
+    trend = mann_kendall(losses)
+    moved = f"tau {trend.tau:.2f}, p {trend.p:.1g}; validation {vals[0]:.4g} -> {vals[-1]:.4g}"
+    if qat:
+        passed = trend.direction != "up" and vals[-1] <= vals[0]
+        word = "no upward trend" if passed else f"rises (p < {SIGNIFICANCE}) or validates worse"
+    else:
+        passed = trend.direction == "down" and vals[-1] < vals[0]
+        word = "falls" if passed else f"does not fall (p < {SIGNIFICANCE}) or does not validate better"
+    return verdict(passed, f"{word}: {moved}", trend.tau, trend.p)
+
+
+def _number(value: Any) -> float:
+    """A loss as written; JSON has no NaN, so writers put null or a word."""
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def generation(checks: Mapping[str, bool], problems: Sequence[str] = ()) -> Mark:
+    """Does the file work on its own? ``checks``: those of ``GENERATION_CHECKS``, from the probe, and any others."""
+    names = list(dict.fromkeys((*GENERATION_CHECKS, *checks)))
+    held = sum(bool(checks.get(name)) for name in names)
+    missing = [name for name in names if not checks.get(name)]
+    how = "fresh process without ubq: " + (", ".join(names) if not missing else "; ".join(problems))
+    if missing and not problems:
+        how += "failed: " + ", ".join(missing)
+    return Mark("generation", not missing, held, len(names), how)
+
+
+def int8_fidelity(velocity: float, seismic: float, unet_step: float, engine: str) -> Mark:
+    """Relative L2 of the int8 file to the float file: decoded maps and gathers, and one U-Net evaluation."""
+    value = {"velocity": velocity, "seismic": seismic, "unet_step": unet_step}
+    passed = all(value[name] <= limit for name, limit in MAX_ERROR.items())  # false for nan
+    how = f"relative L2 to the float model from the same latents, under {engine}"
+    return Mark("int8_fidelity", passed, value, MAX_ERROR, how)
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """Mean pairwise and nearest-training-map distances, m/s times pixels."""
+
+    generated: float
+    held_out: float
+    nearest_train: float
+    """Smallest distance of a generated map to a training map; 0 would be a copy, infinite: no training maps."""
+    held_out_nearest_train: float
+    """The same for as many held-out maps: what unrelated maps of the family score."""
+
+
+def diversity(generated: Tensor, held_out: Tensor, train: Iterable[Tensor] = ()) -> tuple[Mark, Diversity]:
+    """Are the generated maps (N, 1, 70, 70), m/s, as different from each other as held-out maps are?
+
+    Args:
+        generated: at least two maps.
+        held_out: at least two real maps.
+        train: blocks (M, 1, 70, 70) of the training maps, to look for copies.
+    """
+    own, real = pairwise_diversity(generated), pairwise_diversity(held_out)
+    count = len(generated)
+    nearest = nearest_distances(torch.cat([generated, held_out[:count]]), train)
+    copies, usual = float(nearest[:count].min()), float(nearest[count:].min())
+    ratio = own / real if real > 0 else math.nan
+    how = f"mean pairwise L2 of {count} generated maps over that of {len(held_out)} held-out maps"
+    if math.isfinite(copies):
+        how += f"; smallest distance to a training map {copies:.4g}, of held-out maps {usual:.4g}"
+    return Mark("diversity", ratio >= MIN_DIVERSITY, ratio, MIN_DIVERSITY, how), Diversity(own, real, copies, usual)
+
+
+def beats_noise(generated: Tensor, from_noise: Tensor, held_out: Tensor) -> tuple[Mark, Distance, Distance]:
+    """Is the sampler worth its steps? Distances of generated maps and of decoded plain noise to held-out maps."""
+    own, noise = sliced_wasserstein(generated, held_out), sliced_wasserstein(from_noise, held_out)
+    ratio = own.mean / noise.mean if noise.mean > 0 else math.nan
+    how = (
+        f"sliced Wasserstein distance to {len(held_out)} held-out maps: {own.mean:.4g}, decoded noise {noise.mean:.4g}"
+    )
+    if len(held_out) < WANTED_HELD_OUT:
+        how += f" (fewer held-out maps than the {WANTED_HELD_OUT} wanted)"
+    return Mark("beats_noise", ratio <= MAX_NOISE_RATIO, ratio, MAX_NOISE_RATIO, how), own, noise
