@@ -235,7 +235,7 @@ def disk_needed(settings: dict[str, Any], run: Path) -> str:
     from ubq.stages.paths import RunPaths
 
     config = load_config(PRESET, settings, isolated=True).config
-    names = [stage.name for stage in PIPELINE if stage.wanted(config)]
+    names = [stage.name for stage in PIPELINE if stage.applies(config)]
     return check_disk(config, RunPaths(run.with_name("another")), names, memory_of(config)).figure
 
 

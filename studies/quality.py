@@ -37,7 +37,8 @@ from ubq.metrics import (
     ssim,
 )
 from ubq.metrics.errors import LATE_SAMPLE
-from ubq.model import PARTS, GaussianDiffusion, UBDiff
+from ubq.model import GaussianDiffusion, UBDiff
+from ubq.model.parts import PARTS
 from ubq.quant.checkpoint import load_qat
 from ubq.quant.generator import Generator, deployable
 from ubq.stages.export import name_of

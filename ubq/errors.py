@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one clear line each, and a documented exit code.
+"""Errors that are the user's to fix: one clear line each, and a documented exit code.
 
 Anything else that is raised is a defect of ubq and keeps its traceback in ``run.log``.
 """
@@ -17,22 +17,22 @@ EXIT_TERMINATE = 143
 
 
 class UbqError(Exception):
-    """A failure that the user can mend.
+    """A failure that the user can fix.
 
     Args:
         message: what is wrong and where (the file, the sample, the key), without a full stop.
-        mend: the command or configuration key that mends it.
+        fix: the command or configuration key that fixes it.
     """
 
     exit_code = EXIT_STAGE_FAILED
 
-    def __init__(self, message: str, mend: str = "") -> None:
+    def __init__(self, message: str, fix: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.mend = mend
+        self.fix = fix
 
     def __str__(self) -> str:
-        return f"{self.message} ({self.mend})" if self.mend else self.message
+        return f"{self.message} ({self.fix})" if self.fix else self.message
 
 
 class UsageError(UbqError):

@@ -17,10 +17,10 @@ from ubq.bench.train import STAGES, measure_training
 from ubq.bench.train_process import STAGES as PROCESS_STAGES
 from ubq.cli import main
 from ubq.export.files import export_generator
-from ubq.model import PARTS
+from ubq.model.parts import PARTS
 from ubq.quant.checkpoint import save_qat
-from ubq.quant.fine import COPIES
 from ubq.quant.generator import Generator
+from ubq.quant.ten_bit import COPIES
 from ubq.training.files import save_tensors
 
 

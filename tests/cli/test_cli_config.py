@@ -109,7 +109,7 @@ def test_diff_names_runs_files_and_presets() -> None:
     assert changes == [{"key": "seed", "a": 1, "b": 0}]
     unknown = run("config", "diff", "a", "smokke").exception
     assert isinstance(unknown, UsageError)
-    assert "smoke" in unknown.mend
+    assert "smoke" in unknown.fix
 
 
 def test_schema_and_docs_print() -> None:
@@ -136,4 +136,4 @@ def test_presets_list_show_copy() -> None:
     assert isinstance(run("presets", "copy", "style-b-edge").exception, UsageError)
     unknown = run("presets", "show", "dmeo").exception
     assert isinstance(unknown, UsageError)
-    assert "demo" in unknown.mend
+    assert "demo" in unknown.fix

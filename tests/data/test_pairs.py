@@ -139,7 +139,7 @@ def test_velocity_only_never_opens_a_seismic_file(fault: Path) -> None:
         open_pairs(config(fault), seed=0)
 
 
-def test_problems_are_named_with_their_mend(fault: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_problems_are_named_with_their_fix(fault: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     def message(data: DataConfig) -> str:
         with pytest.raises(DataError) as caught:
             open_pairs(data, seed=0)

@@ -78,13 +78,13 @@ def test_a_bad_value_anywhere_names_file_and_sample(pairs: Path, name: str, valu
 
 
 @pytest.mark.parametrize(
-    ("scale", "shift", "mend"),
+    ("scale", "shift", "fix"),
     [(1e-3, 0.0, "km/s"), (1 / 3000, -1.0, "normalised already"), (100.0, 0.0, "in m/s"), (-1.0, 0.0, "in m/s")],
 )
-def test_velocities_in_other_units_are_recognised(pairs: Path, scale: float, shift: float, mend: str) -> None:
+def test_velocities_in_other_units_are_recognised(pairs: Path, scale: float, shift: float, fix: str) -> None:
     maps = np.load(pairs / "vel2_1_0.npy")
     np.save(pairs / "vel2_1_0.npy", (maps * scale + shift).astype(np.float32))
-    with pytest.raises(DataError, match=rf"vel2_1_0.npy, sample 0: velocities .* not m/s of rock.*{mend}"):
+    with pytest.raises(DataError, match=rf"vel2_1_0.npy, sample 0: velocities .* not m/s of rock.*{fix}"):
         validate(config(pairs), seed=0)
 
 

@@ -1,4 +1,4 @@
-"""What is refused, and the line that mends it: architecture, Python, versions of PyTorch, ssh's own words, targets."""
+"""What is refused, and the line that fixes it: architecture, Python, versions of PyTorch, ssh's own words, targets."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_versions_of_pytorch_known_to_fail(machine: Machine, version: str, words
         return
     with pytest.raises(PreflightError, match=words) as error:
         refuse_unfit(with_torch(machine, version), TORCHSCRIPT, "pi@pi", "")
-    assert f"pip install torch=={PI_TORCH} numpy==" in error.value.mend
+    assert f"pip install torch=={PI_TORCH} numpy==" in error.value.fix
     assert error.value.exit_code == 3
 
 
@@ -70,7 +70,7 @@ def test_executorch_is_for_a_raspberry_pi_5() -> None:
     refuse_unfit(replace(PI5, libraries=installed), EXECUTORCH, "pi", "")
     with pytest.raises(PreflightError, match="illegal instruction on Raspberry Pi 4 Model B") as error:
         refuse_unfit(replace(PI4, libraries=installed), EXECUTORCH, "pi", "")
-    assert "--runtime onnx" in error.value.mend
+    assert "--runtime onnx" in error.value.fix
     with pytest.raises(PreflightError, match="lacks executorch"):
         refuse_unfit(replace(PI5, libraries={}), EXECUTORCH, "pi", "")
 
@@ -89,10 +89,10 @@ def test_a_missing_library_is_installed_with_the_python_that_was_given() -> None
     bare = replace(PI4, libraries={})
     with pytest.raises(PreflightError, match="lacks torch, numpy") as error:
         refuse_unfit(bare, TORCHSCRIPT, "pi@pi", "/opt/my python")
-    assert error.value.mend.startswith("ssh pi@pi '/opt/my python -m pip install")
+    assert error.value.fix.startswith("ssh pi@pi '/opt/my python -m pip install")
     with pytest.raises(PreflightError) as error:
         refuse_unfit(bare, TORCHSCRIPT, "pi@pi", "")
-    assert "python3 -m venv ~/ubq-pi && ~/ubq-pi/bin/pip install" in error.value.mend
+    assert "python3 -m venv ~/ubq-pi && ~/ubq-pi/bin/pip install" in error.value.fix
 
 
 SSH = {
@@ -112,13 +112,13 @@ SSH = {
 
 
 @pytest.mark.parametrize("said", SSH)
-def test_what_ssh_says_is_told_in_one_line_with_what_mends_it(said: str) -> None:
+def test_what_ssh_says_is_told_in_one_line_with_what_fixes_it(said: str) -> None:
     words, code = SSH[said]
     error = connection_error(said, "me@pi")
     assert words in error.message
     assert error.exit_code == code
     assert isinstance(error, StageError if code == 1 else PreflightError)
-    assert error.mend
+    assert error.fix
     assert "\n" not in str(error)
 
 

@@ -121,7 +121,7 @@ def said(bundle: Bundle, *options: str) -> str:
     return done.stderr
 
 
-def test_the_script_says_what_is_missing_and_what_mends_it(bundle: Bundle, exported: Path, tmp_path: Path) -> None:
+def test_the_script_says_what_is_missing_and_what_fixes_it(bundle: Bundle, exported: Path, tmp_path: Path) -> None:
     assert "-m pip install -r" in said(bundle)  # -S: nothing is installed
     assert "does not offer 99 steps" in said(bundle, "--steps", "99")
     assert "at least 1" in said(bundle, "--count", "0")

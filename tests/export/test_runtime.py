@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from ubq.errors import UsageError
-from ubq.runtime import Generator, SamplerTables, SteppingGenerator, load
+from ubq.runtime import LoadedModel, SamplerTables, SteppingGenerator, load
 
 ONNX, TORCHSCRIPT = ".onnx", ".pt"
 
 
 @pytest.fixture(scope="module", params=[ONNX, TORCHSCRIPT])
-def loaded(request: pytest.FixtureRequest, with_onnx) -> Generator:
+def loaded(request: pytest.FixtureRequest, with_onnx) -> LoadedModel:
     return load(with_onnx.file(request.param), threads=1)
 
 

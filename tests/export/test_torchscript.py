@@ -25,11 +25,11 @@ from ubq.export.readback.digest import digest, digest_layers
 from ubq.export.readback.torchscript import count_file
 from ubq.model import ModelSizes, UBDiff
 from ubq.quant.analysis import REWRITES, count_model, differences, require_equal
-from ubq.quant.fine import COPIES
 from ubq.quant.generator import Generator, Recipe, deployable
 from ubq.quant.layers import QConv2d, QLinear, QLinearDynamic, QuantLayer
 from ubq.quant.phases import phase_set, quant_layers, set_phase
 from ubq.quant.prepare import calibrate
+from ubq.quant.ten_bit import COPIES
 from ubq.stages.device import VECTOR_MATH
 from ubq.upstream.names import our_name
 

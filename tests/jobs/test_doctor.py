@@ -18,7 +18,7 @@ from ubq.config.load import load_config, write_frozen
 from ubq.config.schema import Config
 from ubq.jobs.checks import doctor as examination
 from ubq.jobs.checks.check import Check, worst
-from ubq.jobs.fixes import MARKS, mend_of, out_of_memory
+from ubq.jobs.fixes import MARKS, fix_of, out_of_memory
 from ubq.jobs.owner import boot_id, this_process
 from ubq.jobs.state import RUNNING, RunState, StageState, write_state
 from ubq.stages.settings import TABLES
@@ -91,7 +91,7 @@ def test_the_machine_alone() -> None:
         "locale",
     }
     assert all(c.status in STATUSES and c.figure for c in checks.values())
-    assert all(c.mend for c in checks.values() if c.status == "failed")
+    assert all(c.fix for c in checks.values() if c.status == "failed")
     assert code == (3 if worst(checks.values()) == "failed" else 0)
 
 
@@ -100,7 +100,7 @@ def test_a_configuration_with_mistakes_names_each_and_exits_3() -> None:
     code, checks = run_doctor("bad.toml")
     assert code == 3
     assert checks["parameters.seed"].status == "failed"
-    assert "qat.epochs" in checks["parameters.qat.epoch"].mend
+    assert "qat.epochs" in checks["parameters.qat.epoch"].fix
 
 
 def test_missing_data_fails_and_pairs_are_counted(config: Config) -> None:
@@ -129,7 +129,7 @@ def test_engine_extras_and_checkpoint(config: Config, monkeypatch: pytest.Monkey
     assert checks["environment.engines"].apply == {"quant.backend": "x86"}
     assert checks["checkpoint.path"].status == "failed"
     synthetic = load_config("smoke", isolated=True).config
-    assert "ubq[physics]" in found(synthetic)["environment.extras"].mend
+    assert "ubq[physics]" in found(synthetic)["environment.extras"].fix
     config = load_config("smoke", {"pretrained.path": "not.pt"}, isolated=True).config
     assert found(config)["checkpoint.path"].status == "failed"
 
@@ -164,8 +164,8 @@ def test_a_killed_run_is_recognised_and_gets_smaller_parts(config: Config, stage
     assert check.status == "failed"
     assert f"{stage} at step 7" in check.figure
     assert check.apply == {f"{TABLES[stage]}.accumulate": 2}
-    assert f"--set {TABLES[stage]}.accumulate=2" in check.mend
-    assert "--config runs/r/config.toml" in check.mend
+    assert f"--set {TABLES[stage]}.accumulate=2" in check.fix
+    assert "--config runs/r/config.toml" in check.fix
 
 
 def test_a_restarted_machine_is_not_taken_for_a_kill(config: Config) -> None:
@@ -173,7 +173,7 @@ def test_a_restarted_machine_is_not_taken_for_a_kill(config: Config) -> None:
     owner_file(run, boot="another boot")
     checks = found(config, run)
     assert "run.memory" not in checks
-    assert checks["run.state"].mend == "ubq resume r"
+    assert checks["run.state"].fix == "ubq resume r"
 
 
 def test_a_living_run_is_no_failure(config: Config) -> None:
@@ -188,7 +188,7 @@ def test_out_of_memory_that_was_caught_and_that_was_not(config: Config) -> None:
     run = make_run(
         config,
         state="failed",
-        error={"stage": "train-seismic", "message": "out of memory: 9 GB", "mend": "", "cause": "memory"},
+        error={"stage": "train-seismic", "message": "out of memory: 9 GB", "fix": "", "cause": "memory"},
         stages=[StageState("train-seismic", "failed")],
     )
     (run / "events.jsonl").write_text(
@@ -203,11 +203,11 @@ def test_out_of_memory_that_was_caught_and_that_was_not(config: Config) -> None:
 def test_parts_that_a_stage_tried_are_not_proposed_again(tried: int, applied: dict[str, object]) -> None:
     keys = {"data.train_velocity": "maps", "train.seismic.batch_size": 16}
     config = load_config("smoke", keys, isolated=True).config
-    error = {"stage": "train-seismic", "message": "no memory", "mend": "", "cause": "memory"}
+    error = {"stage": "train-seismic", "message": "no memory", "fix": "", "cause": "memory"}
     entry = StageState("train-seismic", "failed", notes=[{"event": "out_of_memory", "accumulate": tried}])
     check = found(config, make_run(config, state="failed", error=error, stages=[entry]))["run.memory"]
     assert check.apply == applied
-    assert check.mend
+    assert check.fix
 
 
 def test_memory_is_weighed_against_the_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,9 +228,9 @@ def test_memory_is_weighed_against_the_batch_sizes(monkeypatch: pytest.MonkeyPat
 
 def test_with_one_sample_at_a_time_only_a_smaller_model_helps() -> None:
     config = load_config("smoke", {"qat.batch_size": 4, "qat.accumulate": 4}, isolated=True).config
-    mend = out_of_memory(config, "qat-decoders")
-    assert not mend.apply
-    assert "preset" in mend.command(None)
+    fix = out_of_memory(config, "qat-decoders")
+    assert not fix.apply
+    assert "preset" in fix.command(None)
 
 
 def report(run: Path, *failed: str, how: str = "measured") -> None:
@@ -249,7 +249,7 @@ def test_every_mark_is_a_check(config: Config) -> None:
     marks = {i.removeprefix("marks."): c for i, c in checks.items() if i.startswith("marks.")}
     assert list(marks) == list(MARKS)
     assert [m for m, c in marks.items() if c.status == "failed"] == ["diversity", "beats_noise"]
-    assert "train.diffusion.steps=16" in marks["beats_noise"].mend
+    assert "train.diffusion.steps=16" in marks["beats_noise"].fix
 
 
 @pytest.mark.parametrize("mark", MARKS)
@@ -264,21 +264,21 @@ def test_every_mark_is_a_check(config: Config) -> None:
     ],
     ids=["plain", "switched off", "ptq", "budget", "large"],
 )
-def test_what_a_mend_applies_is_a_valid_change(mark: str, overrides: dict[str, object]) -> None:
+def test_what_a_fix_applies_is_a_valid_change(mark: str, overrides: dict[str, object]) -> None:
     start = load_config("smoke", overrides, isolated=True).config
     how = "train-seismic: does not fall; qat-diffusion: 3 rows of training loss, 8 are needed for a trend"
-    mend = mend_of(mark, start, how)
-    assert mend.cause
-    assert mend.command(None)
+    fix = fix_of(mark, start, how)
+    assert fix.cause
+    assert fix.command(None)
     Path("frozen.toml").write_text(write_frozen(start))
-    mended = load_config(None, dict(mend.apply), Path("frozen.toml"), isolated=True).config
-    assert (mended != start) == bool(mend.apply)
+    fixed = load_config(None, dict(fix.apply), Path("frozen.toml"), isolated=True).config
+    assert (fixed != start) == bool(fix.apply)
 
 
 def test_a_loss_that_does_not_fall_gets_a_lower_rate_in_its_own_stage(config: Config) -> None:
-    mend = mend_of("loss_falling", config, "train-seismic: does not fall (p < 0.01): tau 0.1; qat-decoders: rises")
-    assert set(mend.apply) == {"train.seismic.lr", "qat.decoders.lr"}
-    assert mend.apply["train.seismic.lr"] == config.train.seismic.lr / 2
+    fix = fix_of("loss_falling", config, "train-seismic: does not fall (p < 0.01): tau 0.1; qat-decoders: rises")
+    assert set(fix.apply) == {"train.seismic.lr", "qat.decoders.lr"}
+    assert fix.apply["train.seismic.lr"] == config.train.seismic.lr / 2
 
 
 def test_a_check_that_breaks_does_not_end_the_others(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +300,7 @@ def test_people_read_words(config: Config) -> None:
     result = CliRunner().invoke(app, ["r"])
     assert result.exit_code == 3
     assert "FAILED generation:" in " ".join(result.stdout.split())
-    assert "mend:" in result.stdout
+    assert "fix:" in result.stdout
     assert "\x1b" not in result.stdout
 
 
@@ -310,7 +310,7 @@ def test_an_unknown_target_says_so() -> None:
     assert getattr(CliRunner().invoke(app, ["nothing"]).exception, "exit_code", None) == 2
 
 
-def test_the_mend_for_memory_reruns_nothing_that_is_done() -> None:
+def test_the_fix_for_memory_reruns_nothing_that_is_done() -> None:
     from ubq.jobs.fingerprints import fingerprint
     from ubq.stages.paths import RunPaths
     from ubq.stages.seismic import TrainSeismic

@@ -241,7 +241,7 @@ def test_an_unknown_stage(paths: RunPaths) -> None:
     with pytest.raises(UsageError, match="no stage difusion") as caught:
         run(toy.toy_config(), paths, only="difusion")
     assert caught.value.exit_code == EXIT_USAGE
-    assert "did you mean diffusion" in caught.value.mend
+    assert "did you mean diffusion" in caught.value.fix
     assert not paths.root.exists()
 
 

@@ -48,7 +48,7 @@ def test_disk_for_checkpoints_final_weights_and_pairs(monkeypatch: pytest.Monkey
     check = check_disk(config, paths, [*NEEDS], NEEDS)
     assert check.failed
     assert "48.1 GB needed, 48.0 GB free" in check.figure
-    assert "--runs-dir" in check.mend
+    assert "--runs-dir" in check.fix
     free(monkeypatch, expected + preflight.SPARE_BYTES)
     assert check_disk(config, paths, [*NEEDS], NEEDS).status == "ok"
 
@@ -88,21 +88,21 @@ def test_memory_of_the_hungriest_stage(
     assert check.figure.startswith("train-diffusion needs 17.4 GB")
     if status != "ok":
         assert check.apply == {"train.diffusion.accumulate": 2}
-        assert "train.diffusion.accumulate=2" in check.mend
+        assert "train.diffusion.accumulate=2" in check.fix
 
 
 def test_a_device_that_is_not_there() -> None:
     assert check_device("cpu").status == "ok"
     check = check_device("cuda:77")
     assert check.failed
-    assert "--device" in check.mend
+    assert "--device" in check.fix
 
 
 def test_synthesis_without_the_physics_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ubq.config.extras.find_spec", lambda name: None)
     (check,) = check_synthesis(Config(), ["prepare"])
     assert check.failed
-    assert check.mend == "pip install 'ubq[physics]'"
+    assert check.fix == "pip install 'ubq[physics]'"
     assert check_synthesis(Config(), ["export"]) == []
     assert check_synthesis(Config.model_validate({"data": {"train_velocity": "maps"}}), ["prepare"]) == []
 
@@ -139,7 +139,7 @@ def test_a_warning_does_not_stop_a_run(
     paths: RunPaths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def warn(config: Config, paths: RunPaths, todo: Any) -> list[Check]:
-        return [Check(id="memory", status="warning", figure="tight", mend="make it smaller")]
+        return [Check(id="memory", status="warning", figure="tight", fix="make it smaller")]
 
     monkeypatch.setattr(preflight, "check_run", warn)
     assert start_run(toy.toy_config(epochs=2), paths, stages=toy.stages(), console=QuietConsole()) == 0

@@ -57,7 +57,7 @@ def start(paths: RunPaths, stages: list[Any], console: QuietConsole | None = Non
     return start_run(toy.toy_config(epochs=20), paths, stages=stages, console=console or QuietConsole())
 
 
-def test_a_failure_that_the_user_can_mend(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_that_the_user_can_fix(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
     assert start(paths, failing(StageError("the loss is not a number", "lower train.diffusion.lr"))) == 1
     shown = capsys.readouterr().err
     assert shown.splitlines()[0] == "error: diffusion: the loss is not a number"
@@ -69,7 +69,7 @@ def test_a_failure_that_the_user_can_mend(paths: RunPaths, capsys: pytest.Captur
     assert state.error == {
         "stage": "diffusion",
         "message": "the loss is not a number",
-        "mend": "lower train.diffusion.lr",
+        "fix": "lower train.diffusion.lr",
     }
     assert [s.state for s in state.stages] == ["completed", "failed", "pending", "pending"]
     assert resume_run(paths, stages=toy.stages(), console=QuietConsole()) == 0
@@ -199,7 +199,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_used(paths: RunPaths) -
     assert [r["step"] for r in read_rows(paths.metrics) if r["stage"] == "diffusion"] == list(range(1, 21))
 
 
-def test_an_unreadable_state_is_refused_with_a_mend(paths: RunPaths) -> None:
+def test_an_unreadable_state_is_refused_with_a_fix(paths: RunPaths) -> None:
     start(paths, toy.stages())
     paths.state.write_text("{")
     with pytest.raises(UbqError, match="is not a state file"):

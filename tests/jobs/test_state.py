@@ -56,6 +56,25 @@ def test_round_trip(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "state.json").read_text())["schema_version"] == SCHEMA_VERSION
 
 
+def test_what_schema_2_called_mend_is_called_fix(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    error = {"message": "out of memory", "mend": "ubq resume demo"}
+    old = {
+        "schema_version": 2,
+        "run": "demo",
+        "state": "failed",
+        "error": {"stage": "qat-decoders", **error},
+        "preflight": [{"id": "disk", "status": "ok", "mend": ""}],
+        "stages": [{"name": "prepare", "state": "completed", "error": None}, {"name": "qat-decoders", "error": error}],
+    }
+    path.write_text(json.dumps(old))
+    state = read_state(path)
+    assert state is not None
+    assert state.error == {"stage": "qat-decoders", "message": "out of memory", "fix": "ubq resume demo"}
+    assert state.preflight == [{"id": "disk", "status": "ok", "fix": ""}]
+    assert [s.error for s in state.stages] == [None, {"message": "out of memory", "fix": "ubq resume demo"}]
+
+
 def test_schema_1_is_migrated(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     path.write_text(json.dumps(VERSION_1))

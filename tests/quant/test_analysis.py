@@ -57,15 +57,15 @@ def test_each_rewrite_shows_what_it_is_worth(keep_float: tuple[str, ...]) -> Non
     assert totals["convert_conv1d"].conv1d.quantised == 75
     assert totals["fold_batchnorm"].leaf_modules.total < totals["none"].leaf_modules.total
     assert totals["convert_transposed"].macs.fraction > totals["convert_conv1d"].macs.fraction
-    assert totals["fine_edges"].weight_layers.total == totals["convert_transposed"].weight_layers.total
-    assert totals["time_tables"].parameters.total < totals["fine_edges"].parameters.total
+    assert totals["ten_bit_io"].weight_layers.total == totals["convert_transposed"].weight_layers.total
+    assert totals["time_tables"].parameters.total < totals["ten_bit_io"].parameters.total
     assert totals["time_tables"].weight_layers.fraction == 1
 
 
 def test_time_tables_spare_65_million_parameters_of_blocks_and_5_of_the_embedding() -> None:
     recipe = Recipe(ModelSizes(dim_mults=(1, 2, 2, 2)), RANGES, QuantConfig(), ExportConfig())
     totals = rewrite_totals(recipe)
-    spared = totals["fine_edges"].parameters.total - totals["time_tables"].parameters.total
+    spared = totals["ten_bit_io"].parameters.total - totals["time_tables"].parameters.total
     assert 65e6 + 5e6 < spared < 65.1e6 + 5.3e6
 
 

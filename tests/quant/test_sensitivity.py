@@ -13,14 +13,14 @@ from ubq.quant.analysis import count_model
 from ubq.quant.generator import Generator
 from ubq.quant.phases import phase_set, quant_layers
 from ubq.quant.prepare import calibrate, prepare_qat, restore_float
-from ubq.quant.sensitivity import Probe, as_table, layer_sensitivities, layers_to_keep_float, part_error
+from ubq.quant.sensitivity import HeldOutInputs, as_table, layer_sensitivities, layers_to_keep_float, part_error
 
 HARMED = "unet.downs.1.block1.conv1"
 
 
-def probe() -> Probe:
+def probe() -> HeldOutInputs:
     torch.manual_seed(4)
-    return Probe(torch.randn(4, 1, 16), torch.tensor([15, 14, 5, 0]), torch.rand(4, 1, 16) * 2 - 1)
+    return HeldOutInputs(torch.randn(4, 1, 16), torch.tensor([15, 14, 5, 0]), torch.rand(4, 1, 16) * 2 - 1)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ubq.config.schema import DiffusionTraining, RunConfig
 from ubq.errors import StageError
 from ubq.training.context import Stopped
-from ubq.training.loop import FULLY_QUANTISED, learning_rate, total_steps, train
+from ubq.training.loop import FULL_QUANTISATION_PHASE, learning_rate, total_steps, train
 from ubq.training.randomness import SampleDraws, SampleOrder
 
 CPU = torch.device("cpu")
@@ -167,14 +167,14 @@ def test_a_failed_allocation_halves_the_part_and_keeps_the_batch() -> None:
     assert same(task.model, fit(Context(), accumulate=2).model)
 
 
-def test_a_single_sample_that_does_not_fit_ends_with_the_mend() -> None:
+def test_a_single_sample_that_does_not_fit_ends_with_the_fix() -> None:
     class Hopeless(Regression):
         def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
             raise MemoryError
 
     with pytest.raises(StageError, match="out of memory even in the smallest parts of a batch, 3 samples") as caught:
         fit(Context(), Hopeless())
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 def test_no_part_is_a_single_sample_where_batch_statistics_are_taken() -> None:
@@ -191,14 +191,14 @@ def test_no_part_is_a_single_sample_where_batch_statistics_are_taken() -> None:
         train(Regression(), Context(), DiffusionTraining(batch_size=1), RunConfig(), 0, CPU)
 
 
-def test_missing_memory_outside_a_batch_ends_with_the_mend() -> None:
+def test_missing_memory_outside_a_batch_ends_with_the_fix() -> None:
     class Large(Regression):
         def validate(self, batch: int) -> float:
             raise RuntimeError("CUDA out of memory. Tried to allocate 9.00 GiB")
 
     with pytest.raises(StageError, match="out of memory, and smaller parts") as caught:
         fit(Context(), Large())
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 def test_other_errors_are_not_taken_for_missing_memory() -> None:
@@ -210,7 +210,7 @@ def test_other_errors_are_not_taken_for_missing_memory() -> None:
         fit(Context(), Broken())
 
 
-def test_divergence_is_one_line_with_a_mend() -> None:
+def test_divergence_is_one_line_with_a_fix() -> None:
     class Diverging(Regression):
         def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
             return super().loss(samples, draws) * math.nan
@@ -220,15 +220,15 @@ def test_divergence_is_one_line_with_a_mend() -> None:
 
 
 def test_validation_happens_where_full_quantisation_begins_and_only_once() -> None:
-    task = Regression(phases=("observe", FULLY_QUANTISED))
+    task = Regression(phases=("observe", FULL_QUANTISATION_PHASE))
     context = Context(stop_at=10)
     with pytest.raises(Stopped):
         fit(context, task, validate_every=100)
     resumed = Context(saved=context.saved)
-    fit(resumed, Regression(phases=("observe", FULLY_QUANTISED)), validate_every=100)
+    fit(resumed, Regression(phases=("observe", FULL_QUANTISATION_PHASE)), validate_every=100)
     steps = [row["step"] for row in context.rows + resumed.rows if "val_loss" in row]
     assert steps == [10, 20]
-    assert task.validated_in == [FULLY_QUANTISED]
+    assert task.validated_in == [FULL_QUANTISATION_PHASE]
 
 
 def test_every_epoch_sees_every_sample_once() -> None:

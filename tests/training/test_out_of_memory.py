@@ -93,7 +93,7 @@ def test_a_batch_that_does_not_fit_goes_on_in_parts(folder: Path) -> None:
     assert f"out of memory at step {last['step']}: went on with {last['part_size']} samples at a time" in shown
 
 
-def test_the_smallest_part_that_does_not_fit_is_one_line_with_the_mend(folder: Path) -> None:
+def test_the_smallest_part_that_does_not_fit_is_one_line_with_the_fix(folder: Path) -> None:
     # The averaged weights of the smoke preset's seismic head take 22 MB, and so does the gradient.
     done = ubq(folder, 34 * MB, "--set", "train.seismic.batch_size=2", "--set", "train.seismic.fit_head=false")
     assert done.returncode == 1, done.stderr
@@ -104,4 +104,4 @@ def test_the_smallest_part_that_does_not_fit_is_one_line_with_the_mend(folder: P
     assert len(lines) == 3
     state = json.loads((folder / "runs" / "r" / "state.json").read_text())
     assert (state["error"]["stage"], state["error"]["cause"]) == ("train-seismic", "memory")
-    assert "smaller preset" in state["error"]["mend"]
+    assert "smaller preset" in state["error"]["fix"]

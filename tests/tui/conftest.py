@@ -29,9 +29,9 @@ def probe(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """The probe answers from :data:`ANSWERS` at once; the list has (question, configuration text)."""
     asked: list[tuple[str, str]] = []
 
-    async def ask(self: processes.Probe, question: str, file: str, text: str, timeout: float = 0) -> dict[str, Any]:
+    async def ask(self: processes.Lookup, question: str, file: str, text: str, timeout: float = 0) -> dict[str, Any]:
         asked.append((question, text))
         return ANSWERS[question]
 
-    monkeypatch.setattr(processes.Probe, "ask", ask)
+    monkeypatch.setattr(processes.Lookup, "ask", ask)
     return asked

@@ -35,11 +35,11 @@ ANSWERS: dict[str, dict[str, Any]] = {
         "operations": 6.5e9,
         "pairs": 24,
     },
-    "data": {"checks": [{"status": "ok", "figure": "none given: 24 pairs will be synthesised", "mend": ""}]},
+    "data": {"checks": [{"status": "ok", "figure": "none given: 24 pairs will be synthesised", "fix": ""}]},
     "preflight": {
         "checks": [
-            {"id": "synthesis", "status": "ok", "figure": "forward modelling is installed", "mend": ""},
-            {"id": "memory", "status": "warning", "figure": "little memory", "mend": "--set qat.batch_size=4"},
+            {"id": "synthesis", "status": "ok", "figure": "forward modelling is installed", "fix": ""},
+            {"id": "memory", "status": "warning", "figure": "little memory", "fix": "--set qat.batch_size=4"},
         ],
         "plan": [{"name": "prepare", "action": "run"}],
         "exists": False,
@@ -81,7 +81,7 @@ def make_run(
         for stage in stages[4:]:
             stage.state, stage.step, stage.loss, stage.best_loss, stage.seconds = PENDING, 0, None, None, 0.0
     if state == FAILED:
-        stages[3].error = {"message": "out of memory: tried to allocate 2 GB", "mend": "smaller batches"}
+        stages[3].error = {"message": "out of memory: tried to allocate 2 GB", "fix": "smaller batches"}
         run.error = {"stage": STAGES[3], "cause": "memory", **stages[3].error}
         run.exit_code = 1
     if state == COMPLETED:

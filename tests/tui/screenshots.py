@@ -53,12 +53,12 @@ def main() -> None:
     folder = Path(sys.argv[1]).absolute()
     folder.mkdir(parents=True, exist_ok=True)
 
-    async def ask(self: processes.Probe, question: str, file: str, text: str, timeout: float = 0) -> dict[str, Any]:
+    async def ask(self: processes.Lookup, question: str, file: str, text: str, timeout: float = 0) -> dict[str, Any]:
         return ANSWERS[question]
 
     owner = Owner(4242, "trainer", "1", "1", "2026-01-01T10:00:00Z")
     # Nothing of this machine or moment on the pictures.
-    processes.Probe.ask = ask  # type: ignore[method-assign]
+    processes.Lookup.ask = ask  # type: ignore[method-assign]
     status.read_owner = lambda run: owner if run.name == "curvefault-a-base" else None  # type: ignore[assignment]
     status.alive = lambda owner, run: True  # type: ignore[assignment]
     progress._resident = lambda owner: 4_210_000_000  # type: ignore[assignment]

@@ -31,7 +31,7 @@ def nothing_leaves_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
         return Detached(os.getpid(), None, True, "")
 
     async def ubq_json(*arguments: str, timeout: float) -> dict[str, Any]:
-        return {"error": "not here", "mend": ""}
+        return {"error": "not here", "fix": ""}
 
     monkeypatch.setattr(progress, "start_detached", start)
     monkeypatch.setattr(wizard, "ubq_json", ubq_json)

@@ -158,7 +158,7 @@ def test_options_have_their_old_names_where_there_are_any() -> None:
     assert option("export.steps", 8) == ["--set", "export.steps=8"]
 
 
-def test_a_mend_goes_into_the_file_that_the_run_came_from_alone() -> None:
+def test_a_fix_goes_into_the_file_that_the_run_came_from_alone() -> None:
     run = make_run("smoke")
     assert not apply_to_file(FILE, {"qat.lr": 0.5}, run)
     FILE.write_text('extends = "smoke" # mine\n')

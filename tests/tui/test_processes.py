@@ -22,7 +22,7 @@ from ubq.interface import Interface, read_interface
 from ubq.tui import cost
 from ubq.tui.draft import Draft
 from ubq.tui.lookup import _content, _data, file_bytes
-from ubq.tui.processes import Probe, ubq_json
+from ubq.tui.processes import Lookup, ubq_json
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -45,7 +45,7 @@ def test_the_probe_answers_what_needs_torch() -> None:
     draft = Draft(Path("ubq.toml"), "smoke")
 
     async def ask() -> None:
-        probe = Probe()
+        probe = Lookup()
         try:
             found = await probe.ask("data", "ubq.toml", draft.text)
             assert "24 curvefault-a-like pairs" in found["checks"][0]["figure"]
@@ -101,7 +101,7 @@ def test_a_question_given_up_ends_its_process_and_the_next_is_answered() -> None
     draft = Draft(Path("ubq.toml"), "smoke")
 
     async def ask() -> None:
-        probe = Probe()
+        probe = Lookup()
         try:
             found = await probe.ask("data", "ubq.toml", draft.text, timeout=0.0)
             assert "no answer after" in found["error"]
@@ -126,7 +126,7 @@ def test_commands_answer_with_their_object_or_their_error() -> None:
         assert (await ubq_json("runs", "--json", timeout=60))["runs"] == []
         found = await ubq_json("status", "nothing", "--json", timeout=60)
         assert found["error"].startswith("there is no run nothing")
-        assert found["mend"]
+        assert found["fix"]
         assert "no answer after" in (await ubq_json("runs", "--json", timeout=0.0))["error"]
 
     asyncio.run(ask())

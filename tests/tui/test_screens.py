@@ -296,8 +296,8 @@ def test_questions_that_do_not_matter_are_not_asked(probe: list[tuple[str, str]]
 def test_samples_are_read_at_once_or_it_says_that_they_were_not(
     count: float, probe: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    headers = {"id": "data.files", "status": "ok", "figure": "10 pairs", "mend": ""}
-    samples = {"id": "data.content", "status": "warning", "figure": "sample 3 is zero", "mend": ""}
+    headers = {"id": "data.files", "status": "ok", "figure": "10 pairs", "fix": ""}
+    samples = {"id": "data.content", "status": "warning", "figure": "sample 3 is zero", "fix": ""}
     monkeypatch.setitem(ANSWERS, "data", {"checks": [headers], "bytes": count})
     monkeypatch.setitem(ANSWERS, "content", {"checks": [samples]})
 
@@ -577,7 +577,7 @@ def highlight(app: Any, wanted: str) -> None:
     options.highlighted = next(i for i, o in enumerate(options.options) if o.id and wanted in o.id)
 
 
-def test_a_failed_mark_opens_its_cause_and_apply_mends_it(started: list[tuple[list[str], Path]]) -> None:
+def test_a_failed_mark_opens_its_cause_and_apply_fixes_it(started: list[tuple[list[str], Path]]) -> None:
     run = make_run("smoke", failed=("int8_fidelity",))
     Path("ubq.toml").write_text('extends = "smoke" # mine\n')
 
@@ -614,7 +614,7 @@ def test_what_apply_starts_takes_up_the_value_and_keeps_the_rest() -> None:
     assert after == before.model_copy(update={"quant": before.quant.model_copy(update={"observer": "mse"})})
 
 
-def test_a_mark_without_a_mend_to_set_says_so() -> None:
+def test_a_mark_without_a_fix_to_set_says_so() -> None:
     run = make_run("smoke", failed=("generation",))
 
     async def steps(pilot: Pilot[int]) -> None:
@@ -640,10 +640,10 @@ def test_out_of_memory_offers_smaller_parts(started: list[tuple[list[str], Path]
     assert started[0][0][-2:] == ["--set", "train.diffusion.accumulate=2"]
 
 
-def test_what_the_checks_before_the_start_refused_is_mended(started: list[tuple[list[str], Path]]) -> None:
+def test_what_the_checks_before_the_start_refused_is_fixed(started: list[tuple[list[str], Path]]) -> None:
     run = make_run("smoke", "interrupted")
     state = json.loads((run / "state.json").read_text())
-    check = Check(id="memory", status="failed", figure="9 GB needed", mend="less", apply={"qat.decoders.accumulate": 4})
+    check = Check(id="memory", status="failed", figure="9 GB needed", fix="less", apply={"qat.decoders.accumulate": 4})
     state["preflight"] = [Check(id="disk", status="ok", figure="enough").as_dict(), check.as_dict()]
     (run / "state.json").write_text(json.dumps(state))
 
@@ -682,7 +682,7 @@ def test_files_and_commands_are_listed_and_copied() -> None:
 
 def test_check_all_shows_what_ubq_doctor_finds(monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run("smoke")
-    found = Check(id="environment.disk", status="failed", figure="0 GB free", why="w", mend="make room")
+    found = Check(id="environment.disk", status="failed", figure="0 GB free", why="w", fix="make room")
 
     async def ubq_json(*arguments: str, timeout: float) -> dict[str, Any]:
         assert arguments == ("doctor", "smoke", "--json")

@@ -125,7 +125,7 @@ def test_without_a_terminal_one_line_names_ubq_run() -> None:
 def questions_asked() -> int:
     """How many questions the wizard has for the preset smoke."""
     config = load_config("smoke", isolated=True).config
-    return sum(q.wanted(config) for step in [*questions.steps(), questions.review()] for q in step.questions)
+    return sum(q.applies(config) for step in [*questions.steps(), questions.review()] for q in step.questions)
 
 
 def prompts(answers: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -23,7 +23,8 @@ from typer.testing import CliRunner
 
 from ubq.cli.checkpoint import app
 from ubq.errors import CheckpointError
-from ubq.model import PARTS, GaussianDiffusion, ModelSizes, UBDiff
+from ubq.model import GaussianDiffusion, ModelSizes, UBDiff
+from ubq.model.parts import PARTS
 from ubq.upstream.importer import DECODER_PARTS, ImportedModel, inspect_checkpoint, read_checkpoint
 from ubq.upstream.names import upstream_names
 

@@ -15,7 +15,7 @@ from ubq.data.normalization import Normalization
 from ubq.data.pairs import Pairs, find_files
 from ubq.verify import probe
 from ubq.verify.child import Exported
-from ubq.verify.measure import Counts, verify_export
+from ubq.verify.measure import Int8Counts, verify_export
 from ubq.verify.report import MARK_IDS, Report
 
 LATENT = 8
@@ -126,7 +126,7 @@ def judge(folder: Path):
             normalization=Normalization(-26, 50, 1500, 4500),
             seismic_shape=SEISMIC,
         )
-        settings = {"run": "trial", "counts": Counts(90, 100, 0, 75), "stages": ["train-diffusion"], "threads": 1}
+        settings = {"run": "trial", "counts": Int8Counts(90, 100, 0, 75), "stages": ["train-diffusion"], "threads": 1}
         return verify_export(exported, held_out=held_out, train=train, rows=rows, **(settings | changes))
 
     return run
@@ -195,7 +195,7 @@ def test_a_file_that_does_not_load_fails_with_its_reason(judge, tmp_path: Path) 
 
 
 def test_a_float_file_under_a_quantised_name_fails(judge, folder: Path) -> None:
-    report = judge(folder / "good.pt", counts=Counts(0, 100, 75, 75), count=16)
+    report = judge(folder / "good.pt", counts=Int8Counts(0, 100, 75, 75), count=16)
     assert failed(report) == {"quantised_modules", "conv1d_left"}
 
 

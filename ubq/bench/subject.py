@@ -22,7 +22,8 @@ from ubq.export.lower.torchscript import engine, write_torchscript
 from ubq.export.manifest import read_manifest
 from ubq.export.sampling import ExportedModel, load_exported
 from ubq.i18n import gettext as _
-from ubq.model import PARTS, GaussianDiffusion, ModelSizes, UBDiff
+from ubq.model import GaussianDiffusion, ModelSizes, UBDiff
+from ubq.model.parts import PARTS
 from ubq.quant.generator import Generator, Recipe, deployable
 from ubq.quant.phases import set_phase
 from ubq.quant.prepare import calibrate, prepare_qat
@@ -30,7 +31,7 @@ from ubq.stages.floatmodel import normalization_of, sizes_of, trained_parts
 from ubq.stages.maps import data_of
 from ubq.stages.paths import RunPaths
 
-DEPLOYED = tuple(part for part in PARTS if part != "encoder")
+GENERATOR_PARTS = tuple(part for part in PARTS if part != "encoder")
 MOST_HELD_OUT = 1000
 NARROW = {"velocity_latent": 8, "velocity_dims": (4, 4, 8, 8, 16), "seismic_latent": 8, "seismic_samples": 20}
 """Decoders of next to no weight, where the U-Net alone is measured."""
@@ -101,7 +102,7 @@ def _random_parts(sizes: ModelSizes) -> dict[str, nn.Module]:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return {part: build_part(sizes, part) for part in DEPLOYED}
+        return {part: build_part(sizes, part) for part in GENERATOR_PARTS}
 
 
 def trained_model(run: Path) -> FloatModel:
@@ -115,7 +116,7 @@ def trained_model(run: Path) -> FloatModel:
     sizes = sizes_of(config, paths)
     with torch.device("meta"):
         model = UBDiff(sizes)
-    for part, module in trained_parts(config, paths, DEPLOYED, torch.device("cpu")).items():
+    for part, module in trained_parts(config, paths, GENERATOR_PARTS, torch.device("cpu")).items():
         setattr(model, part, module)
     return FloatModel(model.eval().requires_grad_(False), sizes, normalization_of(config, paths))
 

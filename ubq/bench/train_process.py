@@ -25,21 +25,13 @@ from ubq.config.load import read_frozen
 from ubq.config.schema import Config, QatTraining, TrainingConfig
 from ubq.data.pairs import list_files
 from ubq.model import GaussianDiffusion
+from ubq.model.parts import AUTOENCODER, DECODERS, SEISMIC, UNET
 from ubq.quant.generator import decoders
 from ubq.quant.phases import set_phase
 from ubq.quant.prepare import calibrate
 from ubq.stages.autoencoder import TrainAutoencoder
 from ubq.stages.base import Stopped
-from ubq.stages.floatmodel import (
-    AUTOENCODER,
-    DECODERS,
-    SEISMIC,
-    UNET,
-    new_parts,
-    normalization_of,
-    state_of,
-    trained_parts,
-)
+from ubq.stages.floatmodel import new_parts, normalization_of, state_of, trained_parts
 from ubq.stages.maps import open_maps
 from ubq.stages.paths import RunPaths
 from ubq.stages.pipeline import PIPELINE

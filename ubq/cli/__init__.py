@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the console script.
 
     Returns:
-        The exit code (``ubq.errors``). Errors are one line on stderr, and one with what mends them.
+        The exit code (``ubq.errors``). Errors are one line on stderr, and one with what fixes them.
     """
     # PyTorch tells at every start that its quantised operators will go; a user of ubq can do nothing about it
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = command.main(args=args, prog_name="ubq", standalone_mode=False)
     except UbqError as error:
-        return _fail(error, error.message, error.mend, error.exit_code)
+        return _fail(error, error.message, error.fix, error.exit_code)
     except _CliUsageError as error:
         path = error.ctx.command_path if error.ctx else "ubq"
         return _fail(error, error.format_message(), _("see: {command} --help").format(command=path), EXIT_USAGE)
@@ -165,12 +165,12 @@ def _language(args: Sequence[str]) -> str | None:
     return None
 
 
-def _fail(error: BaseException, message: str, mend: str, code: int) -> int:
+def _fail(error: BaseException, message: str, fix: str, code: int) -> int:
     if os.environ.get("UBQ_DEBUG"):
         import traceback
 
         traceback.print_exception(error)
     print(_("error: {error}").format(error=message), file=sys.stderr)
-    if mend:
-        print(f"  {mend}", file=sys.stderr)
+    if fix:
+        print(f"  {fix}", file=sys.stderr)
     return code

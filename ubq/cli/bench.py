@@ -64,10 +64,10 @@ def sample(
         _subject(source, runs_dir, width, mults, solver, steps, backend, narrow=False) as subject,
         progress(_("measuring"), _("calls")) as show,
     ):
-        found = measure_sample(
+        result = measure_sample(
             subject, rounds=rounds, threads=count, steps=steps, maps=max(maps, 2) if maps else 0, progress=show
         )
-    _print(found, as_json)
+    _print(result, as_json)
 
 
 @app.command()
@@ -91,8 +91,8 @@ def kernel(
         _subject(source, runs_dir, width, mults, "dpmpp2m", 0, backend, narrow=True) as subject,
         progress(_("measuring"), _("calls")) as show,
     ):
-        found = measure_kernel(subject, rounds=rounds, threads=count, onnxruntime=onnxruntime, progress=show)
-    _print(found, as_json)
+        result = measure_kernel(subject, rounds=rounds, threads=count, onnxruntime=onnxruntime, progress=show)
+    _print(result, as_json)
 
 
 @app.command()
@@ -118,10 +118,10 @@ def steps(
     from ubq.bench.timing import cpu_threads
 
     with cpu_threads(threads), progress(_("drawing"), _("batches")) as show:
-        found = measure_steps(folder, maps=maps, seed=seed, solvers=names, steps=wanted, progress=show)  # type: ignore[arg-type]
+        result = measure_steps(folder, maps=maps, seed=seed, solvers=names, steps=wanted, progress=show)  # type: ignore[arg-type]
     picture = out or folder / "bench-steps.png"
-    draw_curves(found, picture)
-    _print(found, as_json, picture=str(picture))
+    draw_curves(result, picture)
+    _print(result, as_json, picture=str(picture))
     if not as_json:
         typer.echo(_("picture: {path}").format(path=picture), err=True)
 
@@ -147,11 +147,11 @@ def train(
                 _("use --stages {names}").format(names=",".join(STAGES)),
             )
     with progress(_("measuring"), _("processes")) as show:
-        found = measure_training(
+        result = measure_training(
             preset, wanted, _numbers(files, "--files"), steps=train_steps, gathers=gathers, threads=threads,
             progress=show,
         )  # fmt: skip
-    _print(found, as_json)
+    _print(result, as_json)
 
 
 @app.command()
@@ -173,8 +173,8 @@ def runtimes(
     from ubq.bench.runtimes import measure_runtimes
 
     with progress(_("measuring"), _("calls")) as show:
-        found = measure_runtimes(files, rounds=rounds, steps=sampling_steps, threads=threads, progress=show)
-    _print(found, as_json)
+        result = measure_runtimes(files, rounds=rounds, steps=sampling_steps, threads=threads, progress=show)
+    _print(result, as_json)
 
 
 @app.command()
@@ -192,15 +192,15 @@ def forward(
     require_deepwave()
     counts = _numbers(workers, "--workers") if workers else sorted({1, cores()})
     with progress(_("measuring"), _("calls")) as show:
-        found = measure_forward(counts, maps=maps, rounds=rounds, progress=show)
-    _print(found, as_json)
+        result = measure_forward(counts, maps=maps, rounds=rounds, progress=show)
+    _print(result, as_json)
 
 
-def _print(found: Result, as_json: bool, **more: str) -> None:
+def _print(result: Result, as_json: bool, **more: str) -> None:
     if as_json:
-        typer.echo(json.dumps({**found.to_dict(), **more}, indent=2))
+        typer.echo(json.dumps({**result.to_dict(), **more}, indent=2))
     else:
-        typer.echo(found.to_markdown())
+        typer.echo(result.to_markdown())
 
 
 def _exported_files(sources: list[str], runs_dir: Path) -> list[Path]:
@@ -267,15 +267,15 @@ def _subject(
 def _numbers(text: str, option: str) -> list[int]:
     """Positive numbers with commas between them."""
     try:
-        found = [int(word) for word in text.split(",")]
+        result = [int(word) for word in text.split(",")]
     except ValueError:
-        found = []
-    if not found or min(found) < 1:
+        result = []
+    if not result or min(result) < 1:
         raise UsageError(
             _("{option} {text}: wanted are positive numbers with commas between them").format(option=option, text=text),
             _("see: {command} --help").format(command="ubq bench"),
         )
-    return found
+    return result
 
 
 def _check_solver(name: str, option: str) -> None:

@@ -44,20 +44,20 @@ def inspect(
     """Show who wrote a checkpoint, its sizes, parameters, missing and left-over tensors, and its normalisation."""
     from ubq.upstream.importer import inspect_checkpoint
 
-    found = inspect_checkpoint(file, weights.value, decoder_path=decoder_checkpoint)
+    result = inspect_checkpoint(file, weights.value, decoder_path=decoder_checkpoint)
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
     else:
-        _print(found)
-    if found.problem:
+        _print(result)
+    if result.problem:
         raise typer.Exit(EXIT_USAGE)
 
 
-def _print(found: ImportedModel) -> None:
-    document = found.to_dict()
+def _print(result: ImportedModel) -> None:
+    document = result.to_dict()
     typer.echo(
         _("{path}: {container} checkpoint, {weights} weights").format(
-            path=found.path, container=found.container, weights=found.weights_used
+            path=result.path, container=result.container, weights=result.weights_used
         )
     )
     for part, count in document["parameters"].items():
@@ -70,8 +70,8 @@ def _print(found: ImportedModel) -> None:
     typer.echo(
         _("normalisation: the ranges of {name}, unless you say otherwise").format(name=document["normalization"])
     )
-    for note in found.notes:
+    for note in result.notes:
         typer.echo(_("note: {note}").format(note=note))
-    for title, names in ((_("missing"), found.missing), (_("left over"), found.left_over)):
+    for title, names in ((_("missing"), result.missing), (_("left over"), result.left_over)):
         for name in names:
             typer.echo(f"{title}: {name}")

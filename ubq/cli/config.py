@@ -164,9 +164,9 @@ def configuration_of(name: str, runs_dir: Path) -> Config:
         return load_config(name, isolated=True).config
     runs = [f.parent.name for f in runs_dir.glob("*/config.toml")]
     near = keys.did_you_mean(name, [*runs, *presets.names()])
-    mend = _("did you mean {name}?").format(name=near) if near else "ubq runs"
+    fix = _("did you mean {name}?").format(name=near) if near else "ubq runs"
     message = _("{name} is no run in {folder}, no file like {file} and no preset")
-    raise UsageError(message.format(name=name, folder=runs_dir, file=PROJECT_FILE), mend)
+    raise UsageError(message.format(name=name, folder=runs_dir, file=PROJECT_FILE), fix)
 
 
 @app.command()

@@ -65,8 +65,8 @@ def synth(
     chosen = next((name for name in FAMILIES if name == family.lower().replace("_", "-")), None)
     if chosen is None:
         near = did_you_mean(family.lower(), list(FAMILIES))
-        mend = _("did you mean {name}?").format(name=near) if near else ", ".join(FAMILIES)
-        raise UsageError(_("{name} is not an OpenFWI family").format(name=family), mend)
+        fix = _("did you mean {name}?").format(name=near) if near else ", ".join(FAMILIES)
+        raise UsageError(_("{name} is not an OpenFWI family").format(name=family), fix)
     val = val_samples or max(1, round(samples / 10))
     if val >= samples:
         raise UsageError(

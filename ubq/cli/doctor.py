@@ -1,4 +1,4 @@
-"""``ubq doctor``: what is wrong, and how to mend it."""
+"""``ubq doctor``: what is wrong, and how to fix it."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _look_up(
                 status="failed",
                 figure=str(f),
                 why=_("a run with this configuration is refused"),
-                mend=f.suggestion or _("edit {place}").format(place=f.place),
+                fix=f.suggestion or _("edit {place}").format(place=f.location),
             )
             for f in error.findings
         ]
@@ -126,8 +126,8 @@ def _print(checks: list[Check]) -> None:
             indent = " " * (width + 4)
             if check.why:
                 console.print(Text(f"{indent}{_('why')}: {check.why}"))
-            if check.mend:
-                console.print(Text(f"{indent}{_('mend')}: {check.mend}", style="bold"))
+            if check.fix:
+                console.print(Text(f"{indent}{_('fix')}: {check.fix}", style="bold"))
     counts = {s: sum(c.status == s for c in checks) for s in words}
     text = _("{ok} ok, {warning} warnings, {failed} failed")
     console.print(text.format(ok=counts["ok"], warning=counts["warning"], failed=counts["failed"]))

@@ -174,10 +174,10 @@ def digest(
 
 def _formats(further: list[str], no_quantize: bool) -> tuple[str, ...]:
     """The formats asked for, TorchScript first; none for the configured ones."""
-    from ubq.export.formats import FURTHER, require_formats
+    from ubq.export.formats import OTHER_FORMATS, require_formats
     from ubq.export.runtimes import TORCHSCRIPT
 
-    known = (TORCHSCRIPT.name, *FURTHER)
+    known = (TORCHSCRIPT.name, *OTHER_FORMATS)
     unknown = [name for name in further if name not in known]
     if unknown:
         raise UsageError(_("--format {name}: no such format").format(name=unknown[0]), ", ".join(known))
@@ -273,12 +273,13 @@ def _from_qat(path: Path, wanted: dict[str, Any], backend: str) -> tuple[Generat
     """Generator of a QAT checkpoint with another sampler or engine where asked for."""
     from dataclasses import replace
 
+    from ubq.model.parts import DEPLOYED
     from ubq.quant.checkpoint import load_qat
-    from ubq.quant.generator import PARTS, Sampler
+    from ubq.quant.generator import Sampler
     from ubq.quant.layers import activation_levels
 
     loaded = load_qat(path)
-    absent = [part for part in PARTS if part not in loaded.parts]
+    absent = [part for part in DEPLOYED if part not in loaded.parts]
     if absent:
         raise CheckpointError(
             _("{path} lacks {parts}").format(path=path, parts=", ".join(absent)),
@@ -318,7 +319,8 @@ def _from_float(
 
     from ubq.config.schema import DataConfig, ExportConfig, QuantConfig
     from ubq.data.normalization import for_config
-    from ubq.model import PARTS, UBDiff
+    from ubq.model import UBDiff
+    from ubq.model.parts import PARTS
     from ubq.quant.generator import Recipe, deployable
     from ubq.upstream.importer import read_checkpoint
 
@@ -344,7 +346,8 @@ def _from_float_run(run: Path, wanted: dict[str, Any], backend: str) -> tuple[Ge
 
     from ubq.jobs.frozen import load_frozen
     from ubq.model import UBDiff
-    from ubq.quant.generator import PARTS, Recipe, deployable
+    from ubq.model.parts import DEPLOYED
+    from ubq.quant.generator import Recipe, deployable
     from ubq.stages.floatmodel import normalization_of, sizes_of, trained_parts
     from ubq.stages.paths import RunPaths
 
@@ -358,7 +361,7 @@ def _from_float_run(run: Path, wanted: dict[str, Any], backend: str) -> tuple[Ge
     )
     with torch.device("meta"):
         model = UBDiff(recipe.sizes)
-    deployed = tuple(part for parts in PARTS.values() for part in parts)
+    deployed = tuple(part for parts in DEPLOYED.values() for part in parts)
     for part, module in trained_parts(config, paths, deployed, torch.device("cpu")).items():
         setattr(model, part, module)
     return deployable(model, recipe, keep_model=False), recipe

@@ -244,7 +244,7 @@ def _detached(run_folder: Path) -> int:
     elif job.started:
         for check in snapshot(run_folder).state.preflight:
             if check.get("status") != "ok":
-                typer.echo(f"{check['status']}: {check['figure']}. {check['mend']}".rstrip(), err=True)
+                typer.echo(f"{check['status']}: {check['figure']}. {check['fix']}".rstrip(), err=True)
         typer.echo(_("preflight passed; process {pid}").format(pid=job.pid))
     else:
         typer.echo(_("still in its preflight; process {pid}").format(pid=job.pid))
@@ -316,8 +316,8 @@ def describe(shot: Snapshot) -> str:
     if state.error:
         where = f"{state.error.get('stage')}: " if state.error.get("stage") else ""
         lines.append(_("error: {error}").format(error=where + str(state.error.get("message"))))
-        if state.error.get("mend"):
-            lines.append(f"  {state.error['mend']}")
+        if state.error.get("fix"):
+            lines.append(f"  {state.error['fix']}")
     if shot.owner:
         owner = shot.owner
         lines.append(
@@ -449,7 +449,7 @@ def stop(
     from ubq.jobs.status import command_line, find_run, snapshot
 
     folder = find_run(run, runs_dir)
-    if not stop_run(folder, now, timeout, told=lambda message: typer.echo(message, err=True)):
+    if not stop_run(folder, now, timeout, tell=lambda message: typer.echo(message, err=True)):
         raise UsageError(
             _("run {run} is not running").format(run=folder.name),
             _("see: {command}").format(command=command_line("status", folder)),

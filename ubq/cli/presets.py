@@ -26,8 +26,8 @@ def _file(name: str) -> Path:
     file = presets.find(name)
     if file is None:
         near = keys.did_you_mean(name, presets.names())
-        mend = _("did you mean {name}?").format(name=near) if near else "ubq presets list"
-        raise UsageError(_("{name} is not a preset").format(name=name), mend)
+        fix = _("did you mean {name}?").format(name=near) if near else "ubq presets list"
+        raise UsageError(_("{name} is not a preset").format(name=name), fix)
     return file
 
 

@@ -13,7 +13,7 @@ from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
 if TYPE_CHECKING:
-    from ubq.quant.analysis import Count
+    from ubq.quant.analysis import Coverage
     from ubq.quant.sensitivity import Sensitivity
     from ubq.stages.paths import RunPaths
 
@@ -39,7 +39,7 @@ def analyze(
     full: Full = False,
     as_json: Json = False,
 ) -> None:
-    """Count what is int8: in a model, and read off an exported file's own graph.
+    """Coverage what is int8: in a model, and read off an exported file's own graph.
 
     Of a run, both; of a complete QAT checkpoint, the model and the graph it would export; of an exported
     file, its graph; of a float checkpoint, what the default quantisation would make of it. The QAT stages
@@ -66,9 +66,9 @@ def analysis_of(target: str, runs_dir: Path, backend: str = "", full: bool = Fal
     Raises:
         UsageError: there is no such thing, or it cannot be read.
     """
+    from ubq.model.parts import DEPLOYED
     from ubq.quant.analysis import as_json, count_model
     from ubq.quant.checkpoint import is_qat, load_qat
-    from ubq.quant.generator import PARTS
 
     checkpoint, exported = _files(target, runs_dir)
     if full and (Path(target).is_file() or checkpoint is None):
@@ -77,7 +77,7 @@ def analysis_of(target: str, runs_dir: Path, backend: str = "", full: bool = Fal
             _("ubq quant analyze RUN --full"),
         )
     model = recipe = None
-    graph: Count | None = None
+    graph: Coverage | None = None
     costs: list[Sensitivity] = []
     if checkpoint is not None and not is_qat(checkpoint):
         return _float_checkpoint(checkpoint)
@@ -90,7 +90,7 @@ def analysis_of(target: str, runs_dir: Path, backend: str = "", full: bool = Fal
             from ubq.stages.layer_costs import layer_costs
 
             costs = layer_costs(_run_folder(target, runs_dir), loaded, worst=None)
-        if exported is None and set(loaded.parts) == set(PARTS):
+        if exported is None and set(loaded.parts) == set(DEPLOYED):
             graph = _exported_graph(loaded.generator, recipe.quant.backend, recipe.quant.time_tables)
     if exported is not None:
         graph = _file_graph(exported, backend)
@@ -140,7 +140,7 @@ def _is_torchscript(path: Path) -> bool:
         return False
 
 
-def _file_graph(path: Path, backend: str) -> Count:
+def _file_graph(path: Path, backend: str) -> Coverage:
     import torch
 
     from ubq.export.lower.torchscript import engine, load_torchscript
@@ -151,7 +151,7 @@ def _file_graph(path: Path, backend: str) -> Count:
         return count_file(load_torchscript(path, backend))
 
 
-def _exported_graph(generator: Any, backend: str, time_tables: bool) -> Count | None:
+def _exported_graph(generator: Any, backend: str, time_tables: bool) -> Coverage | None:
     """The graph that exporting a calibrated generator would give; None before it was calibrated."""
     import tempfile
 
@@ -169,12 +169,13 @@ def _exported_graph(generator: Any, backend: str, time_tables: bool) -> Count | 
 def _float_checkpoint(path: Path) -> dict[str, Any]:
     from ubq.config.schema import DataConfig, ExportConfig, QuantConfig
     from ubq.data.normalization import for_config
+    from ubq.model.parts import DECODERS
     from ubq.quant.analysis import as_json, count_model
     from ubq.quant.checkpoint import skeleton
     from ubq.quant.generator import Recipe
-    from ubq.upstream.importer import DECODER_PARTS, read_checkpoint
+    from ubq.upstream.importer import read_checkpoint
 
-    imported = read_checkpoint(path, need=("unet", *DECODER_PARTS))
+    imported = read_checkpoint(path, need=("unet", *DECODERS))
     ranges = for_config(DataConfig(normalization=imported.suggested_normalization))
     recipe = Recipe(imported.sizes, ranges, QuantConfig(), ExportConfig())
     return as_json(count_model(skeleton(recipe), recipe.quant), None, recipe)

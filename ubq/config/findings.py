@@ -19,7 +19,7 @@ class Finding:
         key: dotted key; empty when the file as a whole cannot be read.
         given: the value as TOML writes it.
         allowed: what may stand there.
-        suggestion: did you mean, or the command that mends it.
+        suggestion: did you mean, or the command that fixes it.
     """
 
     file: str
@@ -30,12 +30,12 @@ class Finding:
     suggestion: str = ""
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """``ubq.toml:12``, or the option or variable."""
         return f"{self.file}:{self.line}" if self.line else self.file
 
     def __str__(self) -> str:
-        head = self.place + (f": {self.key}" if self.key and self.key not in self.place else "")
+        head = self.location + (f": {self.key}" if self.key and self.key not in self.location else "")
         given = self.given if len(self.given) <= 60 else self.given[:57] + "..."
         text = f"{head} = {given}: {self.allowed}" if self.key else f"{head}: {self.allowed}"
         return f"{text} ({self.suggestion})" if self.suggestion else text

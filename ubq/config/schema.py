@@ -6,7 +6,7 @@ paths, and, with ``UBQ_`` and double underscores, the environment variables. Imp
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -342,8 +342,8 @@ class QuantConfig(Table):
     """Fold every BatchNorm into the layer before it."""
     convert_transposed: bool = True
     """Rewrite transposed convolutions as Linear or convolution + PixelShuffle, which have integer kernels."""
-    fine_edges: bool = True
-    """Four staggered 8-bit channels for the U-Net's input and output and for the map: grids of 10 bits."""
+    ten_bit_io: bool = True
+    """Four offset 8-bit channels for the U-Net's input and output and for the map: grids of 10 bits."""
     time_tables: bool = True
     """Replace the time MLPs by tables over the sampler's steps."""
     velocity: bool = True
@@ -365,12 +365,20 @@ class QuantConfig(Table):
     max_quality_loss: Annotated[float, Field(ge=0.0)] = 0.0
     """Largest relative L2 the quantised U-Net or a decoder may lose; layers go back to float until it holds; 0: off."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _older_names(cls, values: Any) -> Any:
+        """Runs and QAT checkpoints of 0.1.0 spell ``ten_bit_io`` as ``fine_edges``."""
+        if isinstance(values, dict) and "fine_edges" in values and "ten_bit_io" not in values:
+            return {"ten_bit_io" if key == "fine_edges" else key: value for key, value in values.items()}
+        return values
+
     @model_validator(mode="after")
     def _something_is_quantised(self) -> QuantConfig:
         if not (self.velocity or self.seismic or self.diffusion):
             text = "at least one of velocity, seismic and diffusion true"
-            mend = "for a float file: ubq export CHECKPOINT --no-quantize"
-            refuse([Contradiction(("diffusion", "velocity", "seismic"), text, mend)])
+            fix = "for a float file: ubq export CHECKPOINT --no-quantize"
+            refuse([Contradiction(("diffusion", "velocity", "seismic"), text, fix)])
         return self
 
 

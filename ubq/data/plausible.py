@@ -35,14 +35,14 @@ def check_velocity(path: Path, row: int, low: float, high: float) -> None:
     slowest, fastest = PLAUSIBLE_VELOCITY
     if slowest <= low and high <= fastest:
         return
-    mend = _("repair or remove the sample; velocities are in m/s")
+    fix = _("repair or remove the sample; velocities are in m/s")
     if low >= 0.1 and high <= 10.0:
-        mend = _("these look like km/s: multiply by 1000")
+        fix = _("these look like km/s: multiply by 1000")
     elif low >= -1.1 and high <= 1.1:
-        mend = _("these look normalised already: give maps in m/s")
+        fix = _("these look normalised already: give maps in m/s")
     raise DataError(
         _("{path}, sample {row}: velocities {low:g} to {high:g} are not m/s of rock").format(
             path=path, row=row, low=low, high=high
         ),
-        mend,
+        fix,
     )

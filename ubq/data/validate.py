@@ -96,7 +96,7 @@ def validate(
         progress: called with (samples read, samples to read).
 
     Raises:
-        DataError: the first thing found that training could not use, with file, sample and mend.
+        DataError: the first thing found that training could not use, with file, sample and fix.
     """
     split = open_pairs(data, seed, need_seismic, seismic_shape)
     files = {pair.velocity.path: pair for side in (split.train, split.val) for pair in side.files}

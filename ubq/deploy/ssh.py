@@ -148,7 +148,7 @@ def _write(stream: IO[bytes], data: bytes) -> None:
 
 
 def connection_error(stderr: str, host: str) -> UbqError:
-    """What ssh's own words mean, and what mends it."""
+    """What ssh's own words mean, and what fixes it."""
     bare = host.rpartition("@")[2]
     changed, unknown = "REMOTE HOST IDENTIFICATION HAS CHANGED", r"Host key verification failed|host key is known for"
     if changed in stderr:

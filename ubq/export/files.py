@@ -13,7 +13,7 @@ from torch import nn
 from ubq import __version__
 from ubq.data.families import VELOCITY_SHAPE
 from ubq.durable import write_atomic
-from ubq.export.formats import require_formats, write_further
+from ubq.export.formats import require_formats, write_other_formats
 from ubq.export.guide import GUIDE, guide_text, info_text
 from ubq.export.lower.torchscript import write_torchscript
 from ubq.export.manifest import Facts, sha256, write_manifest
@@ -70,7 +70,7 @@ def export_generator(
     time_tables, facts_json = recipe.quant.time_tables, json.dumps(facts.to_json())
     write_torchscript(source, model, recipe.quant.backend, time_tables, facts=facts_json)
     weights = digest(model) if quantise else None
-    further = write_further(generator, model, formats, time_tables, facts_json, weights) if weights else []
+    further = write_other_formats(generator, model, formats, time_tables, facts_json, weights) if weights else []
     size = model.stat().st_size
     info, guide = folder / f"{name}_info.txt", folder / GUIDE
     write_atomic(info, info_text(facts, size, sha256(model), weights, [f.name for f in further]).encode())

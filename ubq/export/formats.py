@@ -14,7 +14,7 @@ from ubq.i18n import gettext as _
 if TYPE_CHECKING:
     from ubq.quant.generator import Generator
 
-FURTHER = {name: runtime for name, runtime in RUNTIMES.items() if runtime is not TORCHSCRIPT}
+OTHER_FORMATS = {name: runtime for name, runtime in RUNTIMES.items() if runtime is not TORCHSCRIPT}
 """The formats beside TorchScript, as ``export.formats`` names them."""
 
 
@@ -29,17 +29,18 @@ def require_formats(formats: Collection[str]) -> None:
             )
 
 
-def further_files(model: Path, formats: Collection[str]) -> list[Path]:
+def other_format_files(model: Path, formats: Collection[str]) -> list[Path]:
     """The files of these formats beside ``NAME.pt``; TorchScript's own is not among them."""
-    return [model.with_name(model.stem + end) for name in FURTHER if name in formats for end in FURTHER[name].suffixes]
+    runtimes = [runtime for name, runtime in OTHER_FORMATS.items() if name in formats]
+    return [model.with_name(model.stem + suffix) for runtime in runtimes for suffix in runtime.suffixes]
 
 
 def loadable_files(model: Path, formats: Collection[str]) -> list[Path]:
-    """Those of ``further_files`` that ``ubq.runtime.load`` is given."""
-    return [model.with_name(model.stem + FURTHER[name].suffixes[0]) for name in FURTHER if name in formats]
+    """Those of ``other_format_files`` that ``ubq.runtime.load`` is given."""
+    return [model.with_name(model.stem + OTHER_FORMATS[name].suffixes[0]) for name in OTHER_FORMATS if name in formats]
 
 
-def write_further(
+def write_other_formats(
     generator: Generator, model: Path, formats: Collection[str], time_tables: bool, facts: str, weights_sha256: str
 ) -> list[Path]:
     """Write the files of these formats beside ``NAME.pt``.
@@ -57,7 +58,7 @@ def write_further(
         StageError: a runtime would compute a quantised layer in float.
     """
     require_formats(formats)
-    if not further_files(model, formats):
+    if not other_format_files(model, formats):
         return []
     from ubq.export.lower.integer import integer_layers
 
@@ -75,4 +76,4 @@ def write_further(
         program = model.with_suffix(".pte")
         write_executorch(generator, program, time_tables, facts, layers)
         stored_layers(program, layers.values())
-    return further_files(model, formats)
+    return other_format_files(model, formats)

@@ -103,7 +103,7 @@ def guide_text(facts: Facts, file_bytes: int) -> str:
         _("The first call is slower than the others. Close other programs, and cool the board: a hot Pi slows down."),
         "## " + _("5. If it does not work"),
         table(
-            (_("what happens"), _("what mends it")),
+            (_("what happens"), _("what fixes it")),
             (
                 "`Illegal instruction`",
                 _("another PyTorch than {version}: install this version").format(version=PI_TORCH),

@@ -84,7 +84,7 @@ def start_detached(arguments: Sequence[str], run: Path, wait: float = PREFLIGHT_
     return Detached(process.pid, code, started, text)
 
 
-def stop_run(run: Path, now: bool = False, timeout: float = 600.0, told: Callable[[str], None] = print) -> bool:
+def stop_run(run: Path, now: bool = False, timeout: float = 600.0, tell: Callable[[str], None] = print) -> bool:
     """Ask the process that holds a run to save and end, and wait for it; with ``now``, do not wait for the save.
 
     Returns:
@@ -109,7 +109,7 @@ def stop_run(run: Path, now: bool = False, timeout: float = 600.0, told: Callabl
             _kill(owner)
         timeout = 10.0
     else:
-        told(_("asked process {pid} to save and end").format(pid=owner.pid))
+        tell(_("asked process {pid} to save and end").format(pid=owner.pid))
     if not _gone(owner, run, timeout):
         raise UbqError(
             _("process {pid} has not ended after {seconds:.0f} s").format(pid=owner.pid, seconds=timeout),

@@ -112,7 +112,7 @@ def fingerprint(
     values |= {f"fact {name}": plain(value) for name, value in stage.facts(config).items()}
     values |= {f"input {path}": file_signature(Path(path)) for path in stage.inputs(config)}
     for other in stages:
-        if other.name in stage.after and other.wanted(config):
+        if other.name in stage.after and other.applies(config):
             entry = state.stage(other.name) if state else None
             values[f"after {other.name}"] = entry.generation if entry else 0
             for path in other.outputs(config, paths):

@@ -1,6 +1,6 @@
-"""What mends a failed success mark or a stage that ran out of memory: one table for doctor and the text UI.
+"""What fixes a failed success mark or a stage that ran out of memory: one table for doctor and the text UI.
 
-A mend is a cause in words, what to do, and configuration keys to set. ``ubq run --config
+A fix is a cause in words, what to do, and configuration keys to set. ``ubq run --config
 runs/NAME/config.toml --set …`` applies the keys to a run and goes on with the stages that depend on them.
 """
 
@@ -23,8 +23,8 @@ BASE_DIM_MULTS = [1, 2, 2, 2]
 
 
 @dataclass(frozen=True)
-class Mend:
-    """How to mend something.
+class Fix:
+    """How to fix something.
 
     Args:
         cause: what most likely caused it.
@@ -37,7 +37,7 @@ class Mend:
     apply: Mapping[str, object] = field(default_factory=dict)
 
     def command(self, run: Path | None) -> str:
-        """The command that applies the mend to a run's folder, or to the configuration in the working folder."""
+        """The command that applies the fix to a run's folder, or to the configuration in the working folder."""
         if not self.apply:
             return self.action
         from ubq.config.keys import toml_value
@@ -68,7 +68,7 @@ def _calmer(config: Config, stage: str) -> dict[str, object]:
     return {f"{TABLES[stage]}.lr": training.lr / 2}
 
 
-def out_of_memory(config: Config, stage: str, tried: int = 0) -> Mend:
+def out_of_memory(config: Config, stage: str, tried: int = 0) -> Fix:
     """A stage that did not fit the memory: the same batch in smaller parts.
 
     Args:
@@ -79,17 +79,17 @@ def out_of_memory(config: Config, stage: str, tried: int = 0) -> Mend:
     training = training_of(config, stage)
     if training is None:
         cause = _("the machine ran out of memory, or the process was killed by hand")
-        return Mend(cause, _("free some memory, then: ubq resume"))
+        return Fix(cause, _("free some memory, then: ubq resume"))
     cause = _("the machine ran out of memory (batch_size {batch} in {parts} parts), or the process was killed by hand")
     now = max(training.accumulate, tried)
     cause = cause.format(batch=training.batch_size, parts=now)
     if now < training.batch_size and not (tried and 2 * tried >= training.batch_size):
         parts = min(2 * now, training.batch_size)
-        return Mend(cause, _("compute the batch in smaller parts"), {f"{TABLES[stage]}.accumulate": parts})
-    return Mend(cause, _("the smallest parts already: use a smaller preset, ubq presets list"))
+        return Fix(cause, _("compute the batch in smaller parts"), {f"{TABLES[stage]}.accumulate": parts})
+    return Fix(cause, _("the smallest parts already: use a smaller preset, ubq presets list"))
 
 
-def _quantised_modules(config: Config, how: str) -> Mend:
+def _quantised_modules(config: Config, how: str) -> Fix:
     names = ("convert_conv1d", "convert_transposed", "fold_batchnorm", "velocity", "seismic", "diffusion")
     apply: dict[str, object] = {f"quant.{n}": True for n in names if not getattr(config.quant, n)}
     if config.quant.keep_float:
@@ -97,70 +97,70 @@ def _quantised_modules(config: Config, how: str) -> Mend:
     if config.quant.max_quality_loss:
         apply["quant.max_quality_loss"] = 0.0
     if apply:
-        return Mend(_("parts of the model, or rewrites that integer kernels need, are switched off"), "", apply)
-    return Mend(_("layers stayed in float"), _("see which and why: ubq quant analyze"))
+        return Fix(_("parts of the model, or rewrites that integer kernels need, are switched off"), "", apply)
+    return Fix(_("layers stayed in float"), _("see which and why: ubq quant analyze"))
 
 
-def _conv1d_left(config: Config, how: str) -> Mend:
+def _conv1d_left(config: Config, how: str) -> Fix:
     cause = _("there is no integer kernel for Conv1d; the U-Net's have to be rewritten as Conv2d")
     off = {f"quant.{n}": True for n in ("convert_conv1d", "diffusion") if not getattr(config.quant, n)}
-    return Mend(cause, "" if off else _("export the file again: ubq run --force export"), off)
+    return Fix(cause, "" if off else _("export the file again: ubq run --force export"), off)
 
 
-def _loss_falling(config: Config, how: str) -> Mend:
+def _loss_falling(config: Config, how: str) -> Fix:
     # ``how`` names the stages that failed, each with its reason.
     reasons = {s: part for part in how.split(";") for s in TABLES if part.strip().startswith(f"{s}:")}
     too_short = [s for s, reason in reasons.items() if "needed" in reason]
     if too_short:
         keys = {k: v for s in too_short for k, v in _longer(config, s).items()}
-        return Mend(_("too few steps to judge a trend"), "", keys)
+        return Fix(_("too few steps to judge a trend"), "", keys)
     keys = {k: v for s in reasons for k, v in _calmer(config, s).items()}
     cause = _("the learning rate is too high, or the training too short or already at its floor")
-    return Mend(cause, "" if keys else _("look at the losses: ubq attach"), keys)
+    return Fix(cause, "" if keys else _("look at the losses: ubq attach"), keys)
 
 
-def _file_size(config: Config, how: str) -> Mend:
+def _file_size(config: Config, how: str) -> Fix:
     cause = _("the U-Net is too large for the file limit")
     if list(config.model.dim_mults) == BASE_DIM_MULTS or not config.quant.diffusion:
         return _quantised_modules(config, how)
-    return Mend(cause, _("train the base size"), {"model.dim_mults": BASE_DIM_MULTS})
+    return Fix(cause, _("train the base size"), {"model.dim_mults": BASE_DIM_MULTS})
 
 
-def _generation(config: Config, how: str) -> Mend:
+def _generation(config: Config, how: str) -> Fix:
     cause = _("the exported file does not do on its own what it should; how it failed stands in the mark")
-    return Mend(cause, _("export it again with ubq run --force export; the log has the details: ubq logs"))
+    return Fix(cause, _("export it again with ubq run --force export; the log has the details: ubq logs"))
 
 
-def _int8_fidelity(config: Config, how: str) -> Mend:
+def _int8_fidelity(config: Config, how: str) -> Fix:
     if config.quant.scheme != "aggressive":
         cause = _("one scale for a whole weight tensor is too coarse")
-        return Mend(cause, "", {"quant.scheme": "aggressive"})
+        return Fix(cause, "", {"quant.scheme": "aggressive"})
     if config.quant.observer == "moving_average":
-        return Mend(_("outliers widen the activation ranges"), "", {"quant.observer": "mse"})
+        return Fix(_("outliers widen the activation ranges"), "", {"quant.observer": "mse"})
     if not config.quant.max_quality_loss:
         cause = _("a few layers lose most of the quality; the report names the worst")
-        return Mend(cause, _("let those back to float"), {"quant.max_quality_loss": 0.05})
+        return Fix(cause, _("let those back to float"), {"quant.max_quality_loss": 0.05})
     keys = {**_longer(config, "qat-decoders"), **_longer(config, "qat-diffusion")}
-    return Mend(_("quantisation-aware training was too short"), "", keys)
+    return Fix(_("quantisation-aware training was too short"), "", keys)
 
 
-def _diversity(config: Config, how: str) -> Mend:
+def _diversity(config: Config, how: str) -> Fix:
     cause = _("the sampler collapses to few maps: the diffusion model is trained too little, or diverged")
-    return Mend(cause, _("train the diffusion model longer"), _longer(config, "train-diffusion"))
+    return Fix(cause, _("train the diffusion model longer"), _longer(config, "train-diffusion"))
 
 
-def _beats_noise(config: Config, how: str) -> Mend:
+def _beats_noise(config: Config, how: str) -> Fix:
     from ubq.config.schema import DEFAULT_FAST_STEPS
 
     steps = config.sampling_steps
     if config.export.solver != "ddpm" and steps < min(DEFAULT_FAST_STEPS, config.model.diffusion_steps):
         more = min(2 * steps, config.model.diffusion_steps)
-        return Mend(_("too few sampling steps"), "", {"export.steps": more})
+        return Fix(_("too few sampling steps"), "", {"export.steps": more})
     cause = _("the diffusion model is trained too little")
-    return Mend(cause, _("train the diffusion model longer"), _longer(config, "train-diffusion"))
+    return Fix(cause, _("train the diffusion model longer"), _longer(config, "train-diffusion"))
 
 
-MARKS: Mapping[str, tuple[str, Callable[[Config, str], Mend]]] = {
+MARKS: Mapping[str, tuple[str, Callable[[Config, str], Fix]]] = {
     "quantised_modules": (_("integer layers are what makes the file small and fast"), _quantised_modules),
     "conv1d_left": (_("a Conv1d runs in float, and the U-Net has 75"), _conv1d_left),
     "loss_falling": (_("a loss that does not fall has taught the model nothing"), _loss_falling),
@@ -170,9 +170,9 @@ MARKS: Mapping[str, tuple[str, Callable[[Config, str], Mend]]] = {
     "diversity": (_("a generator that repeats itself adds nothing to a data set"), _diversity),
     "beats_noise": (_("the diffusion must draw better maps than decoded noise"), _beats_noise),
 }
-"""Success mark -> why it matters, and what mends it, from the configuration and from how it was measured."""
+"""Success mark -> why it matters, and what fixes it, from the configuration and from how it was measured."""
 
 
-def mend_of(mark: str, config: Config, how: str = "") -> Mend:
-    """What mends a failed mark."""
-    return MARKS[mark][1](config, how) if mark in MARKS else Mend("")
+def fix_of(mark: str, config: Config, how: str = "") -> Fix:
+    """What fixes a failed mark."""
+    return MARKS[mark][1](config, how) if mark in MARKS else Fix("")

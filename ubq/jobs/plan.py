@@ -68,20 +68,20 @@ class Selection:
                     if close
                     else _("stages: {names}").format(names=", ".join(names)),
                 )
-            if not next(s for s in stages if s.name == name).wanted(config):
+            if not next(s for s in stages if s.name == name).applies(config):
                 raise UsageError(
                     _("{option}: this configuration has no stage {name}").format(option=option, name=name),
-                    _("stages: {names}").format(names=", ".join(s.name for s in stages if s.wanted(config))),
+                    _("stages: {names}").format(names=", ".join(s.name for s in stages if s.applies(config))),
                 )
 
-    def of(self, config: Config, stages: Sequence[Stage]) -> list[Stage]:
+    def stages(self, config: Config, stages: Sequence[Stage]) -> list[Stage]:
         """The stages to look at, in order."""
-        wanted = [s for s in stages if s.wanted(config)]
+        applying = [s for s in stages if s.applies(config)]
         if self.only:
-            return [s for s in wanted if s.name == self.only]
+            return [s for s in applying if s.name == self.only]
         if self.until:
-            return wanted[: [s.name for s in wanted].index(self.until) + 1]
-        return wanted
+            return applying[: [s.name for s in applying].index(self.until) + 1]
+        return applying
 
     def forced(self, stages: Sequence[Stage]) -> set[str]:
         """The forced stage and all that depend on it."""
@@ -148,7 +148,7 @@ def plan(
     forced = selection.forced(stages)
     result: list[Planned] = []
     running: set[str] = set()
-    for stage in selection.of(config, stages):
+    for stage in selection.stages(config, stages):
         store = CheckpointStore(paths.checkpoints(stage.name))
         if selection.only:
             check_predecessors(stage, config, paths, stages)
@@ -162,7 +162,7 @@ def plan(
 def check_predecessors(stage: Stage, config: Config, paths: RunPaths, stages: Sequence[Stage]) -> None:
     """Raises UsageError where a file that a stage needs from those before it is missing."""
     for other in stages:
-        if other.name in stage.after and other.wanted(config):
+        if other.name in stage.after and other.applies(config):
             for path in other.outputs(config, paths):
                 if not path.exists():
                     raise UsageError(

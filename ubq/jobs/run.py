@@ -112,8 +112,8 @@ def start_run(
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
-        mend = _("make room, then: {command}").format(command=command_line("resume", paths.root))
-        raise StageError(_no_space(paths), mend) from error
+        fix = _("make room, then: {command}").format(command=command_line("resume", paths.root))
+        raise StageError(_no_space(paths), fix) from error
 
 
 def _start(
@@ -225,7 +225,7 @@ class _Runner:
         state = state or RunState(run=paths.root.name, created=now())
         state.run, state.preset = paths.root.name, preset or state.preset
         known = {s.name: s for s in state.stages}
-        state.stages = [known.get(s.name, StageState(s.name)) for s in stages if s.wanted(config)]
+        state.stages = [known.get(s.name, StageState(s.name)) for s in stages if s.applies(config)]
         self.state = state
         self.file = StateFile(paths.state, state)
         self.resume = command_line("resume", paths.root)
@@ -267,7 +267,7 @@ class _Runner:
                 state.state = RUNNING
                 self.file.save()
                 _set_threads(self.config.threads)
-                for stage in self.selection.of(self.config, self.stages):
+                for stage in self.selection.stages(self.config, self.stages):
                     if stop.received is not None:
                         raise Stopped
                     self._stage(stage, stop)
@@ -288,10 +288,10 @@ class _Runner:
         self.state.preflight = [c.as_dict() for c in checks]
         for check in checks:
             if check.status != "ok":
-                self.log(f"{check.status}: {check.figure}. {check.mend}".rstrip(". ") + ".")
+                self.log(f"{check.status}: {check.figure}. {check.fix}".rstrip(". ") + ".")
         failed = [c for c in checks if c.failed]
         if failed:
-            raise PreflightError("; ".join(c.figure for c in failed), failed[0].mend)
+            raise PreflightError("; ".join(c.figure for c in failed), failed[0].fix)
 
     def _stage(self, stage: Stage, stop: StopSignals) -> None:
         """Run one stage unless it is up to date."""
@@ -321,9 +321,9 @@ class _Runner:
         except UbqError as error:
             if error.exit_code != EXIT_MARK_FAILED:
                 entry.state = FAILED
-                entry.error = {"message": error.message, "mend": error.mend}
+                entry.error = {"message": error.message, "fix": error.fix}
                 raise
-            entry.error = {"message": error.message, "mend": error.mend}  # the stage did its work; the run is no good
+            entry.error = {"message": error.message, "fix": error.fix}  # the stage did its work; the run is no good
         except Exception as error:
             full = isinstance(error, OSError) and error.errno in NO_SPACE
             if stop.received is not None and not full:
@@ -332,7 +332,7 @@ class _Runner:
                 entry.state = INTERRUPTED
                 raise Stopped from error
             entry.state = FAILED
-            entry.error = {"message": _first_line(error), "mend": ""}
+            entry.error = {"message": _first_line(error), "fix": ""}
             raise
         finally:
             entry.seconds += time.monotonic() - begin
@@ -410,7 +410,7 @@ class _Runner:
             self.log(_("the stages asked for are complete; go on with: {command}").format(command=self.resume))
         self.file.save()  # last, so that a run that says completed has nothing left to write
         if state.error:
-            self._report(state.error["message"], state.error["mend"])
+            self._report(state.error["message"], state.error["fix"])
         return state.exit_code
 
     def _interrupted(self, stop: StopSignals) -> int:
@@ -427,26 +427,26 @@ class _Runner:
     def _failed(self, error: Exception) -> int:
         """Write down a failure and say it in one line; the traceback of a defect goes to run.log."""
         if isinstance(error, UbqError):
-            message, mend, code = error.message, error.mend, error.exit_code
+            message, fix, code = error.message, error.fix, error.exit_code
         elif isinstance(error, OSError) and error.errno in NO_SPACE:
-            message, mend, code = _no_space(self.paths), _("make room on that disk"), EXIT_STAGE_FAILED
+            message, fix, code = _no_space(self.paths), _("make room on that disk"), EXIT_STAGE_FAILED
         elif is_out_of_memory(error):
             message = _("out of memory: {error}").format(error=_first_line(error))
-            mend, code = _("make the stage's batch_size smaller, or its accumulate larger"), EXIT_STAGE_FAILED
+            fix, code = _("make the stage's batch_size smaller, or its accumulate larger"), EXIT_STAGE_FAILED
         else:
             message, code = _first_line(error), EXIT_STAGE_FAILED
-            mend = _("the traceback is in {path}").format(path=self.paths.log)
+            fix = _("the traceback is in {path}").format(path=self.paths.log)
         full = isinstance(error, OSError) and error.errno in NO_SPACE
         state = self.state
         failed = next((s for s in state.stages if s.state in (FAILED, RUNNING)), None)
         if failed:
-            failed.state, failed.error = FAILED, {"message": message, "mend": mend}
+            failed.state, failed.error = FAILED, {"message": message, "fix": fix}
         where = failed.name if failed else ""
-        state.error = {"stage": where, "message": message, "mend": mend}
+        state.error = {"stage": where, "message": message, "fix": fix}
         if is_out_of_memory(error) or (error.__cause__ and is_out_of_memory(error.__cause__)):
             state.error["cause"] = "memory"
         state.state, state.exit_code = FAILED, code
-        self._report(message, mend, where)
+        self._report(message, fix, where)
         try:
             if not isinstance(error, UbqError) and not full:
                 os.write(self.log_file, "".join(traceback.format_exception(error)).encode())
@@ -460,12 +460,12 @@ class _Runner:
             # It was said above; what state.json says is older, and true of the disk.
         return code
 
-    def _report(self, message: str, mend: str, stage: str = "") -> None:
+    def _report(self, message: str, fix: str, stage: str = "") -> None:
         self.console.close()
         where = f"{stage}: " if stage else ""
         print(_("error: {error}").format(error=where + message), file=sys.stderr)
-        if mend:
-            print(f"  {mend}", file=sys.stderr)
+        if fix:
+            print(f"  {fix}", file=sys.stderr)
         if self.state.next_command:
             print("  " + _("resume with: {command}").format(command=self.resume), file=sys.stderr)
 

@@ -18,7 +18,7 @@ from ubq.durable import dump_json, write_atomic
 from ubq.errors import UbqError, UsageError
 from ubq.i18n import gettext as _
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 PENDING = "pending"
 RUNNING = "running"
@@ -79,7 +79,7 @@ class RunState:
     updated: str = ""
     exit_code: int | None = None
     error: dict[str, str] | None = None
-    """``{stage, message, mend}`` of what failed."""
+    """``{stage, message, fix}`` of what failed."""
     next_command: str = ""
     preflight: list[dict[str, str]] = field(default_factory=list)
     stages: list[StageState] = field(default_factory=list)
@@ -189,7 +189,23 @@ def _from_1_to_2(old: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1_to_2}
+def _from_2_to_3(old: dict[str, Any]) -> dict[str, Any]:
+    """Schema 2 called what a person can do about a problem ``mend``."""
+
+    def renamed(entry: object) -> object:
+        if not isinstance(entry, dict) or "mend" not in entry:
+            return entry
+        return {"fix" if key == "mend" else key: value for key, value in entry.items()}
+
+    return {
+        **old,
+        "error": renamed(old.get("error")),
+        "preflight": [renamed(check) for check in old.get("preflight", [])],
+        "stages": [{**stage, "error": renamed(stage.get("error"))} for stage in old["stages"]],
+    }
+
+
+_MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1_to_2, 2: _from_2_to_3}
 
 
 def _from_dict(raw: dict[str, Any]) -> RunState:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ubq.model.diffusion import Objective, Variant
 from ubq.model.encoder import VelocityEncoder
 from ubq.model.layers import Projector
+from ubq.model.parts import PARTS
 from ubq.model.seismic import CLS_TOKEN, PATCH_TOKEN, SeismicDecoder
 from ubq.model.unet import UNet
 from ubq.model.velocity import VelocityDecoder
@@ -113,8 +114,7 @@ _BUILDERS: dict[str, Callable[[ModelSizes], nn.Module]] = {
     "seismic_decoder": _seismic_decoder,
     "unet": _unet,
 }
-PARTS = tuple(_BUILDERS)
-"""Names of the model's parts: attributes of ``UBDiff``."""
+assert tuple(_BUILDERS) == PARTS
 
 
 def build_part(sizes: ModelSizes, part: str) -> nn.Module:

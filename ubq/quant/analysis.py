@@ -40,7 +40,7 @@ GOALS = {"weight_layers": 1.0, "parameters": 0.999, "macs": 0.99}
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerReport:
     """One leaf module.
 
     Attributes:
@@ -77,7 +77,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Count:
+class Coverage:
     """Totals over the layers of one model or file."""
 
     weight_layers: Share
@@ -86,7 +86,7 @@ class Count:
     leaf_modules: Share
     conv1d: Share
     activation_macs: int
-    layers: tuple[Layer, ...] = field(repr=False)
+    layers: tuple[LayerReport, ...] = field(repr=False)
     float_constants: tuple[dict[str, Any], ...] = ()
 
     def totals(self) -> dict[str, dict[str, int]]:
@@ -97,18 +97,20 @@ class Count:
 TOTALS = ("weight_layers", "parameters", "macs", "leaf_modules", "conv1d")
 
 
-def tally(layers: Mapping[str, Layer], activation_macs: int, float_constants: tuple[dict[str, Any], ...] = ()) -> Count:
+def tally(
+    layers: Mapping[str, LayerReport], activation_macs: int, float_constants: tuple[dict[str, Any], ...] = ()
+) -> Coverage:
     """Add up layers."""
     listed = tuple(layers[name] for name in sorted(layers))
     weighted = [x for x in listed if x.weighted]
 
-    def share(chosen: list[Layer], amount: str = "") -> Share:
-        def total(some: list[Layer]) -> int:
+    def share(chosen: list[LayerReport], amount: str = "") -> Share:
+        def total(some: list[LayerReport]) -> int:
             return sum(getattr(x, amount) for x in some) if amount else len(some)
 
         return Share(total([x for x in chosen if x.quantised]), total(chosen))
 
-    return Count(
+    return Coverage(
         weight_layers=share(weighted),
         parameters=share(weighted, "parameters"),
         macs=share(weighted, "macs"),
@@ -151,8 +153,8 @@ def _without_weights(generator: Generator, quant: QuantConfig) -> Generator:
 
 
 @torch.no_grad()
-def count_model(generator: Generator, quant: QuantConfig) -> Count:
-    """Count a generator as it would be deployed; its weights are not looked at.
+def count_model(generator: Generator, quant: QuantConfig) -> Coverage:
+    """Coverage a generator as it would be deployed; its weights are not looked at.
 
     Args:
         generator: float or fake-quantised.
@@ -160,7 +162,7 @@ def count_model(generator: Generator, quant: QuantConfig) -> Count:
     """
     generator = _without_weights(generator, quant)
     set_phase(generator, "float")
-    layers: dict[str, Layer] = {}
+    layers: dict[str, LayerReport] = {}
 
     def record(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         weighted = isinstance(module, (*WEIGHT_LAYERS, QuantLayer))
@@ -177,7 +179,7 @@ def count_model(generator: Generator, quant: QuantConfig) -> Count:
             parameters, macs, conv1d = sum(t.numel() for t in module.state_dict().values()), 0, False
             reason = "no multiply-accumulates with a weight"
         kind = type(module).__name__.removeprefix("Q") if quantised else type(module).__name__
-        layers[name] = Layer(name, kind, parameters, macs, weighted, conv1d, quantised, reason)
+        layers[name] = LayerReport(name, kind, parameters, macs, weighted, conv1d, quantised, reason)
 
     for name, module in _leaves(generator).items():
         module.register_forward_hook(lambda m, i, o, name=name: record(name, m, i, o))
@@ -205,7 +207,7 @@ def _leaves(generator: Generator) -> dict[str, nn.Module]:
     return found
 
 
-def differences(model: Count, exported: Count) -> list[str]:
+def differences(model: Coverage, exported: Coverage) -> list[str]:
     """What the exported graph does otherwise than the model says; empty when they agree."""
     found = []
     ours, theirs = ({x.name: x for x in c.layers} for c in (model, exported))
@@ -223,7 +225,7 @@ def differences(model: Count, exported: Count) -> list[str]:
     return found
 
 
-def require_equal(model: Count, exported: Count) -> None:
+def require_equal(model: Coverage, exported: Coverage) -> None:
     """Hold an exported file against the model.
 
     Raises:
@@ -239,11 +241,11 @@ def require_equal(model: Count, exported: Count) -> None:
         )
 
 
-REWRITES = ("fold_batchnorm", "convert_conv1d", "convert_transposed", "fine_edges", "time_tables")
+REWRITES = ("fold_batchnorm", "convert_conv1d", "convert_transposed", "ten_bit_io", "time_tables")
 """Rewrites in the order in which the totals are reported; the names of their keys in ``[quant]``."""
 
 
-def rewrite_totals(recipe: Recipe) -> dict[str, Count]:
+def rewrite_totals(recipe: Recipe) -> dict[str, Coverage]:
     """Counts with none of the rewrites, then with each one added in turn, whether the recipe asks for it or not.
 
     ``quant.keep_float`` is left out of it: rewrites change the names of layers.
@@ -256,7 +258,7 @@ def rewrite_totals(recipe: Recipe) -> dict[str, Count]:
     return counts
 
 
-def _count_recipe(recipe: Recipe) -> Count:
+def _count_recipe(recipe: Recipe) -> Coverage:
     with torch.device("meta"):
         model = UBDiff(recipe.sizes)
     generator = deployable(model, recipe, keep_model=False)
@@ -279,8 +281,8 @@ def by_upstream_rule(sizes: ModelSizes) -> dict[str, str]:
 
 
 def as_json(
-    model: Count | None,
-    exported: Count | None,
+    model: Coverage | None,
+    exported: Coverage | None,
     recipe: Recipe | None = None,
     sensitivities: Sequence[Sensitivity] = (),
 ) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from ubq.durable import replacing
 from ubq.errors import CheckpointError
 from ubq.i18n import gettext as _
 from ubq.model import ModelSizes, UBDiff
-from ubq.quant.generator import PARTS, Generator, Recipe, deployable, part_of
+from ubq.model.parts import DEPLOYED
+from ubq.quant.generator import Generator, Recipe, deployable, part_of
 from ubq.quant.phases import quant_layers
 from ubq.quant.prepare import kept_float, prepare_qat, restore_float
 
@@ -39,7 +40,7 @@ class QatCheckpoint:
     Attributes:
         generator: fake-quantised; parts that the file does not hold are on the meta device.
         recipe: how it was built.
-        parts: names of ``PARTS`` that the file holds.
+        parts: names of ``DEPLOYED`` that the file holds.
         metadata: whatever the writer noted.
     """
 
@@ -53,7 +54,7 @@ def save_qat(
     path: Path,
     generator: Generator,
     recipe: Recipe,
-    parts: Sequence[str] = tuple(PARTS),
+    parts: Sequence[str] = tuple(DEPLOYED),
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a fake-quantised generator, or some of its parts; the file appears whole or not at all.
@@ -62,7 +63,7 @@ def save_qat(
         path: of the file.
         generator: with the weights to keep (the averaged ones).
         recipe: that it was built from.
-        parts: names of ``PARTS``.
+        parts: names of ``DEPLOYED``.
         metadata: plain values to keep with it.
     """
     quant = recipe.quant.model_copy(update={"keep_float": kept_float(generator, recipe.quant)})

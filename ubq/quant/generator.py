@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from ubq.config.schema import ExportConfig, QuantConfig
 from ubq.data.normalization import Normalization
 from ubq.model import ModelSizes, UBDiff
+from ubq.model.parts import DEPLOYED
 from ubq.quant import rewrites
-from ubq.quant.fine import refine_edges
 from ubq.quant.solver import COLUMNS, make_schedule, offered_steps, training_schedule
+from ubq.quant.ten_bit import add_ten_bit_io
 
 
 @dataclass(frozen=True)
@@ -154,18 +155,10 @@ class Generator(nn.Module):
 assert COLUMNS.index("from_noise") == 5  # the order that ``sample`` counts on
 
 
-PARTS = {
-    "diffusion": ("unet",),
-    "velocity": ("velocity_projector", "velocity_decoder"),
-    "seismic": ("seismic_projector", "seismic_decoder"),
-}
-"""Modules of each part that ``[quant]`` switches."""
-
-
 def part_of(name: str) -> str:
     """The part that a module or tensor of the generator belongs to; empty for the sampler's."""
     top = name.split(".")[0]
-    return next((part for part, tops in PARTS.items() if top in tops), "")
+    return next((part for part, tops in DEPLOYED.items() if top in tops), "")
 
 
 def deployable(model: UBDiff, recipe: Recipe, keep_model: bool = True) -> Generator:
@@ -189,8 +182,8 @@ def deployable(model: UBDiff, recipe: Recipe, keep_model: bool = True) -> Genera
         rewrites.convert_conv1d(generator.unet)
     if quant.convert_transposed:
         rewrites.convert_transposed(generator.velocity_decoder)
-    if quant.fine_edges:
-        refine_edges(generator, quant)
+    if quant.ten_bit_io:
+        add_ten_bit_io(generator, quant)
     return generator.eval()
 
 

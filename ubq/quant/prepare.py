@@ -11,10 +11,10 @@ from torch import nn
 from ubq.config.schema import QuantConfig
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
-from ubq.quant.fine import stagger
 from ubq.quant.generator import Generator, part_of
 from ubq.quant.layers import QConv2d, QLinear, QLinearDynamic, QuantLayer, conv2d_of
 from ubq.quant.phases import phase_set, quant_layers
+from ubq.quant.ten_bit import offset_grids
 
 WEIGHT_LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
 FLOAT_OUTPUT = ("seismic_decoder.output",)
@@ -88,7 +88,7 @@ def calibrate(model: nn.Module, passes: Iterable[Callable[[], object]]) -> None:
     with phase_set(model, "calibrate"):
         for forward in passes:
             forward()
-    stagger(model)
+    offset_grids(model)
 
 
 def kept_float(generator: Generator, quant: QuantConfig) -> tuple[str, ...]:

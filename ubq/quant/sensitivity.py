@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from ubq.config.schema import QuantConfig
-from ubq.quant.generator import PARTS, Generator, part_of
+from ubq.model.parts import DEPLOYED
+from ubq.quant.generator import Generator, part_of
 from ubq.quant.layers import QuantLayer
 from ubq.quant.phases import phase_set, quant_layers
 
@@ -37,7 +38,7 @@ layer lies along its output, where a normalisation behind it has no slope."""
 
 
 @dataclass(frozen=True)
-class Probe:
+class HeldOutInputs:
     """Inputs that layers are judged on.
 
     Attributes:
@@ -57,7 +58,7 @@ class Sensitivity:
 
     Attributes:
         name: of the layer.
-        part: of ``PARTS``.
+        part: of ``DEPLOYED``.
         sqnr_db: signal to quantisation noise of the layer's own output, inputs in float; decibels.
         alone: error of the part's output when this layer alone is quantised.
         given_back: error of the fully quantised part, less that with this layer in float; None where not measured.
@@ -72,9 +73,9 @@ class Sensitivity:
     measured: bool = True
 
 
-def part_error(generator: Generator, part: str, probe: Probe) -> float:
+def part_error(generator: Generator, part: str, inputs: HeldOutInputs) -> float:
     """Error of one part as it is now, against itself in float."""
-    run = _runner(generator, part, probe)
+    run = _runner(generator, part, inputs)
     with torch.no_grad(), phase_set(generator, "float"):
         reference = run()
     with torch.no_grad():
@@ -83,14 +84,14 @@ def part_error(generator: Generator, part: str, probe: Probe) -> float:
 
 @torch.no_grad()
 def layer_sensitivities(
-    generator: Generator, probe: Probe, parts: Iterable[str] = tuple(PARTS), worst: int | None = WORST
+    generator: Generator, inputs: HeldOutInputs, parts: Iterable[str] = tuple(DEPLOYED), worst: int | None = WORST
 ) -> list[Sensitivity]:
     """Every fake-quantised layer of some parts, the most harmful first.
 
     Args:
         generator: calibrated; it comes back as it was.
-        probe: inputs.
-        parts: names of ``PARTS``.
+        inputs: inputs.
+        parts: names of ``DEPLOYED``.
         worst: layers of each part that are measured, two evaluations each; None: all of them.
     """
     found: list[Sensitivity] = []
@@ -98,7 +99,7 @@ def layer_sensitivities(
         for part in parts:
             layers = {n: layer for n, layer in quant_layers(generator).items() if part_of(n) == part}
             if layers:
-                found += _part_sensitivities(layers, part, _runner(generator, part, probe), worst)
+                found += _part_sensitivities(layers, part, _runner(generator, part, inputs), worst)
     return sorted(found, key=lambda s: -s.alone)
 
 
@@ -176,7 +177,7 @@ def _decibels(signal: Tensor, noise: Tensor) -> float:
 
 @torch.no_grad()
 def layers_to_keep_float(
-    generator: Generator, quant: QuantConfig, probe: Probe, parts: Iterable[str] = tuple(PARTS)
+    generator: Generator, quant: QuantConfig, inputs: HeldOutInputs, parts: Iterable[str] = tuple(DEPLOYED)
 ) -> tuple[str, ...]:
     """Names of layers, most harmful first, to leave in float so that ``quant.max_quality_loss`` holds.
 
@@ -185,14 +186,14 @@ def layers_to_keep_float(
     Args:
         generator: calibrated; it comes back as it was.
         quant: with the budget; none is asked for at 0.
-        probe: inputs.
-        parts: names of ``PARTS``, each of which must stay within the budget.
+        inputs: inputs.
+        parts: names of ``DEPLOYED``, each of which must stay within the budget.
     """
     if quant.max_quality_loss == 0:
         return ()
     kept: list[str] = []
     layers = quant_layers(generator)
-    ranked = layer_sensitivities(generator, probe, parts)
+    ranked = layer_sensitivities(generator, inputs, parts)
     with phase_set(generator, "frozen"):
         generator.eval()
         for part in parts:
@@ -201,7 +202,7 @@ def layers_to_keep_float(
             def holds(count: int, part: str = part, queue: list[str] = queue) -> bool:
                 for i, name in enumerate(queue):
                     layers[name].phase = "float" if i < count else "frozen"
-                return part_error(generator, part, probe) <= quant.max_quality_loss
+                return part_error(generator, part, inputs) <= quant.max_quality_loss
 
             count = bisect.bisect_left(range(len(queue)), True, key=holds)  # with all of them in float it holds
             kept += queue[:count]
@@ -220,10 +221,10 @@ def as_table(sensitivities: Iterable[Sensitivity]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _runner(generator: Generator, part: str, probe: Probe) -> Callable[[], Tensor]:
-    z = probe.latent.flatten(1)
+def _runner(generator: Generator, part: str, inputs: HeldOutInputs) -> Callable[[], Tensor]:
+    z = inputs.latent.flatten(1)
     if part == "diffusion":
-        return lambda: generator.unet(probe.x, probe.time)
+        return lambda: generator.unet(inputs.x, inputs.time)
     if part == "velocity":
         return lambda: generator.velocity_decoder(generator.velocity_projector(z))
     return lambda: generator.seismic_decoder(generator.seismic_projector(z))

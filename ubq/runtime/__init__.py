@@ -9,15 +9,15 @@ from pathlib import Path
 
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
-from ubq.runtime.generator import Generator, SamplerTables, SteppingGenerator
+from ubq.runtime.generator import LoadedModel, SamplerTables, SteppingGenerator
 
-__all__ = ["Generator", "SamplerTables", "SteppingGenerator", "load"]
+__all__ = ["LoadedModel", "SamplerTables", "SteppingGenerator", "load"]
 
 SUFFIXES = {".pt": "torchscript", ".onnx": "onnx", ".pte": "executorch"}
 """Suffix of an exported file -> its format, as ``export.formats`` names it."""
 
 
-def load(path: str | Path, threads: int = 0) -> Generator:
+def load(path: str | Path, threads: int = 0) -> LoadedModel:
     """Load an exported file.
 
     Args:

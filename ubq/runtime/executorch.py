@@ -14,7 +14,7 @@ from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.runtime.generator import Array, SamplerTables, SteppingGenerator
 
-UNET, DECODERS, FACTS, TABLES = "unet", "decoders", "ubq_facts", "ubq_tables"
+UNET_METHOD, DECODERS_METHOD, FACTS_METHOD, TABLES_METHOD = "unet", "decoders", "ubq_facts", "ubq_tables"
 """Methods of the program: one U-Net step, the decoders, and two constants, JSON as bytes."""
 
 
@@ -35,9 +35,11 @@ class ExecutorchGenerator(SteppingGenerator):
             torch.set_num_threads(threads)
         try:
             self._program = Runtime.get().load_program(path.read_bytes())
-            facts, tables = (_text(self._program.load_method(name).execute([])[0]) for name in (FACTS, TABLES))
+            facts, tables = (
+                _text(self._program.load_method(name).execute([])[0]) for name in (FACTS_METHOD, TABLES_METHOD)
+            )
             super().__init__(json.loads(facts), SamplerTables.from_json(tables))
-            self._step, self._decode = (self._program.load_method(name) for name in (UNET, DECODERS))
+            self._step, self._decode = (self._program.load_method(name) for name in (UNET_METHOD, DECODERS_METHOD))
         except (RuntimeError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise UsageError(
                 _("{path} is not a model that ubq exported").format(path=path), _("give the .pte of exported_models")

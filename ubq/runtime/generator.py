@@ -55,7 +55,7 @@ class SamplerTables:
         return cls(**json.loads(text))
 
 
-class Generator(ABC):
+class LoadedModel(ABC):
     """Draws pairs of velocity map (1, 70, 70) in m/s and shot gathers (S, T, R) in OpenFWI's amplitude."""
 
     def __init__(self, facts: Mapping[str, Any]) -> None:
@@ -170,7 +170,7 @@ class Generator(ABC):
             )
 
 
-class SteppingGenerator(Generator):
+class SteppingGenerator(LoadedModel):
     """A generator whose file holds one U-Net step and the decoders: the solver's loop runs here."""
 
     def __init__(self, facts: Mapping[str, Any], tables: SamplerTables) -> None:

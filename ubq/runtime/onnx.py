@@ -20,20 +20,20 @@ FACTS = "ubq.json"
 """Metadata entry that holds the facts as JSON."""
 WEIGHTS = "ubq.weights_sha256"
 """Metadata entry of both files: the integers they were made from."""
-DECODERS = ".decoders.onnx"
+DECODERS_SUFFIX = ".decoders.onnx"
 
 
 def decoders_file(path: Path) -> Path:
     """``NAME.decoders.onnx`` of ``NAME.onnx``."""
-    return path.with_name(path.name.removesuffix(".onnx") + DECODERS)
+    return path.with_name(path.name.removesuffix(".onnx") + DECODERS_SUFFIX)
 
 
 class OnnxGenerator(SteppingGenerator):
     """Runs on the CPU provider of ONNX Runtime."""
 
     def __init__(self, path: Path, threads: int = 0) -> None:
-        if path.name.endswith(DECODERS):
-            path = path.with_name(path.name.removesuffix(DECODERS) + ".onnx")
+        if path.name.endswith(DECODERS_SUFFIX):
+            path = path.with_name(path.name.removesuffix(DECODERS_SUFFIX) + ".onnx")
         self._unet = session(path, threads)
         metadata = self._unet.get_modelmeta().custom_metadata_map
         try:
@@ -79,7 +79,7 @@ def session(path: Path, threads: int = 0, optimised: Path | None = None):  # typ
         ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors: what warnings say is not the user's to mend
+    options.log_severity_level = 3  # errors: what warnings say is not the user's to fix
     if optimised is not None:
         # the level that is independent of the machine's memory layouts
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED

@@ -12,12 +12,12 @@ import torch
 
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
-from ubq.runtime.generator import Array, Generator
+from ubq.runtime.generator import Array, LoadedModel
 
 FACTS_ENTRY = "/extra/ubq.json"
 
 
-class TorchScriptGenerator(Generator):
+class TorchScriptGenerator(LoadedModel):
     """Runs under the engine the file was made for, or the first that this PyTorch has.
 
     The engine is a setting of the whole process.

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ubq.config.schema import Config
+from ubq.model.parts import AUTOENCODER
 from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
-from ubq.stages.floatmodel import AUTOENCODER, imported, new_parts, normalization_of, state_of
+from ubq.stages.floatmodel import imported, new_parts, normalization_of, state_of
 from ubq.stages.loop import run_training
 from ubq.stages.maps import open_maps
 from ubq.stages.paths import RunPaths
@@ -33,7 +34,7 @@ class TrainAutoencoder(Stage):
     )
     after = ("prepare",)
 
-    def wanted(self, config: Config) -> bool:
+    def applies(self, config: Config) -> bool:
         return not imported(config)
 
     def outputs(self, config: Config, paths: RunPaths) -> Iterable[Path]:

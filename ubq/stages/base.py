@@ -37,7 +37,7 @@ class Stage(ABC):
     trains: ClassVar[bool] = False
     """Whether its losses count for the success mark ``loss_falling``."""
 
-    def wanted(self, config: Config) -> bool:
+    def applies(self, config: Config) -> bool:
         """Whether this configuration has the stage at all."""
         return True
 
@@ -59,5 +59,5 @@ class Stage(ABC):
 
         Raises:
             Stopped: a stop was requested and the stage has saved itself.
-            UbqError: something that the user can mend.
+            UbqError: something that the user can fix.
         """

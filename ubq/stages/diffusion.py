@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ubq.config.schema import Config
+from ubq.model.parts import UNET
 from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
-from ubq.stages.floatmodel import UNET, imported, new_parts, sizes_of, state_of
+from ubq.stages.floatmodel import imported, new_parts, sizes_of, state_of
 from ubq.stages.loop import run_training
 from ubq.stages.paths import RunPaths
 from ubq.training.files import save_tensors
@@ -35,7 +36,7 @@ class TrainDiffusion(Stage):
     reads = ("seed", "device", "train.diffusion", *UNET_KEYS)
     after = ("train-autoencoder",)
 
-    def wanted(self, config: Config) -> bool:
+    def applies(self, config: Config) -> bool:
         return not imported(config)
 
     def outputs(self, config: Config, paths: RunPaths) -> Iterable[Path]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ubq.config.schema import Config, TrainingConfig
-from ubq.stages.floatmodel import AUTOENCODER, DECODERS, SEISMIC, UNET, imported
+from ubq.model.parts import AUTOENCODER, DECODERS, SEISMIC, UNET
+from ubq.stages.floatmodel import imported
 
 if TYPE_CHECKING:
     import torch

@@ -29,13 +29,13 @@ class Export(Stage):
     after = ("qat-diffusion",)
 
     def outputs(self, config: Config, paths: RunPaths) -> Iterable[Path]:
-        from ubq.export.formats import further_files
+        from ubq.export.formats import other_format_files
 
         name = name_of(config, paths)
         model = paths.exported / f"{name}.pt"
         return [
             model,
-            *further_files(model, config.export.formats),
+            *other_format_files(model, config.export.formats),
             paths.exported / f"{name}_info.txt",
             paths.exported / "deployment_guide.md",
             paths.exported / "manifest.json",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ubq.config.schema import Config
+from ubq.model.parts import AUTOENCODER, SEISMIC, UNET
 from ubq.stages.paths import RunPaths
 from ubq.training.files import load_json, load_tensors
 
@@ -14,11 +15,6 @@ if TYPE_CHECKING:
 
     from ubq.data.normalization import Normalization
     from ubq.model import ModelSizes
-
-AUTOENCODER = ("encoder", "velocity_projector", "velocity_decoder")
-SEISMIC = ("seismic_projector", "seismic_decoder")
-UNET = ("unet",)
-DECODERS = ("velocity_projector", "velocity_decoder", *SEISMIC)
 
 _MADE_BY = {
     **dict.fromkeys(AUTOENCODER, ("train-autoencoder", "autoencoder.pt")),

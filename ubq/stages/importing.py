@@ -30,7 +30,7 @@ class Import(Stage):
     )
     after = ("prepare",)
 
-    def wanted(self, config: Config) -> bool:
+    def applies(self, config: Config) -> bool:
         return imported(config)
 
     def inputs(self, config: Config) -> Iterable[Path]:

@@ -8,11 +8,11 @@ from ubq.config.load import read_frozen
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.stages.paths import RunPaths
-from ubq.stages.qat import PROBE_SAMPLES
-from ubq.stages.qat_decoders import PARTS as DECODERS
-from ubq.stages.qat_decoders import probe_of as decoder_probe
-from ubq.stages.qat_diffusion import PARTS as DIFFUSION
-from ubq.stages.qat_diffusion import probe_of as diffusion_probe
+from ubq.stages.qat import HELD_OUT_INPUTS
+from ubq.stages.qat_decoders import TRAINED as DECODERS
+from ubq.stages.qat_decoders import held_out_inputs as decoder_inputs
+from ubq.stages.qat_diffusion import TRAINED as DIFFUSION
+from ubq.stages.qat_diffusion import held_out_inputs as diffusion_inputs
 
 if TYPE_CHECKING:
     from ubq.quant.checkpoint import QatCheckpoint
@@ -41,16 +41,16 @@ def layer_costs(paths: RunPaths, checkpoint: QatCheckpoint, worst: int | None) -
             _("run {run} has no held-out latents to measure layers on").format(run=paths.root.name),
             _("ubq resume {run}").format(run=paths.root.name),
         )
-    latents = load_latents(paths.latents, torch.device("cpu")).val[:PROBE_SAMPLES]
+    latents = load_latents(paths.latents, torch.device("cpu")).val[:HELD_OUT_INPUTS]
     generator, sizes = checkpoint.generator.eval(), checkpoint.recipe.sizes
     diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant)
     seed = read_frozen(paths.config).seed
-    probes = {
-        DIFFUSION: diffusion_probe(generator, diffusion, latents, seed),
-        DECODERS: decoder_probe(latents),
+    inputs_of = {
+        DIFFUSION: diffusion_inputs(generator, diffusion, latents, seed),
+        DECODERS: decoder_inputs(latents),
     }
     found: list[Sensitivity] = []
-    for parts, probe in probes.items():
+    for parts, inputs in inputs_of.items():
         held = [part for part in parts if part in checkpoint.parts]
-        found += layer_sensitivities(generator, probe, held, worst)
+        found += layer_sensitivities(generator, inputs, held, worst)
     return sorted(found, key=lambda s: -s.alone)

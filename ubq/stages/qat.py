@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ubq.quant.generator import Generator, Recipe
-    from ubq.quant.sensitivity import Probe
+    from ubq.quant.sensitivity import HeldOutInputs
 
 QUANT_KEYS = (
     "quant.backend",
     "quant.scheme",
-    "quant.fine_edges",
+    "quant.ten_bit_io",
     "quant.keep_float",
     "quant.observer",
     "quant.decoder_observer",
@@ -31,7 +31,7 @@ QUANT_KEYS = (
 )
 """Keys of ``[quant]`` that decide the training of either stage."""
 Settings = TypeVar("Settings", bound=QatTraining)
-PROBE_SAMPLES = 4
+HELD_OUT_INPUTS = 4
 """Samples that the cost of quantising each layer is measured on: one evaluation a layer."""
 
 
@@ -85,25 +85,27 @@ def batches_of(latents: Tensor, settings: QatTraining) -> Iterator[Tensor]:
     yield from latents.split(settings.batch_size)[: settings.calibration_batches]
 
 
-def judge_within_budget(context: StageContext, generator: Generator, probe: Probe, parts: tuple[str, ...]) -> None:
+def judge_within_budget(
+    context: StageContext, generator: Generator, inputs: HeldOutInputs, parts: tuple[str, ...]
+) -> None:
     """Put layers of a calibrated generator back into float until ``quant.max_quality_loss`` holds."""
     from ubq.quant.prepare import restore_float
     from ubq.quant.sensitivity import layers_to_keep_float
 
-    names = layers_to_keep_float(generator, context.config.quant, probe, parts)
+    names = layers_to_keep_float(generator, context.config.quant, inputs, parts)
     restore_float(generator, names)
     if names:
         context.log(_("left in float by quant.max_quality_loss: {names}").format(names=", ".join(names)))
 
 
 def write_stage_analysis(
-    context: StageContext, generator: Generator, recipe: Recipe, probe: Probe, parts: tuple[str, ...]
+    context: StageContext, generator: Generator, recipe: Recipe, inputs: HeldOutInputs, parts: tuple[str, ...]
 ) -> None:
     """``quantization_analysis.txt`` and ``.json`` of a QAT stage, with what each of its layers costs."""
     from ubq.quant.analysis import as_json, count_model, write_analysis
     from ubq.quant.sensitivity import layer_sensitivities
 
-    costs = layer_sensitivities(generator, probe, parts)
+    costs = layer_sensitivities(generator, inputs, parts)
     document = as_json(count_model(generator, recipe.quant), None, recipe, costs)
     write_analysis(context.paths.checkpoints(context.stage), document)
     if costs:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from ubq.config.schema import Config
 from ubq.errors import CheckpointError
 from ubq.i18n import gettext as _
+from ubq.model.parts import DECODERS
 from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
-from ubq.stages.floatmodel import DECODERS
 from ubq.stages.loop import run_training
 from ubq.stages.maps import open_maps
 from ubq.stages.paths import RunPaths
 from ubq.stages.qat import (
-    PROBE_SAMPLES,
+    HELD_OUT_INPUTS,
     QUANT_KEYS,
     batches_of,
     finish,
@@ -30,17 +30,17 @@ from ubq.stages.qat import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ubq.quant.sensitivity import Probe
+    from ubq.quant.sensitivity import HeldOutInputs
 
 FINAL = "final_qat_decoders.pt"
-PARTS = ("velocity", "seismic")
+TRAINED = ("velocity", "seismic")
 
 
 class QatDecoders(Stage):
     """Reads the float decoders, the latents and the pairs, makes ``final_qat_decoders.pt``."""
 
     name = "qat-decoders"
-    version = 3  # the map computed in four staggered copies
+    version = 3  # the map computed in four offset copies
     trains = True
     reads = (
         "seed",
@@ -86,13 +86,13 @@ class QatDecoders(Stage):
 
         passes = [forward(batch) for batch in batches_of(latents.train, settings)]
         calibrate(model, passes)
-        probe = probe_of(latents.val[:PROBE_SAMPLES])
-        judge_within_budget(context, generator, probe, PARTS)
+        inputs = held_out_inputs(latents.val[:HELD_OUT_INPUTS])
+        judge_within_budget(context, generator, inputs, TRAINED)
         run_training(context, QatDecodersTask(model, latents, train, val, settings), settings, device)
         calibrate(model, passes)  # on the averaged weights, which are what is exported
         finish(model)
-        save_qat(paths.checkpoints(self.name) / FINAL, generator, recipe, parts=PARTS)
-        write_stage_analysis(context, generator, recipe, probe, PARTS)
+        save_qat(paths.checkpoints(self.name) / FINAL, generator, recipe, parts=TRAINED)
+        write_stage_analysis(context, generator, recipe, inputs, TRAINED)
 
     def _take_over(self, context: StageContext, given: Path) -> None:
         """Use decoders that another run has trained, where they fit this one's model."""
@@ -102,18 +102,18 @@ class QatDecoders(Stage):
         recipe = recipe_of(config, paths)
         generator = skeleton(recipe)
         held = load_parts(generator, given)
-        missing = sorted(set(PARTS) - set(held))
+        missing = sorted(set(TRAINED) - set(held))
         if missing:
             raise CheckpointError(
                 _("{path} holds no {parts} decoder").format(path=given, parts=", ".join(missing)),
                 _("give a final_qat_decoders.pt as --decoder-checkpoint"),
             )
-        save_qat(paths.checkpoints(self.name) / FINAL, generator, recipe, parts=PARTS)
+        save_qat(paths.checkpoints(self.name) / FINAL, generator, recipe, parts=TRAINED)
         context.log(_("decoders taken over from {path}").format(path=given))
 
 
-def probe_of(latents: Tensor) -> Probe:
+def held_out_inputs(latents: Tensor) -> HeldOutInputs:
     """Held-out latents (B, L) for the decoders; the U-Net is not looked at."""
-    from ubq.quant.sensitivity import Probe
+    from ubq.quant.sensitivity import HeldOutInputs
 
-    return Probe(latents[:, None], latents.new_zeros(len(latents)).long(), latents[:, None])
+    return HeldOutInputs(latents[:, None], latents.new_zeros(len(latents)).long(), latents[:, None])

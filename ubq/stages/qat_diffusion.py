@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ubq.config.schema import Config, QatTraining
+from ubq.model.parts import UNET
 from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
 from ubq.stages.diffusion import UNET_KEYS
-from ubq.stages.floatmodel import UNET
 from ubq.stages.loop import run_training
 from ubq.stages.paths import RunPaths
 from ubq.stages.qat import (
-    PROBE_SAMPLES,
+    HELD_OUT_INPUTS,
     QUANT_KEYS,
     batches_of,
     finish,
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
     from ubq.model import GaussianDiffusion
     from ubq.quant.generator import Generator
-    from ubq.quant.sensitivity import Probe
+    from ubq.quant.sensitivity import HeldOutInputs
 
 FINAL = "final_qat_model.pt"
-PARTS = ("diffusion",)
+TRAINED = ("diffusion",)
 
 
 class QatDiffusion(Stage):
@@ -78,8 +78,8 @@ class QatDiffusion(Stage):
         diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant).to(device)
         passes = calibration_passes(generator, diffusion, latents.train, settings, config.seed)
         calibrate(generator.unet, passes)
-        probe = probe_of(generator, diffusion, latents.val[:PROBE_SAMPLES], config.seed)
-        judge_within_budget(context, generator, probe, PARTS)
+        inputs = held_out_inputs(generator, diffusion, latents.val[:HELD_OUT_INPUTS], config.seed)
+        judge_within_budget(context, generator, inputs, TRAINED)
         task = QatDiffusionTask(generator.unet, diffusion, latents, settings)
         run_training(context, task, settings, device)
         calibrate(generator.unet, passes)  # on the averaged weights, which are what is exported
@@ -90,7 +90,7 @@ class QatDiffusion(Stage):
         finish(generator)
         metadata = {"run": paths.root.name, "family": config.data.family}
         save_qat(paths.checkpoints(self.name) / FINAL, generator, recipe, metadata=metadata)
-        write_stage_analysis(context, generator, recipe, probe, PARTS)
+        write_stage_analysis(context, generator, recipe, inputs, TRAINED)
 
 
 def calibration_passes(
@@ -113,11 +113,11 @@ def calibration_passes(
     return [forward(i * settings.batch_size, b) for i, b in enumerate(batches_of(latents, settings))]
 
 
-def probe_of(generator: Generator, diffusion: GaussianDiffusion, latents: Tensor, seed: int) -> Probe:
+def held_out_inputs(generator: Generator, diffusion: GaussianDiffusion, latents: Tensor, seed: int) -> HeldOutInputs:
     """Held-out latents (B, L) noised at time steps spread over the sampler's way."""
     import torch
 
-    from ubq.quant.sensitivity import Probe
+    from ubq.quant.sensitivity import HeldOutInputs
     from ubq.training.randomness import SampleDraws
 
     visited = generator.sampler.visited()
@@ -125,7 +125,7 @@ def probe_of(generator: Generator, diffusion: GaussianDiffusion, latents: Tensor
     time = visited[chosen.to(visited.device)].to(latents.device)
     noise = SampleDraws(seed, "probe", range(len(latents))).normal(1, latents.shape[1]).to(latents.device)
     x_start = latents[:, None, :]
-    return Probe(diffusion.q_sample(x_start, time, noise), time, x_start)
+    return HeldOutInputs(diffusion.q_sample(x_start, time, noise), time, x_start)
 
 
 def decoder_passes(

@@ -41,7 +41,7 @@ class Verify(Stage):
         if failed:
             raise MarkFailedError(
                 _("success marks failed: {marks}").format(marks=", ".join(failed)),
-                _("ubq doctor {run} says what mends each").format(run=report.run),
+                _("ubq doctor {run} says what fixes each").format(run=report.run),
             )
 
     def _measure(self, context: StageContext) -> Report:
@@ -55,7 +55,7 @@ class Verify(Stage):
         from ubq.model import GaussianDiffusion, ModelSizes
         from ubq.stages import PIPELINE
         from ubq.verify.child import Exported
-        from ubq.verify.measure import Counts, verify_export
+        from ubq.verify.measure import Int8Counts, verify_export
 
         config, paths = context.config, context.paths
         file = paths.exported / f"{name_of(config, paths)}.pt"
@@ -86,7 +86,7 @@ class Verify(Stage):
                 further=tuple(loadable_files(file, config.export.formats)),
             ),
             run=paths.root.name,
-            counts=Counts(
+            counts=Int8Counts(
                 quantised_modules=counted.leaf_modules.quantised,
                 leaf_modules=counted.leaf_modules.total,
                 conv1d_left=sum(layer.type == "Conv1d" for layer in counted.layers),
@@ -95,7 +95,7 @@ class Verify(Stage):
             held_out=split.val,
             train=split.train,
             rows=read_rows(paths.metrics),
-            stages=[s.name for s in PIPELINE if s.trains and s.wanted(config)],
+            stages=[s.name for s in PIPELINE if s.trains and s.applies(config)],
             seed=config.seed,
             threads=config.threads,
             forward=_forward_model(),

@@ -26,7 +26,7 @@ from ubq.training.ema import WeightAverage
 from ubq.training.optimizer import StageOptimizer
 from ubq.training.randomness import SampleDraws, SampleOrder
 
-FULLY_QUANTISED = "activations"
+FULL_QUANTISATION_PHASE = "activations"
 """First phase of quantisation-aware training in which weights and activations are both fake-quantised."""
 
 
@@ -138,7 +138,7 @@ class _Training:
         saved_at, saved_step = time.monotonic(), self.step
         phase = self.task.phase(self.step, self.steps)
         self.task.enter(phase)
-        if self.step == 0 and self.steps and phase == FULLY_QUANTISED:
+        if self.step == 0 and self.steps and phase == FULL_QUANTISATION_PHASE:
             self._validate(phase)
         while self.step < self.steps:
             loss, norm = self._step()
@@ -148,7 +148,7 @@ class _Training:
             if phase != before and self.step < self.steps:
                 self.task.enter(phase)
                 self.loop.event("phase", phase=phase, step=self.step)
-            reference = phase == FULLY_QUANTISED != before  # what the end of the stage is compared with
+            reference = phase == FULL_QUANTISATION_PHASE != before  # what the end of the stage is compared with
             if self.step == self.steps or reference or self.step % self.validate_every == 0:
                 self._validate(phase)
             due = self._checkpoint_due(saved_step, saved_at)

@@ -24,7 +24,7 @@ def key(*parts: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") & _MASK
 
 
-def generator(*parts: int | str) -> torch.Generator:
+def seeded_generator(*parts: int | str) -> torch.Generator:
     """A CPU generator seeded by ``key``."""
     return torch.Generator().manual_seed(key(*parts))
 
@@ -46,7 +46,7 @@ class SampleOrder:
     def _sample(self, g: int) -> Tensor:
         epoch, position = divmod(g, self.samples)
         if epoch != self._epoch:
-            rng = generator(self.seed, self.stage, "order", epoch)
+            rng = seeded_generator(self.seed, self.stage, "order", epoch)
             self._epoch, self._permutation = epoch, torch.randperm(self.samples, generator=rng)
         return self._permutation[position]
 
@@ -56,7 +56,7 @@ class SampleDraws:
 
     def __init__(self, seed: int, stage: str, global_indices: Sequence[int]) -> None:
         self._indices, self._offset = list(global_indices), key(seed, stage, "times")
-        self._generators = [generator(seed, stage, "draws", g) for g in global_indices]
+        self._generators = [seeded_generator(seed, stage, "draws", g) for g in global_indices]
 
     def time_steps(self, steps: int) -> Tensor:
         """Diffusion time steps in [0, steps), (B,) int64: one a sample, each as likely as any other.

@@ -142,9 +142,9 @@ class UbqApp(App[int]):
         self.copy_to_clipboard(text)
         self.notify(_("copied: {text}").format(text=text.splitlines()[0] if text else ""), timeout=3, markup=False)
 
-    def tell(self, message: str, mend: str = "") -> None:
-        """Show what went wrong and what mends it."""
-        self.notify(f"{message}\n{mend}".strip(), severity="error", timeout=12, markup=False)
+    def tell(self, message: str, fix: str = "") -> None:
+        """Show what went wrong and what fixes it."""
+        self.notify(f"{message}\n{fix}".strip(), severity="error", timeout=12, markup=False)
 
     def open_run(self, folder: Path) -> None:
         """Show a run: its progress, or its checklist where it is complete."""
@@ -161,6 +161,6 @@ class UbqApp(App[int]):
         try:
             draft = Draft(self.file, preset)
         except UbqError as error:
-            self.tell(error.message, error.mend or _("mend {file} first").format(file=self.file))
+            self.tell(error.message, error.fix or _("fix {file} first").format(file=self.file))
             return
         self.push_screen(WizardScreen(draft, self.runs_dir))

@@ -1,4 +1,4 @@
-"""The result: success marks, files, next commands, and what is wrong with its cause and its mend."""
+"""The result: success marks, files, next commands, and what is wrong with its cause and its fix."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ class Line:
 
 
 def check_line(check: Check) -> Line:
-    """A check as a line; its detail has the figure, why it matters, and the mend."""
+    """A check as a line; its detail has the figure, why it matters, and the fix."""
     name = check.id.partition(".")[2] or check.id
     title = _mark_title(name) if check.id.startswith("marks.") else check.id
     parts = [f"{title}: {check.figure}"]
     if check.why:
         parts.append(_("why: {why}").format(why=check.why))
-    if check.mend:
-        parts.append(_("mend: {mend}").format(mend=check.mend))
+    if check.fix:
+        parts.append(_("fix: {fix}").format(fix=check.fix))
     if check.apply:
         keys = ", ".join(f"{k} = {toml_value(v)}" for k, v in check.apply.items())
         parts.append(_("a applies it: {keys}").format(keys=keys))
     text = f"{padded(check_word(check.status), 10)} {title}: {check.figure}"
-    return Line(f"check:{check.id}", text, "\n".join(parts), check.mend or check.figure, check.apply or None)
+    return Line(f"check:{check.id}", text, "\n".join(parts), check.fix or check.figure, check.apply or None)
 
 
 def _mark_title(mark: str) -> str:
@@ -81,7 +81,7 @@ def run_checks(folder: Path) -> list[Check]:
         # The figures as people read them: 13 MB, 40.7 %.
         return [dataclasses.replace(c, figure=reported[c.id].figure) if c.id in reported else c for c in found]
     except UbqError as error:
-        problem = Check(id="run.readable", status="failed", figure=error.message, mend=error.mend)
+        problem = Check(id="run.readable", status="failed", figure=error.message, fix=error.fix)
     except OSError as error:
         problem = Check(id="run.readable", status="failed", figure=str(error))
     return [problem, *reported.values()]
@@ -99,7 +99,7 @@ def _preflight(folder: Path) -> list[Check]:
 
 
 def _reported(folder: Path) -> dict[str, Check]:
-    """The marks as the report has them, by id; what mends them depends on the configuration."""
+    """The marks as the report has them, by id; what fixes them depends on the configuration."""
     from ubq.verify.report import Report, threshold_text, value_text
 
     try:
@@ -159,7 +159,7 @@ class ChecklistScreen(Screen[None]):
 
     help_text = _(
         "What the run reached, and what to do where it did not. Failed marks stand first; the pane shows why each "
-        "matters and what mends it. a writes a mend into the configuration and goes on with the run."
+        "matters and what fixes it. a writes a fix into the configuration and goes on with the run."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("a", "apply", _("apply"), id="checklist.apply"),
@@ -237,7 +237,7 @@ class ChecklistScreen(Screen[None]):
         passed = sum(c.status == "ok" for c in found)
         if passed == len(found):
             return _("{run}: all {count} success marks passed").format(run=self.folder.name, count=passed)
-        text = _("{run}: {passed} of {count} success marks passed; see the failed ones for the mend")
+        text = _("{run}: {passed} of {count} success marks passed; see the failed ones for the fix")
         return text.format(run=self.folder.name, passed=passed, count=len(found))
 
     @property
@@ -282,10 +282,10 @@ class ChecklistScreen(Screen[None]):
             return  # the screen is being closed
         checks = [Check(**c) for c in answer.get("checks", [])]
         if "error" in answer:
-            self.ubq.tell(answer["error"], answer["mend"])
+            self.ubq.tell(answer["error"], answer["fix"])
         self._fill(checks or await asyncio.to_thread(run_checks, self.folder))
 
-    # Applying a mend
+    # Applying a fix
 
     def action_apply(self) -> None:
         line = self._line
@@ -310,7 +310,7 @@ class ChecklistScreen(Screen[None]):
         try:
             written = apply_to_file(self.ubq.file, apply, self.folder)
         except UsageError as error:
-            self.ubq.tell(error.message, error.mend)
+            self.ubq.tell(error.message, error.fix)
             return
         if written:
             self.notify(_("wrote {file}").format(file=self.ubq.file), timeout=4, markup=False)

@@ -167,7 +167,7 @@ def free_run_name(runs_dir: Path, name: str) -> str:
 
 
 def apply_to_file(file: Path, changes: Mapping[str, object], run: Path) -> bool:
-    """Put a mend into the configuration file that ``run`` came from, so that the next ``ubq run`` keeps it.
+    """Put a fix into the configuration file that ``run`` came from, so that the next ``ubq run`` keeps it.
 
     Returns:
         False where the file is not there or stands for another run.

@@ -119,9 +119,9 @@ def main() -> None:
             try:
                 answer = _answer(json.loads(line))
             except UbqError as error:
-                answer = {"error": error.message, "mend": error.mend}
+                answer = {"error": error.message, "fix": error.fix}
             except Exception as error:
-                answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0], "mend": ""}
+                answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0], "fix": ""}
             print(json.dumps(answer, ensure_ascii=False), file=answers, flush=True)
 
 

@@ -20,7 +20,7 @@ async def ubq_json(*arguments: str, timeout: float) -> dict[str, Any]:
     """The JSON object that ``ubq ARGUMENTS`` prints, whatever its exit code; cancelling ends the process.
 
     Returns:
-        The object, or ``{"error": …, "mend": …}`` where there was none in time.
+        The object, or ``{"error": …, "fix": …}`` where there was none in time.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -35,7 +35,7 @@ async def ubq_json(*arguments: str, timeout: float) -> dict[str, Any]:
     try:
         out, err = await asyncio.wait_for(process.communicate(), timeout)
     except TimeoutError:
-        return {"error": _("no answer after {seconds:.0f} s").format(seconds=timeout), "mend": ""}
+        return {"error": _("no answer after {seconds:.0f} s").format(seconds=timeout), "fix": ""}
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -43,16 +43,16 @@ async def ubq_json(*arguments: str, timeout: float) -> dict[str, Any]:
             await process.wait()
     try:
         found = json.loads(out)
-        return found if isinstance(found, dict) else {"error": _("no answer"), "mend": ""}
+        return found if isinstance(found, dict) else {"error": _("no answer"), "fix": ""}
     except ValueError:
         lines = [line.strip() for line in err.decode(errors="replace").splitlines() if line.strip()]
         said = next((i for i, line in enumerate(lines) if line.startswith(_("error: {error}").format(error=""))), None)
         if said is None:
-            return {"error": lines[-1] if lines else _("no answer"), "mend": ""}
-        return {"error": lines[said].partition(" ")[2], "mend": "".join(lines[said + 1 : said + 2])}
+            return {"error": lines[-1] if lines else _("no answer"), "fix": ""}
+        return {"error": lines[said].partition(" ")[2], "fix": "".join(lines[said + 1 : said + 2])}
 
 
-class Probe:
+class Lookup:
     """The process of :mod:`ubq.tui.lookup`; started when first asked, one question at a time."""
 
     def __init__(self) -> None:
@@ -75,11 +75,11 @@ class Probe:
                 await process.stdin.drain()
                 line = await asyncio.wait_for(process.stdout.readline(), timeout)
                 answered = bool(line)
-                return json.loads(line) if line else {"error": _("no answer"), "mend": ""}
+                return json.loads(line) if line else {"error": _("no answer"), "fix": ""}
             except TimeoutError:
-                return {"error": _("no answer after {seconds:.0f} s").format(seconds=timeout), "mend": ""}
+                return {"error": _("no answer after {seconds:.0f} s").format(seconds=timeout), "fix": ""}
             except (OSError, ValueError) as error:
-                return {"error": str(error), "mend": ""}
+                return {"error": str(error), "fix": ""}
             finally:
                 if not answered:
                     await self.close()

@@ -45,7 +45,7 @@ WIDE = 76
 
 
 @dataclass(frozen=True)
-class Look:
+class RunView:
     """One look at a run."""
 
     shot: Snapshot | None
@@ -64,7 +64,7 @@ class RunReader:
         self.metrics = Metrics(paths.metrics)
         self.log = Log(paths.log)
 
-    def look(self) -> Look:
+    def look(self) -> RunView:
         """What is new; a run that cannot be read becomes a message."""
         shot, problem = None, ""
         try:
@@ -76,7 +76,7 @@ class RunReader:
             problem = _("cannot read {folder}: {reason}").format(folder=self.folder, reason=error.strerror or error)
         self.metrics.read()
         new = self.log.read()
-        return Look(shot, problem, new, self.log.restarted, _resident(shot.owner) if shot and shot.owner else None)
+        return RunView(shot, problem, new, self.log.restarted, _resident(shot.owner) if shot and shot.owner else None)
 
 
 def _resident(owner: Owner) -> int | None:
@@ -274,7 +274,7 @@ class ProgressScreen(Screen[None]):
             await asyncio.sleep(POLL_S)
             self._show(await asyncio.to_thread(self._reader.look))
 
-    def _show(self, look: Look) -> None:
+    def _show(self, look: RunView) -> None:
         if not self.query(Plot):
             return  # the screen is being closed
         stages = self.query_one(Stages)
@@ -332,7 +332,7 @@ class ProgressScreen(Screen[None]):
         text.append("  " + " · ".join(parts))
         return text
 
-    def _log(self, look: Look) -> None:
+    def _log(self, look: RunView) -> None:
         log = self.query_one("#log", RichLog)
         if look.log_restarted:
             self._fill_log()
@@ -353,7 +353,7 @@ class ProgressScreen(Screen[None]):
         if shot.shown == COMPLETED and self.is_current:
             self.action_checklist()
         elif shot.state.error:
-            self.ubq.tell(str(shot.state.error.get("message")), str(shot.state.error.get("mend", "")))
+            self.ubq.tell(str(shot.state.error.get("message")), str(shot.state.error.get("fix", "")))
 
     @on(Stages.Chosen)
     def _redraw(self) -> None:
@@ -416,10 +416,10 @@ class ProgressScreen(Screen[None]):
             self.app.call_from_thread(self.notify, message, timeout=4, markup=False)
 
         try:
-            stop_run(self.folder, now, told=tell)
+            stop_run(self.folder, now, tell=tell)
             tell(_("stopped; r goes on"))
         except UbqError as error:
-            self.app.call_from_thread(self.ubq.tell, error.message, error.mend)
+            self.app.call_from_thread(self.ubq.tell, error.message, error.fix)
 
     def action_resume(self) -> None:
         shot = self.query_one(Stages).shot

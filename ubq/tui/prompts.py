@@ -34,7 +34,7 @@ def ask_all(file: Path, runs_dir: Path, preset: str) -> int:
     for step in questions.steps():
         typer.echo(f"\n{step.title}: {step.about}")
         for question in step.questions:
-            if question.wanted(draft.loaded.config):
+            if question.shown_if(draft.loaded.config):
                 _ask(draft, question)
     run = draft.loaded.config.run
     folder = Path(run.dir) if runs_dir == Path("runs") else runs_dir

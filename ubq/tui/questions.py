@@ -27,12 +27,12 @@ class Question:
     Args:
         key: of the schema.
         cost: what an answer costs or gains, beyond the key's help.
-        wanted: whether the configuration so far makes the question meaningful.
+        shown_if: whether the configuration so far makes the question meaningful.
     """
 
     key: keys.Key
     cost: str
-    wanted: Callable[[Config], bool]
+    shown_if: Callable[[Config], bool]
 
     @property
     def label(self) -> str:
@@ -90,7 +90,7 @@ def _aggressive(config: Config) -> bool:
     return config.quant.scheme == "aggressive"
 
 
-_WANTED: dict[str, Callable[[Config], bool]] = {
+_SHOWN_IF: dict[str, Callable[[Config], bool]] = {
     "data.train_seismic": _own_data,
     "data.val_velocity": _own_data,
     "data.val_seismic": _own_data,
@@ -101,10 +101,12 @@ _WANTED: dict[str, Callable[[Config], bool]] = {
 }
 
 
-def _questions(*names: str, table: str = "", wanted: Callable[[Config], bool] = _always) -> tuple[Question, ...]:
+def _questions(*names: str, table: str = "", shown_if: Callable[[Config], bool] = _always) -> tuple[Question, ...]:
     costs = _costs()
     full = [f"{table}.{name}" if table else name for name in names]
-    return tuple(Question(keys.leaves()[tuple(n.split("."))], costs.get(n, ""), _WANTED.get(n, wanted)) for n in full)
+    return tuple(
+        Question(keys.leaves()[tuple(n.split("."))], costs.get(n, ""), _SHOWN_IF.get(n, shown_if)) for n in full
+    )
 
 
 def _costs() -> dict[str, str]:
@@ -158,7 +160,7 @@ def steps() -> tuple[Step, ...]:
             _("A UB-Diff checkpoint that you have; without one, the model is pretrained first."),
             (
                 ("", _questions("pretrained.path", "pretrained.weights", "pretrained.decoder_path")),
-                (_("model"), _questions("model.variant", "model.encoder_dim", "model.dim_mults", wanted=_pretrained)),
+                (_("model"), _questions("model.variant", "model.encoder_dim", "model.dim_mults", shown_if=_pretrained)),
             ),
         ),
         Step(
@@ -193,7 +195,10 @@ def steps() -> tuple[Step, ...]:
                 (_("its first stage alone: decoders"), _questions("qat.decoders.batch_size")),
                 (_("its second stage alone: diffusion"), _questions("qat.diffusion.batch_size")),
                 *(
-                    (_("pretraining: {stage}").format(stage=name), _questions(*stage, table=table, wanted=_pretrained))
+                    (
+                        _("pretraining: {stage}").format(stage=name),
+                        _questions(*stage, table=table, shown_if=_pretrained),
+                    )
                     for name, table in (
                         (_("autoencoder"), "train.autoencoder"),
                         (_("seismic decoder"), "train.seismic"),

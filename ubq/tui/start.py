@@ -120,7 +120,7 @@ class StartScreen(Screen[None]):
 
     @work(exclusive=True)
     async def _watch(self) -> None:
-        """Look at the runs now and then, while this screen is on top."""
+        """RunView at the runs now and then, while this screen is on top."""
         while True:
             await asyncio.sleep(REFRESH_S)
             if self.is_current:

@@ -23,7 +23,7 @@ from ubq.tui import cost, questions
 from ubq.tui.dialogs import Ask, Keys
 from ubq.tui.draft import Draft, free_run_name
 from ubq.tui.fields import Field
-from ubq.tui.processes import Probe, ubq_json
+from ubq.tui.processes import Lookup, ubq_json
 from ubq.tui.questions import Step
 from ubq.tui.words import check_word
 
@@ -66,7 +66,7 @@ class Page(VerticalScroll, can_focus=False, inherit_bindings=False):
         """Show what the answers elsewhere have changed here, and hide what no longer matters."""
         for field in self.query(Field):
             field.show(self._draft.value(field.name_of_key))
-            field.display = field.question.wanted(self._draft.loaded.config)
+            field.display = field.question.shown_if(self._draft.loaded.config)
             if not field.control.has_focus:
                 field.complain(self._draft.problem(field.name_of_key))
         for group in self.query(".group"):
@@ -121,7 +121,7 @@ class WizardScreen(Screen[None]):
         self._steps = [*questions.steps(), questions.review()]
         self._at = 0
         self._visited: set[str] = set()
-        self._probe = Probe()
+        self._probe = Lookup()
         self._pause: Timer | None = None
         self._asked: dict[str, object] = {}
         run = draft.loaded.config.run
@@ -320,7 +320,7 @@ class WizardScreen(Screen[None]):
         else:
             wanted = self.draft.text
         if self.draft.findings:
-            self._live(_("mend what is marked first"))
+            self._live(_("fix what is marked first"))
         elif self._asked.get("step") != self.step.id or self._asked.get("wanted") != wanted:
             self._asked = {"step": self.step.id, "wanted": wanted}
             self._ask_for(step)
@@ -347,7 +347,7 @@ class WizardScreen(Screen[None]):
         if not self.query("#live"):
             return  # the screen is being closed
         if "error" in answer:
-            text = Text(f"! {answer['error']} {answer['mend']}".rstrip())
+            text = Text(f"! {answer['error']} {answer['fix']}".rstrip())
         elif step == "estimate":
             text = _estimate_text(answer, config.threads)
         else:
@@ -371,7 +371,7 @@ class WizardScreen(Screen[None]):
         if not self.query("#live"):
             return  # the screen is being closed
         if "error" in answer:
-            self._live(Text(f"! {answer['error']} {answer['mend']}".rstrip() + f"\n{seen}"))
+            self._live(Text(f"! {answer['error']} {answer['fix']}".rstrip() + f"\n{seen}"))
         else:
             self._live(Text("\n").join((_checks_text(answer["checks"]), seen)))
 
@@ -379,7 +379,7 @@ class WizardScreen(Screen[None]):
         pretrained = self.draft.loaded.config.pretrained
         path = str(Path(pretrained.path).expanduser())
         if not await asyncio.to_thread(Path(path).is_file):
-            return {"error": _("{path} does not exist").format(path=path), "mend": ""}
+            return {"error": _("{path} does not exist").format(path=path), "fix": ""}
         arguments = ["checkpoint", "inspect", path, "--json", "--weights", pretrained.weights]
         if pretrained.decoder_path:
             arguments += ["--decoder-checkpoint", str(Path(pretrained.decoder_path).expanduser())]
@@ -415,7 +415,7 @@ class WizardScreen(Screen[None]):
             self.draft.judge()
             self.draft.save()
         except UbqError as error:
-            self.ubq.tell(error.message, error.mend)
+            self.ubq.tell(error.message, error.fix)
             return False
         return True
 
@@ -426,8 +426,8 @@ def _checks_text(checks: list[Mapping[str, Any]], named: bool = False) -> Text:
     for check in checks:
         text.append(f"{check_word(check['status'])}  ", style="bold" if check["status"] != "ok" else "")
         text.append(f"{check['id']}: {check['figure']}\n" if named else f"{check['figure']}\n")
-        if check["status"] != "ok" and check["mend"]:
-            text.append(f"   {check['mend']}\n")
+        if check["status"] != "ok" and check["fix"]:
+            text.append(f"   {check['fix']}\n")
     text.rstrip()
     return text
 
@@ -468,7 +468,7 @@ def _estimate_text(answer: Mapping[str, Any], threads: int) -> Text:
 def _checkpoint_text(found: Mapping[str, Any]) -> Text:
     """What a checkpoint holds."""
     if "error" in found:
-        return Text(f"! {found['error']} {found['mend']}".rstrip())
+        return Text(f"! {found['error']} {found['fix']}".rstrip())
     text = Text()
     if found["problem"]:
         text.append(f"! {found['problem']}\n", style="bold")

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from ubq.errors import CheckpointError
 from ubq.i18n import gettext as _
-from ubq.model import PARTS, GaussianDiffusion, ModelSizes, Objective, UBDiff, build_part
+from ubq.model import GaussianDiffusion, ModelSizes, Objective, UBDiff, build_part
 from ubq.model.diffusion import Variant
+from ubq.model.parts import DECODERS, PARTS
 from ubq.upstream.container import Container, State, read_container
 from ubq.upstream.names import MAX_DEPTH, MAX_LEVELS, our_name, upstream_names
 
 Weights = Literal["ema", "raw"]
-DECODER_PARTS = ("velocity_projector", "velocity_decoder", "seismic_projector", "seismic_decoder")
 
 _SCHEDULE = "diffusion."
 _DIM_HEAD = 32
@@ -157,14 +157,14 @@ def require(imported: ImportedModel, need: Collection[str]) -> None:
     absent = [part for part in PARTS if part in need and part not in imported.parts]
     if not absent:
         return
-    mend = _("add the encoder-decoder checkpoint with --decoder-checkpoint")
+    fix = _("add the encoder-decoder checkpoint with --decoder-checkpoint")
     if "unet" in absent:
-        what, mend = _("the U-Net"), _("give the diffusion checkpoint, and this one with --decoder-checkpoint")
+        what, fix = _("the U-Net"), _("give the diffusion checkpoint, and this one with --decoder-checkpoint")
     elif absent[0] == "encoder":
         what = _("the encoder")
     else:
         what = _("the velocity decoder") if absent[0].startswith("velocity") else _("the seismic decoder")
-    raise CheckpointError(_("{path} lacks {what}").format(path=imported.path, what=what), mend)
+    raise CheckpointError(_("{path} lacks {what}").format(path=imported.path, what=what), fix)
 
 
 def _survey_both(
@@ -436,7 +436,7 @@ def _with_decoders(imported: ImportedModel, decoders: ImportedModel) -> Imported
                 a=imported.path, la=imported.sizes.encoder_dim, b=decoders.path, lb=decoders.sizes.encoder_dim
             )
         )
-    taken = [p for p in decoders.parts if p in DECODER_PARTS or p not in imported.parts]
+    taken = [p for p in decoders.parts if p in DECODERS or p not in imported.parts]
     replaced = {n: t for n, t in decoders.state.items() if part_of(n) in taken}
     kept = {n: t for n, t in imported.state.items() if part_of(n) not in taken}
     sizes = {key: getattr(decoders.sizes, key) for key in _DECODER_SIZES}

@@ -23,7 +23,7 @@ VELOCITY_MARGIN = 0.10
 MAX_ERROR = {"velocity": 0.05, "seismic": 0.05, "unet_step": 0.10}
 MIN_DIVERSITY = 0.7
 MAX_NOISE_RATIO = 0.5
-FULLY_QUANTISED_PHASES = ("activations", "frozen")
+FULL_QUANTISATION_PHASES = ("activations", "frozen")
 GENERATION_CHECKS = ("without_ubq", "shapes", "finite", "velocity_range", "calls_differ", "seed_repeats")
 
 
@@ -88,7 +88,7 @@ def loss_falling(rows: Iterable[Mapping[str, Any]], stages: Sequence[str]) -> tu
 def _loss_trend(stage: str, rows: Sequence[Mapping[str, Any]]) -> LossTrend:
     qat = stage.startswith("qat-")
     if qat:
-        start = next((i for i, row in enumerate(rows) if row.get("phase") in FULLY_QUANTISED_PHASES), len(rows))
+        start = next((i for i, row in enumerate(rows) if row.get("phase") in FULL_QUANTISATION_PHASES), len(rows))
         rows = rows[start:]
     losses = [_number(row["loss"]) for row in rows if "loss" in row]
     vals = [_number(row["val_loss"]) for row in rows if "val_loss" in row]

@@ -31,7 +31,7 @@ PHYSICS_PAIRS = 8
 
 
 @dataclass(frozen=True)
-class Counts:
+class Int8Counts:
     """What is int8, read off the exported graph."""
 
     quantised_modules: int
@@ -44,7 +44,7 @@ def verify_export(
     exported: Exported,
     *,
     run: str,
-    counts: Counts,
+    counts: Int8Counts,
     held_out: Pairs,
     train: Pairs,
     rows: Iterable[Mapping[str, Any]],
@@ -99,7 +99,7 @@ def verify_export(
             seen = examine(
                 further, (exported.velocity_shape, exported.seismic_shape), exported.velocity_limits, threads
             )
-            details.setdefault("further_files", {})[further.name] = seen
+            details.setdefault("other_format_files", {})[further.name] = seen
             result["checks"][further.name] = not seen["problems"]
             problems += seen["problems"]
         found.append(marks.generation(result["checks"], problems))

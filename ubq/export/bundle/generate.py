@@ -288,8 +288,8 @@ def peak_memory_mb() -> int | None:
         return None
 
 
-def fail(message: str, mend: str) -> NoReturn:
-    sys.exit(f"generate.py: {message}\n  {mend}")
+def fail(message: str, fix: str) -> NoReturn:
+    sys.exit(f"generate.py: {message}\n  {fix}")
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def bundle_guide_text(facts: Facts, sizes: Mapping[Runtime, int]) -> str:
         *(_budget(size, r) for r, size in sizes.items()),
         _("The first pair is slower than the others. Close other programs, and cool the board: a hot Pi slows down."),
         "## " + _("6. If it does not work"),
-        table((_("what happens"), _("what mends it")), *_trouble(facts, runtimes)),
+        table((_("what happens"), _("what fixes it")), *_trouble(facts, runtimes)),
     ]
     if TORCHSCRIPT in runtimes:
         at = parts.index("## " + _("5. Memory and time"))

@@ -20,7 +20,7 @@ from ubq.export.lower.qdq import Decoders, Dialect, DynamicLinear, Step, lowered
 from ubq.export.lower.quiet import quiet
 from ubq.model.unet import RMSNorm
 from ubq.quant.generator import Generator
-from ubq.runtime.executorch import DECODERS, FACTS, TABLES, UNET
+from ubq.runtime.executorch import DECODERS_METHOD, FACTS_METHOD, TABLES_METHOD, UNET_METHOD
 
 _Q = torch.ops.quantized_decomposed
 _SMALLEST_SCALE = 2.0**-24
@@ -80,15 +80,15 @@ def write_executorch(
     for name, norm in [(n, m) for n, m in new.named_modules() if isinstance(m, RMSNorm)]:
         new.set_submodule(name, WholeNorm(norm))
     x, time = torch.zeros(1, 1, generator.latent_length), generator.sampler.times[:1].clone()
-    texts = {FACTS: facts, TABLES: tables(generator).to_json()}
+    texts = {FACTS_METHOD: facts, TABLES_METHOD: tables(generator).to_json()}
     with quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
         edge = to_edge_transform_and_lower(
             {
-                UNET: torch.export.export(Step(new), (x, time), strict=False),
-                DECODERS: torch.export.export(Decoders(new), (x,), strict=False),
+                UNET_METHOD: torch.export.export(Step(new), (x, time), strict=False),
+                DECODERS_METHOD: torch.export.export(Decoders(new), (x,), strict=False),
             },
             partitioner=[XnnpackPartitioner()],
             constant_methods={name: _bytes(text) for name, text in texts.items()},

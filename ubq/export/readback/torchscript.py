@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.profiler_legacy import profile
 
-from ubq.quant.analysis import Count, Layer, is_conv1d, tally
+from ubq.quant.analysis import Coverage, LayerReport, is_conv1d, tally
 from ubq.quant.generator import part_of
 
 LARGE = 4096
@@ -44,8 +44,8 @@ class _Op:
     geometry: tuple[list[int], list[int], list[int]] | None
 
 
-def count_file(module: torch.jit.ScriptModule) -> Count:
-    """Count a loaded generator as ``ubq.quant.analysis.count_model`` counts a model.
+def count_file(module: torch.jit.ScriptModule) -> Coverage:
+    """Coverage a loaded generator as ``ubq.quant.analysis.count_model`` counts a model.
 
     The file runs once, so call it inside the engine that it was loaded under.
     """
@@ -59,13 +59,13 @@ def count_file(module: torch.jit.ScriptModule) -> Count:
         unet_macs, unet_products = _profiled(lambda: module.unet(latent, time), step)
         decoder_macs, decoder_products = _profiled(lambda: module.decode_normalised(latent), decoders)
     macs = {**unet_macs, **decoder_macs}
-    layers: dict[str, Layer] = {}
+    layers: dict[str, LayerReport] = {}
     for name, kind in _executed_leaves(module).items():
         tensors = [t for t in _attribute(module, name).state_dict().values() if isinstance(t, torch.Tensor)]
-        layers[name] = Layer(name, kind, sum(t.numel() for t in tensors), 0, False, False, False, _NO_WEIGHT)
+        layers[name] = LayerReport(name, kind, sum(t.numel() for t in tensors), 0, False, False, False, _NO_WEIGHT)
     for op in ops:
         quantised = op.kind in QUANTISED_OPS
-        layers[op.layer] = Layer(
+        layers[op.layer] = LayerReport(
             name=op.layer,
             type=op.kind,
             parameters=op.weight.numel(),

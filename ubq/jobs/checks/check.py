@@ -23,15 +23,15 @@ class Check:
         status: ``failed`` stops a run (exit 3), ``warning`` does not.
         figure: what was measured, with its unit (``3.1 GB free in runs/``).
         why: why it matters, one sentence.
-        mend: the exact command or configuration key that mends it; empty when there is nothing to do.
-        apply: configuration keys and the values that mend it, for a front end that offers to set them.
+        fix: the exact command or configuration key that fixes it; empty when there is nothing to do.
+        apply: configuration keys and the values that fix it, for a front end that offers to set them.
     """
 
     id: str
     status: CheckStatus
     figure: str
     why: str = ""
-    mend: str = ""
+    fix: str = ""
     apply: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -59,7 +59,7 @@ def guarded(area: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
     try:
         found.extend(look())
     except UbqError as error:
-        found.append(Check(id=f"{area}.readable", status="failed", figure=error.message, mend=error.mend))
+        found.append(Check(id=f"{area}.readable", status="failed", figure=error.message, fix=error.fix))
     except Exception as error:
         figure = _("could not be checked: {error}").format(error=f"{type(error).__name__}: {error}".splitlines()[0])
         found.append(Check(id=f"{area}.checked", status="warning", figure=figure))

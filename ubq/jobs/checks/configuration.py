@@ -33,7 +33,7 @@ def parameters(config: Config) -> Iterator[Check]:
             status="warning",
             figure=_("no quantisation-aware training of: {parts}").format(parts=", ".join(ptq)),
             why=_("calibration alone loses more quality"),
-            mend="--set qat.epochs=50",
+            fix="--set qat.epochs=50",
             apply={"qat.epochs": 50},
         )
     if config.quant.scheme == "default":
@@ -42,7 +42,7 @@ def parameters(config: Config) -> Iterator[Check]:
             status="warning",
             figure="quant.scheme = default",
             why=_("one scale for a whole tensor loses more quality than one for each channel"),
-            mend="--set quant.scheme=aggressive",
+            fix="--set quant.scheme=aggressive",
             apply={"quant.scheme": "aggressive"},
         )
 
@@ -76,7 +76,7 @@ def data(config: Config, run: Path | None) -> Iterator[Check]:
                 family=config.data.family, families=", ".join(families)
             ),
             why=_("the data set decides the amplitude range and the official split"),
-            mend="" if fits else f"--set data.family={families[0]}",
+            fix="" if fits else f"--set data.family={families[0]}",
             apply={} if fits else {"data.family": families[0]},
         )
     if run is not None and (seen := read_json(RunPaths(run).data / "dataset.json")):
@@ -99,7 +99,7 @@ def checkpoint(config: Config) -> Iterator[Check]:
                 status="failed",
                 figure=_("{path} does not exist").format(path=path),
                 why=_("the model is read from it"),
-                mend=f"--set {key}=FILE",
+                fix=f"--set {key}=FILE",
             )
         elif key == "pretrained.path":
             yield from _importable(config, path)
@@ -118,14 +118,14 @@ def _importable(config: Config, path: Path) -> Iterator[Check]:
 
     why = _("the model is read from it, and nothing is loaded with holes")
     decoders = config.pretrained.decoder_path
-    mend = f"ubq checkpoint inspect {path}"
+    fix = f"ubq checkpoint inspect {path}"
     try:
         found = inspect_checkpoint(path, config.pretrained.weights)
     except UbqError as error:
-        yield Check(id="checkpoint.path", status="failed", figure=error.message, why=why, mend=error.mend or mend)
+        yield Check(id="checkpoint.path", status="failed", figure=error.message, why=why, fix=error.fix or fix)
         return
     if found.problem:
-        yield Check(id="checkpoint.path", status="failed", figure=found.problem, why=why, mend=mend)
+        yield Check(id="checkpoint.path", status="failed", figure=found.problem, why=why, fix=fix)
         return
     described = found.to_dict()
     absent = [part for part in described["absent"] if not (decoders and "decoder" in part)]
@@ -142,7 +142,7 @@ def _importable(config: Config, path: Path) -> Iterator[Check]:
         status="failed" if "unet" in absent else "warning" if absent else "ok",
         figure=figure,
         why=why,
-        mend=mend if absent else "",
+        fix=fix if absent else "",
     )
     wanted = found.suggested_normalization
     fits = config.data.normalization in ("auto", wanted) or not isinstance(config.data.normalization, str)
@@ -153,7 +153,7 @@ def _importable(config: Config, path: Path) -> Iterator[Check]:
             given=config.data.normalization, wanted=wanted
         ),
         why=_("a model must be used with the ranges it was trained with"),
-        mend="" if fits else f"--set data.normalization={wanted}",
+        fix="" if fits else f"--set data.normalization={wanted}",
         apply={} if fits else {"data.normalization": wanted},
     )
 
@@ -168,7 +168,7 @@ def check_inputs(config: Config, todo: Sequence[Stage]) -> Check:
         status="failed",
         figure=_("{path} does not exist").format(path=missing[0]),
         why=_("a stage reads it"),
-        mend=_("correct the path in the configuration or on the command line"),
+        fix=_("correct the path in the configuration or on the command line"),
     )
 
 
@@ -187,6 +187,6 @@ def check_synthesis(config: Config, names: Sequence[str]) -> list[Check]:
             if missing
             else _("forward modelling is installed"),
             why=_("no data folder is given, so shot gathers are modelled"),
-            mend=install_line("physics") if missing else "",
+            fix=install_line("physics") if missing else "",
         )
     ]

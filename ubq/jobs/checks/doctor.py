@@ -63,7 +63,7 @@ def machine_for(config: Config, run: Path | None) -> Iterator[Check]:
     paths = RunPaths(run or Path(config.run.dir) / config.run.name)
     state = read_state(paths.state)
     done = {s.name for s in state.stages if s.state == COMPLETED} if state else set()
-    todo = [stage for stage in PIPELINE if stage.wanted(config) and stage.name not in done]
+    todo = [stage for stage in PIPELINE if stage.applies(config) and stage.name not in done]
     checks = check_run(config, paths, todo)
     if any(check.id == "memory" for check in checks):
         yield from _memory_of_stages(config, run, {stage.name for stage in todo})
@@ -80,9 +80,9 @@ def _memory_of_stages(config: Config, run: Path | None, todo: set[str]) -> Itera
         if stage not in todo or training is None:
             continue
         for check in check_memory(config, {stage: needed}):
-            mend = out_of_memory(config, stage)
+            fix = out_of_memory(config, stage)
             size = _("{figure}; batch_size {batch} in {parts} parts").format(
                 figure=check.figure, batch=training.batch_size, parts=training.accumulate
             )
-            command = mend.command(run) if check.status != "ok" else ""
-            yield replace(check, id=f"memory.{stage}", figure=size, mend=command)
+            command = fix.command(run) if check.status != "ok" else ""
+            yield replace(check, id=f"memory.{stage}", figure=size, fix=command)

@@ -52,7 +52,7 @@ def _python() -> Iterator[Check]:
         status="ok" if fits else "failed",
         figure=f"Python {platform.python_version()}, {platform.system()} {platform.machine()}",
         why=_("ubq runs on Python 3.11 to 3.13"),
-        mend="" if fits else "python3.12 -m venv .venv",
+        fix="" if fits else "python3.12 -m venv .venv",
     )
 
 
@@ -77,7 +77,7 @@ def _packages() -> Iterator[Check]:
         status="failed" if wrong else "ok",
         figure=", ".join(wrong) if wrong else f"torch {torch_version}",
         why=_("the integer kernels and the exported file depend on the version of torch"),
-        mend="pip install --upgrade ubq" if wrong else "",
+        fix="pip install --upgrade ubq" if wrong else "",
     )
 
 
@@ -99,7 +99,7 @@ def _extras(config: Config | None) -> Iterator[Check]:
         if absent
         else _("installed: {names}").format(names=", ".join(present) or "-"),
         why=_("synthesising data, further export formats and trackers need packages of their own"),
-        mend=install_line(",".join(absent)) if absent else "",
+        fix=install_line(",".join(absent)) if absent else "",
     )
 
 
@@ -115,7 +115,7 @@ def _engines(config: Config | None) -> Iterator[Check]:
         status="ok" if there else "failed",
         figure=_("{engines}; quant.backend is {wanted}").format(engines=", ".join(engines) or "-", wanted=wanted),
         why=_("the exported file is judged under the engine it is made for"),
-        mend="" if there else f"--set quant.backend={instead}",
+        fix="" if there else f"--set quant.backend={instead}",
         apply={} if there else {"quant.backend": instead},
     )
 
@@ -129,7 +129,7 @@ def _threads(config: Config | None) -> Iterator[Check]:
         status="warning" if many else "ok",
         figure=_("{cores} cores, threads = {threads}").format(cores=cores, threads=threads or _("all")),
         why=_("more threads than cores slow every step; the count is part of the run"),
-        mend=f"--set threads={cores}" if many else "",
+        fix=f"--set threads={cores}" if many else "",
         apply={"threads": cores} if many else {},
     )
 
@@ -150,7 +150,7 @@ def _cuda() -> Iterator[Check]:
         status="warning" if lost else "ok",
         figure=figure,
         why=_("the full-size presets take days on a CPU"),
-        mend="nvidia-smi" if lost else "",
+        fix="nvidia-smi" if lost else "",
     )
 
 
@@ -167,7 +167,7 @@ def _disk(runs: Path) -> Iterator[Check]:
         status=status,
         figure=figure,
         why=_("checkpoints of the full size take 12 GB each, two are kept for each stage"),
-        mend="" if status == "ok" else _("make room, or choose another disk: --runs-dir DIR"),
+        fix="" if status == "ok" else _("make room, or choose another disk: --runs-dir DIR"),
     )
 
 
@@ -178,7 +178,7 @@ def _memory() -> Iterator[Check]:
         status="ok" if free >= LITTLE_MEMORY else "warning",
         figure=_("{free:.1f} GB available").format(free=free / GB),
         why=_("the demo needs up to 6 GB; what a stage of this configuration needs stands below"),
-        mend="" if free >= LITTLE_MEMORY else _("close other programs, or use a machine with more memory"),
+        fix="" if free >= LITTLE_MEMORY else _("close other programs, or use a machine with more memory"),
     )
 
 
@@ -195,7 +195,7 @@ def _terminal() -> Iterator[Check]:
         status="warning" if status == "warning" else "ok",
         figure=figure,
         why=_("ubq wizard needs 60 columns, 20 rows and cursor control; 80x24 shows everything"),
-        mend="" if status == "ok" else _("make the window larger, and: export TERM=xterm-256color"),
+        fix="" if status == "ok" else _("make the window larger, and: export TERM=xterm-256color"),
     )
 
 
@@ -208,7 +208,7 @@ def _locale() -> Iterator[Check]:
         status="ok" if fits else "warning",
         figure=f"{language}, {sys.stdout.encoding}",
         why=_("bars, curves and Chinese text need UTF-8"),
-        mend="" if fits else "export LANG=C.UTF-8",
+        fix="" if fits else "export LANG=C.UTF-8",
     )
 
 
@@ -225,7 +225,7 @@ def check_device(device: str) -> Check:
                 status="failed",
                 figure=error.message,
                 why=_("training would fail at its first step"),
-                mend=error.mend,
+                fix=error.fix,
             )
     return Check(id="device", status="ok", figure=device)
 
@@ -249,7 +249,7 @@ def check_disk(config: Config, paths: RunPaths, names: Sequence[str], memory: Ma
         status="ok" if enough else "failed",
         figure=figure if enough else _("too little disk space: {figure}").format(figure=figure),
         why=_("checkpoints, final weights and synthesised pairs are written there"),
-        mend="" if enough else _("make room, or choose another disk: --runs-dir DIR"),
+        fix="" if enough else _("make room, or choose another disk: --runs-dir DIR"),
     )
 
 
@@ -267,7 +267,7 @@ def check_memory(config: Config, memory: Mapping[str, StageMemory]) -> list[Chec
     why = _("weights, gradients, optimiser, moving average and activations of one step")
     if needed.total <= available:
         return [Check(id="memory", status="ok", figure=figure, why=why)]
-    mend = out_of_memory(config, stage)
+    fix = out_of_memory(config, stage)
     # A GPU that runs out says so, and the training loop goes on with smaller parts; on a CPU the kernel kills.
     splits = on_gpu and needed.total - needed.activations <= available
     return [
@@ -276,7 +276,7 @@ def check_memory(config: Config, memory: Mapping[str, StageMemory]) -> list[Chec
             status="warning" if splits else "failed",
             figure=figure,
             why=why,
-            mend=mend.command(None),
-            apply=mend.apply,
+            fix=fix.command(None),
+            apply=fix.apply,
         )
     ]

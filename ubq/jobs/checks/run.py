@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ubq.i18n import gettext as _
 from ubq.jobs.checks.check import Check, read_json
-from ubq.jobs.fixes import MARKS, mend_of, out_of_memory
+from ubq.jobs.fixes import MARKS, fix_of, out_of_memory
 from ubq.stages.paths import RunPaths
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def run_state(config: Config, run: Path) -> Iterator[Check]:
     why = _("a run that stopped goes on from its last checkpoint")
     resume = state.next_command or f"ubq resume {run.name}"
     if seen.problem:
-        yield Check(id="run.state", status="failed", figure=seen.problem, why=why, mend=resume)
+        yield Check(id="run.state", status="failed", figure=seen.problem, why=why, fix=resume)
     elif seen.shown == CRASHED:
         yield _killed(config, run, seen, resume)
     elif state.state == FAILED:
@@ -40,18 +40,18 @@ def run_state(config: Config, run: Path) -> Iterator[Check]:
         stage = error.get("stage", "")
         figure = _("failed in {stage}: {message}").format(stage=stage or "-", message=error.get("message", ""))
         if error.get("cause") == "memory":
-            mend = out_of_memory(config, stage, _parts_tried(seen.state.stage(stage)))
+            fix = out_of_memory(config, stage, _parts_tried(seen.state.stage(stage)))
             yield Check(
                 id="run.memory",
                 status="failed",
                 figure=figure,
-                why=mend.cause,
-                mend=mend.command(run),
-                apply=mend.apply,
+                why=fix.cause,
+                fix=fix.command(run),
+                apply=fix.apply,
             )
         else:
-            mend_text = "; ".join(t for t in (error.get("mend", ""), resume) if t)
-            yield Check(id="run.state", status="failed", figure=figure, why=why, mend=mend_text)
+            fix_text = "; ".join(t for t in (error.get("fix", ""), resume) if t)
+            yield Check(id="run.state", status="failed", figure=figure, why=why, fix=fix_text)
     else:
         done = sum(s.state == COMPLETED for s in state.stages)
         figure = _("{state}: {done} of {total} stages complete")
@@ -60,7 +60,7 @@ def run_state(config: Config, run: Path) -> Iterator[Check]:
             status="ok",
             figure=figure.format(state=seen.shown, done=done, total=len(state.stages)),
             why=why,
-            mend="" if seen.running or state.state == COMPLETED else resume,
+            fix="" if seen.running or state.state == COMPLETED else resume,
         )
     for line in _memory_events(run):
         yield Check(
@@ -68,7 +68,7 @@ def run_state(config: Config, run: Path) -> Iterator[Check]:
             status="warning",
             figure=line,
             why=_("each failed allocation costs a step; the result is the same"),
-            mend=_("nothing to do; --set STAGE.accumulate=N starts with smaller parts"),
+            fix=_("nothing to do; --set STAGE.accumulate=N starts with smaller parts"),
         )
 
 
@@ -87,16 +87,16 @@ def _killed(config: Config, run: Path, seen: Snapshot, resume: str) -> Check:
             status="failed",
             figure=_("the machine restarted while the run was in {where}").format(where=where),
             why=_("the run goes on from its last checkpoint"),
-            mend=resume,
+            fix=resume,
         )
-    mend = out_of_memory(config, name, _parts_tried(stage))
+    fix = out_of_memory(config, name, _parts_tried(stage))
     return Check(
         id="run.memory",
         status="failed",
         figure=_("the process was killed in {where} and could not say why").format(where=where),
-        why=mend.cause,
-        mend=mend.command(run),
-        apply=mend.apply,
+        why=fix.cause,
+        fix=fix.command(run),
+        apply=fix.apply,
     )
 
 
@@ -143,24 +143,24 @@ def stored_checkpoints(config: Config, run: Path) -> Iterator[Check]:
             status="warning" if damaged else "ok",
             figure="; ".join([*damaged, _("goes on from step {step}").format(step=step)]),
             why=_("a damaged checkpoint is passed over for the one before"),
-            mend=f"ubq resume {run.name}",
+            fix=f"ubq resume {run.name}",
         )
 
 
 def quantisation(config: Config, run: Path | None) -> Iterator[Check]:
     """How much of the generator is int8: planned, and where it has run, counted."""
     why = _("what stays in float costs size and speed on the Pi")
-    mend = mend_of("quantised_modules", config)
-    off = bool(mend.apply)
+    fix = fix_of("quantised_modules", config)
+    off = bool(fix.apply)
     yield Check(
         id="quantisation.plan",
         status="warning" if off else "ok",
-        figure=_("switched off or kept in float: {keys}").format(keys=", ".join(mend.apply))
+        figure=_("switched off or kept in float: {keys}").format(keys=", ".join(fix.apply))
         if off
         else _("every layer, scheme {scheme}").format(scheme=config.quant.scheme),
         why=why,
-        mend=mend.command(run) if off else "",
-        apply=mend.apply,
+        fix=fix.command(run) if off else "",
+        apply=fix.apply,
     )
     if run is None:
         return
@@ -180,12 +180,12 @@ def quantisation(config: Config, run: Path | None) -> Iterator[Check]:
             status="warning" if low else "ok",
             figure=", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items()),
             why=why,
-            mend=f"ubq quant analyze {run.name}" if low else "",
+            fix=f"ubq quant analyze {run.name}" if low else "",
         )
 
 
 def marks(config: Config, run: Path) -> Iterator[Check]:
-    """The success marks of the run's ``report.json``, each with what mends it."""
+    """The success marks of the run's ``report.json``, each with what fixes it."""
     path = RunPaths(run).exported / "report.json"
     if not path.is_file():
         return
@@ -193,9 +193,7 @@ def marks(config: Config, run: Path) -> Iterator[Check]:
     found = {m["id"]: m for m in report.get("marks", []) if isinstance(m, dict) and "id" in m} if report else {}
     if not found:
         again = f"ubq run --config {run / 'config.toml'} --force verify"
-        yield Check(
-            id="marks.report", status="failed", figure=_("{path} is not a report").format(path=path), mend=again
-        )
+        yield Check(id="marks.report", status="failed", figure=_("{path} is not a report").format(path=path), fix=again)
     for mark_id in [*MARKS, *(m for m in found if m not in MARKS)]:
         if mark_id not in found:
             continue
@@ -203,17 +201,17 @@ def marks(config: Config, run: Path) -> Iterator[Check]:
         how = str(mark.get("how", ""))
         value, threshold = _figure(mark.get("value")), _figure(mark.get("threshold"))
         passed = mark.get("passed") is True
-        mend_text, apply, cause = "", dict[str, object](), ""
+        fix_text, apply, cause = "", dict[str, object](), ""
         if not passed:
-            mend = mend_of(mark_id, config, how)
-            mend_text, apply, cause = mend.command(run), dict(mend.apply), mend.cause
+            fix = fix_of(mark_id, config, how)
+            fix_text, apply, cause = fix.command(run), dict(fix.apply), fix.cause
         why = MARKS[mark_id][0] if mark_id in MARKS else ""
         yield Check(
             id=f"marks.{mark_id}",
             status="ok" if passed else "failed",
             figure=_("{value}, wanted {threshold}; {how}").format(value=value, threshold=threshold, how=how),
             why="; ".join(t for t in (why, cause) if t),
-            mend=mend_text,
+            fix=fix_text,
             apply=apply,
         )
 

@@ -1,4 +1,4 @@
-"""Finer grids at the generator's edges, with 8-bit kernels: the average of several staggered roundings.
+"""Finer grids at the generator's edges, with 8-bit kernels: the average of several offset roundings.
 
 One tensor on one grid of 8 bits is too coarse in three places. The U-Net's input is the noisy latent, whose rounding
 it amplifies by 1 / sigma where little noise is left; its output and the map's are looked at as they are. There
@@ -38,7 +38,7 @@ class FineInput(nn.Module):
         """(B, 1, H, W) -> (B, O, H', W')."""
         return self.conv(x * self.share + self.shifts)
 
-    def stagger(self, conv: QConv2d) -> None:
+    def offset_grids(self, conv: QConv2d) -> None:
         """Shift by fractions of the level that the input's observer gives."""
         self.shifts.copy_(_shifts(conv.input.observer.grid()[0]).reshape(-1, 1, 1))
 
@@ -55,7 +55,7 @@ class FineOutput(nn.Module):
         """(B, I, H, W) -> (B, 1, H', W')."""
         return self.conv(x).mean(dim=1, keepdim=True)
 
-    def stagger(self, conv: QConv2d) -> None:
+    def offset_grids(self, conv: QConv2d) -> None:
         """Shift by fractions of the level that the output's observer gives."""
         assert conv.bias is not None
         conv.bias.copy_(conv.bias.mean() + _shifts(conv.output.observer.grid()[0]))
@@ -71,7 +71,7 @@ def _with_weight(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Con
 
 
 @torch.no_grad()
-def refine_edges(generator: nn.Module, quant: QuantConfig) -> None:
+def add_ten_bit_io(generator: nn.Module, quant: QuantConfig) -> None:
     """Give the quantised parts of a rewritten generator their finer edges, in place."""
     for module in list(generator.modules()):
         conv = getattr(module, "conv", None)
@@ -86,8 +86,8 @@ def refine_edges(generator: nn.Module, quant: QuantConfig) -> None:
 
 
 @torch.no_grad()
-def stagger(model: nn.Module) -> None:
+def offset_grids(model: nn.Module) -> None:
     """Shift the copies below a calibrated ``model`` by fractions of the levels they have now."""
     for module in model.modules():
         if isinstance(module, FineInput | FineOutput) and isinstance(module.conv, QConv2d):
-            module.stagger(module.conv)
+            module.offset_grids(module.conv)

@@ -10,10 +10,10 @@ from tiny import VARIANTS, calibrated, tiny_model, tiny_recipe
 from torch import Tensor, nn
 
 from ubq.config.schema import QuantConfig
-from ubq.quant.fine import COPIES, FineInput, FineOutput, stagger
 from ubq.quant.layers import QConv2d, QuantLayer
 from ubq.quant.phases import phase_set, quant_layers, set_phase
 from ubq.quant.prepare import calibrate
+from ubq.quant.ten_bit import COPIES, FineInput, FineOutput, offset_grids
 
 
 class Unrounded(nn.Module):
@@ -78,7 +78,7 @@ def test_the_shifts_are_nothing_to_the_float_model(variant: str) -> None:
 def test_to_stagger_again_changes_nothing() -> None:
     generator = calibrated(tiny_model("paper"), tiny_recipe("paper"))
     before = {n: t.clone() for n, t in generator.state_dict().items()}
-    stagger(generator)
+    offset_grids(generator)
     for name, value in generator.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=1e-6, atol=1e-7)
 
@@ -86,7 +86,7 @@ def test_to_stagger_again_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("quant", "left"),
     [
-        (QuantConfig(fine_edges=False), 0),
+        (QuantConfig(ten_bit_io=False), 0),
         (QuantConfig(velocity=False), 2),
         (QuantConfig(diffusion=False), 1),
         (QuantConfig(convert_conv1d=False), 1),
