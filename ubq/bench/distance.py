@@ -1,6 +1,6 @@
 """Distribution distance of generated maps to held-out maps, against that of the float model's 256 steps.
 
-Both sets start from the same noise (CONTRACTS: the upper end of a paired bootstrap 95 % interval is what must hold).
+Both sets start from the same noise (the upper end of a paired bootstrap 95 % interval is what must hold).
 """
 
 from __future__ import annotations

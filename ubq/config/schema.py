@@ -1,6 +1,6 @@
 """The configuration: every key, its bounds and its help text (the docstring under each field).
 
-Key names are fixed by the command-line contract: they are the TOML tables and keys, the ``--set``
+Key names are what users type: they are the TOML tables and keys, the ``--set``
 paths, and, with ``UBQ_`` and double underscores, the environment variables. Imports no torch.
 """
 
@@ -25,7 +25,7 @@ Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 """Zero usually means: decided elsewhere, as the key's help says."""
 DEFAULT_FAST_STEPS = 10
-"""Sampling steps of the fast solvers when ``export.steps`` is 0: from here on more gain nothing (bench/README.md)."""
+"""Sampling steps of the fast solvers when ``export.steps`` is 0: from here on more gain nothing (studies/sampling_steps.md)."""
 
 
 class Contradiction(NamedTuple):

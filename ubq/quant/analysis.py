@@ -1,6 +1,6 @@
 """What is int8: counted on the model, and read off an exported file's own graph.
 
-Rules (the contract ``Counting what is int8``): ``weight_layers`` are convolutions, transposed
+Rules of what counts as int8: ``weight_layers`` are convolutions, transposed
 convolutions and linears; ``parameters`` the elements of their weights; ``macs`` multiply-accumulates
 with a weight in one U-Net step plus both decoders, for one sample; products of two activations stand
 apart as ``activation_macs``. Only what is executed counts. Identities are no modules: they compute

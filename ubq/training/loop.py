@@ -35,7 +35,7 @@ class Task(Protocol):
 
     train_samples: int
     cpu_bfloat16: bool
-    """Are its steps faster in bfloat16 on a CPU that has it? As measured (bench/README.md)."""
+    """Are its steps faster in bfloat16 on a CPU that has it? As measured (studies/training_precision.md)."""
 
     @property
     def model(self) -> nn.Module:

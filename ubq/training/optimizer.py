@@ -80,7 +80,7 @@ class Muon:
     A convolution's kernel counts as the matrix (C_out, C_in * taps). Steps have the size of AdamW's, so that both share
     one learning rate (Liu et al. 2025, "Muon is scalable for LLM training"). All matrices of one shape are worked on
     together: ``torch.optim.Muon`` takes two-dimensional parameters alone, one by one, which for a U-Net of small
-    kernels is a third of a training step (bench/README.md).
+    kernels is a third of a training step (studies/optimizer_cost.md).
 
     Args:
         kernels: each with more than one row and column.

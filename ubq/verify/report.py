@@ -55,7 +55,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Every mark of the contract is there and passed."""
+        """Every success mark is there and passed."""
         return {m.id for m in self.marks} >= set(MARK_IDS) and all(m.passed for m in self.marks)
 
     def to_json(self) -> dict[str, Any]:
