@@ -39,7 +39,7 @@ def analyze(
     full: Full = False,
     as_json: Json = False,
 ) -> None:
-    """Coverage what is int8: in a model, and read off an exported file's own graph.
+    """Count what is int8: in a model, and read off an exported file's own graph.
 
     Of a run, both; of a complete QAT checkpoint, the model and the graph it would export; of an exported
     file, its graph; of a float checkpoint, what the default quantisation would make of it. The QAT stages

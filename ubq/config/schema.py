@@ -25,7 +25,7 @@ Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 """Zero usually means: decided elsewhere, as the key's help says."""
 DEFAULT_FAST_STEPS = 10
-"""Sampling steps of the fast solvers when ``export.steps`` is 0: from here on more gain nothing (studies/sampling_steps.md)."""
+"""Sampling steps of the fast solvers when ``export.steps`` is 0: more gain nothing (studies/sampling_steps.md)."""
 
 
 class Contradiction(NamedTuple):

@@ -154,7 +154,7 @@ def _without_weights(generator: Generator, quant: QuantConfig) -> Generator:
 
 @torch.no_grad()
 def count_model(generator: Generator, quant: QuantConfig) -> Coverage:
-    """Coverage a generator as it would be deployed; its weights are not looked at.
+    """Count a generator as it would be deployed; its weights are not looked at.
 
     Args:
         generator: float or fake-quantised.

@@ -21,7 +21,8 @@ from ubq.training.sharpness import patch_loss
 VALIDATION_SAMPLES = 256
 """Held-out samples a validation looks at; the first of them, always the same."""
 BFLOAT16_CHANNELS = 128
-"""Channels of a U-Net's first level from which bfloat16 is faster on a CPU that has it (studies/training_precision.md)."""
+"""Channels of a U-Net's first level from which bfloat16 is faster on a CPU that has it
+(studies/training_precision.md)."""
 MOST_DRAWS = 16
 """Noises a validation of the U-Net adds to the same latent, where few are held out."""
 

@@ -45,7 +45,7 @@ class _Op:
 
 
 def count_file(module: torch.jit.ScriptModule) -> Coverage:
-    """Coverage a loaded generator as ``ubq.quant.analysis.count_model`` counts a model.
+    """Count a loaded generator as ``ubq.quant.analysis.count_model`` counts a model.
 
     The file runs once, so call it inside the engine that it was loaded under.
     """
