@@ -1,11 +1,28 @@
-"""The processor: how much of it is ours."""
+"""The processor: how much of it is ours, and how its threads wait for each other."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import MutableMapping
+
+SPINS = 1000
+"""Turns of its loop for which a thread of libgomp waits awake. Its own default is 300,000, a millisecond or so, which
+on a busy machine is taken from the threads waited for (bench/README.md, "Beside other work")."""
 
 
 def cores() -> int:
     """Processor cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def wait_asleep(environ: MutableMapping[str, str] | None = None) -> None:
+    """Have threads that wait for each other go to sleep soon, so that a run beside other work gets its fair share.
+
+    OpenMP reads the environment once, when torch is loaded: later this does nothing. What the user has set
+    (``GOMP_SPINCOUNT``, ``OMP_WAIT_POLICY``) stays.
+    """
+    environ = os.environ if environ is None else environ
+    if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in environ:
+        environ.setdefault("GOMP_SPINCOUNT", str(SPINS))

@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -128,9 +128,9 @@ def measure_training(
             for count in files:
                 run = root / f"{stage}-{count}"
                 prepare(config, run, root, count, stage in NEEDS_SEISMIC)
-                _process(run, stage, "prepare", steps)
+                train_process(run, stage, "prepare", steps)
                 for way in WAYS:
-                    figures.append(Figures(stage, way, count, **_process(run, stage, way, steps)))
+                    figures.append(Figures(stage, way, count, **train_process(run, stage, way, steps)))
                     done += 1
                     progress(done, total)
         sizes = [_megabytes(root / "0" / name) for name in ("vel2_1_0.npy", "pairs/seis2_1_0.npy")]
@@ -183,10 +183,16 @@ def prepare(config: Config, run: Path, root: Path, count: int, seismic: bool) ->
     (run / "config.toml").write_text(write_frozen(frozen), encoding="utf-8")
 
 
-def _process(run: Path, stage: str, way: str, steps: int) -> dict[str, float]:
-    """What one ``train_process`` prints."""
+def train_process(
+    run: Path, stage: str, way: str, steps: int, environ: Mapping[str, str] | None = None
+) -> dict[str, float]:
+    """What one process of ``ubq.bench.train_process`` prints; ``environ``: its environment, else this one's.
+
+    Raises:
+        StageError: it failed.
+    """
     command = [sys.executable, "-m", "ubq.bench.train_process", str(run), stage, way, str(steps)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         raise StageError(

@@ -155,6 +155,29 @@ def train(
 
 
 @app.command()
+def share(
+    preset: Annotated[str, typer.Option(help="Preset whose autoencoder is trained.")] = "demo",
+    busy: Annotated[str, typer.Option(help="Busy processes beside it, numbers with commas.")] = "1,2",
+    waits: Annotated[
+        str, typer.Option(help="Turns for which a thread waits awake (GOMP_SPINCOUNT), with commas.")
+    ] = "1,100,1000,10000",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the training.")] = 2,
+    train_steps: Annotated[int, typer.Option("--steps", min=2, help="Training steps of each measurement.")] = 60,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds in which all take their turn.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """What a training keeps of its rate beside other work, by how its threads wait for each other."""
+    from ubq.bench.share import measure_share
+
+    counts = _numbers(busy, "--busy"), _numbers(waits, "--waits")
+    with progress(_("measuring"), _("processes")) as show:
+        result = measure_share(
+            preset, counts[1], counts[0], threads=threads, steps=train_steps, rounds=rounds, progress=show
+        )
+    _print(result, as_json)
+
+
+@app.command()
 def runtimes(
     sources: Annotated[
         list[str] | None,

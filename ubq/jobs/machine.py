@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ubq.cpu import cores
-
-__all__ = ["GB", "cores", "device_memory", "existing", "folder_bytes", "memory_available"]
-
 GB = 1e9
 
 

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ubq.cpu import wait_asleep
 from ubq.durable import LineFile
 from ubq.errors import (
     EXIT_MARK_FAILED,
@@ -107,6 +108,7 @@ def start_run(
     stages = pipeline() if stages is None else stages
     selection = selection or Selection()
     selection.check(config, stages)
+    wait_asleep()
     try:
         return _start(config, paths, preset, selection, preflight, stages, console, command)
     except OSError as error:

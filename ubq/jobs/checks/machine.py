@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ubq.cpu import cores
 from ubq.errors import PreflightError
 from ubq.i18n import gettext as _
 from ubq.jobs.checks.check import Check, CheckStatus, guarded
@@ -121,16 +122,23 @@ def _engines(config: Config | None) -> Iterator[Check]:
 
 
 def _threads(config: Config | None) -> Iterator[Check]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = config.threads if config else 0
-    many = threads > cores
+    here, threads = cores(), config.threads if config else 0
+    many = threads > here
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    shared = not many and load > here and (threads or here) > 1
+    figure = _("{cores} cores, threads = {threads}").format(cores=here, threads=threads or _("all"))
+    if shared:
+        figure += "; " + _("other work keeps {load:.1f} of them busy").format(load=load)
+    apply = {"threads": here} if many else {"threads": 1} if shared else {}
     yield Check(
         id="environment.threads",
-        status="warning" if many else "ok",
-        figure=_("{cores} cores, threads = {threads}").format(cores=cores, threads=threads or _("all")),
-        why=_("more threads than cores slow every step; the count is part of the run"),
-        fix=f"--set threads={cores}" if many else "",
-        apply={"threads": cores} if many else {},
+        status="warning" if apply else "ok",
+        figure=figure,
+        why=_("threads of one step wait for each other where other work takes their cores; one thread does not")
+        if shared
+        else _("more threads than cores slow every step; the count is part of the run"),
+        fix=f"--set threads={apply['threads']}" if apply else "",
+        apply=apply,
     )
 
 
