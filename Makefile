@@ -20,7 +20,8 @@ test: lint
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not chaos" -n 2
 
 test-slow: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet -e ".[executorch]"
+	@echo "installing ExecuTorch, for the tests of its files"
+	@$(BIN)/python -m pip install --quiet -e ".[executorch]"
 	$(PYTEST) -m "slow"
 
 # Also a part of test-slow. Downloads about 150 MB once, into UBQ_AARCH64_CACHE (~/.cache/ubq/aarch64).
@@ -67,10 +68,13 @@ screenshots: $(VENV)/.ready
 # The stamp is newer than pyproject.toml once everything is installed.
 $(VENV)/.ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "ubq needs Python 3.11, 3.12 or 3.13 on the PATH (or: make PYTHON=/path/to/python)"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --group dev -e ".[physics]"
-	touch $@
+	@test -x $(BIN)/python || { echo "making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
+	@echo "bringing pip in $(VENV) up to date"
+	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	@echo "downloading and installing what ubq needs, PyTorch above all: some minutes, with nothing printed"
+	@$(BIN)/python -m pip install --quiet --group dev -e ".[physics]"
+	@echo "$(VENV) is ready"
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -7,6 +7,11 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A test says what is right, never how fast it came: on a busy machine an example may take any time.
+settings.register_profile("ubq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ubq")
 
 # A shell starts background jobs with SIGINT ignored, and ubq respects that; the processes tested here are to be
 # stoppable however the tests themselves were started. What is not ignored here is the default in a child.

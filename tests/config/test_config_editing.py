@@ -120,7 +120,7 @@ layouts = st.lists(
 ).map("\n".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(layouts, st.sampled_from(["seed", "qat.lr", "qat.decoders.epochs", "qat.diffusion.epochs", "run.name"]))
 def test_any_layout_gets_the_key_and_nothing_else_or_is_refused(text: str, key: str) -> None:
     try:

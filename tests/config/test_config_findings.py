@@ -222,7 +222,7 @@ lines = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 def test_no_mutation_of_a_file_gives_a_traceback(data: st.DataObject) -> None:
     text = write_frozen(load_config("smoke", isolated=True).config).splitlines()
@@ -247,7 +247,7 @@ def test_no_mutation_of_a_file_gives_a_traceback(data: st.DataObject) -> None:
         assert finding.allowed
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.dictionaries(
         st.one_of(st.sampled_from([".".join(p) for p in keys.all_keys()]), st.text(max_size=8)), st.text(max_size=12)

@@ -29,7 +29,7 @@ def saved(array: np.ndarray) -> bytes:
 GOOD = saved(np.zeros((1, 1, 70, 70), np.float32))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=200)
 @given(
     st.one_of(
         st.binary(max_size=200),

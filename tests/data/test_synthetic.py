@@ -34,7 +34,7 @@ def test_maps_have_the_shape_and_range_of_openfwi(family: str) -> None:
     assert len({m.tobytes() for m in maps}) == 40
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sampled_from(NAMES), st.integers(0, 2**32 - 1), st.integers(0, 6), st.integers(1, 4))
 def test_a_sample_does_not_depend_on_how_many_are_drawn(family: str, seed: int, start: int, count: int) -> None:
     whole = synthesise_velocity(family, 10, seed)  # type: ignore[arg-type]

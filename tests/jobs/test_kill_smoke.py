@@ -17,7 +17,6 @@ SMOKE = Pipeline(
         *("--until", "export", "--set", "export.name=model"),
     ),
     interval=2,
-    limit=900.0,
 )
 TRAINING = ("train-autoencoder", "train-seismic", "train-diffusion", "qat-decoders", "qat-diffusion")
 

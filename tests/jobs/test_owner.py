@@ -23,7 +23,7 @@ from pathlib import Path
 from ubq.jobs.owner import Hold
 with Hold(Path(sys.argv[1]), network=sys.argv[2] == "soft"):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -54,17 +54,17 @@ def test_a_second_process_is_told_who_holds_it_and_a_dead_one_never_blocks(tmp_p
         process.communicate()
     assert not alive(owner, run)
     with Hold(run, network=kind == "soft"):
-        assert read_owner(run) == this_process() or read_owner(run).pid == os.getpid()  # type: ignore[union-attr]
+        owner = read_owner(run)
+        assert owner is not None
+        assert owner.pid == os.getpid()
     assert not (run / OWNER).exists()
 
 
 def test_a_zombie_is_not_alive(tmp_path: Path) -> None:
     process = holder(tmp_path / "demo", "kernel")
     os.kill(process.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while start_token(process.pid) is not None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert start_token(process.pid) is None  # not yet waited for
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and still has its entry
+    assert start_token(process.pid) is None
     process.communicate()
 
 
@@ -107,7 +107,7 @@ Hold(Path(sys.argv[1])).__enter__()
 child = os.fork()
 if child == 0:
     os.close(1); os.close(2)
-    time.sleep(30)
+    time.sleep(600)
     os._exit(0)
 print(child, flush=True)
 os.kill(os.getpid(), 9)
@@ -140,10 +140,14 @@ def test_local_disks_are_not_network_file_systems(tmp_path: Path) -> None:
 
 
 def test_of_eight_at_once_one_runs(tmp_path: Path) -> None:
-    pipeline = toy(100)
-    processes = [pipeline.start(tmp_path / "run") for _i in range(8)]
-    outputs = [p.communicate(timeout=60)[0] for p in processes]
+    processes = [toy(20).start(tmp_path / "run", hold="autoencoder") for _i in range(8)]
+    while sum(p.poll() is None for p in processes) > 1:
+        time.sleep(0.01)
+    (tmp_path / "run" / "go").touch()
+    outputs = [p.communicate()[0] for p in processes]
     codes = sorted(p.returncode for p in processes)
     assert codes == [0] + [EXIT_HELD] * 7, outputs
     winner = next(p for p in processes if p.returncode == 0)
-    assert all(f"process {winner.pid} on" in o for o, p in zip(outputs, processes, strict=True) if p.returncode)
+    # The winner writes its name after it has the lock, which may take it longer than the others wait for it.
+    told = (f"held by process {winner.pid} on", "held by another process")
+    assert all(any(t in o for t in told) for o, p in zip(outputs, processes, strict=True) if p.returncode)

@@ -221,13 +221,11 @@ def test_a_tracker_that_never_returns_does_not_hold_the_run(
     class Hangs(Recorder):
         def call(self, name: str) -> None:
             if name == self.fails:
-                over.wait(60)
+                over.wait()
 
     monkeypatch.setitem(tracking.TRACKERS, "wandb", Hangs(call, Exception()).made)  # type: ignore[arg-type]
     monkeypatch.setattr(tracking, "PATIENCE", 0.2)
-    begin = time.monotonic()
     assert start(paths, "wandb") == 0
-    assert time.monotonic() - begin < 30
     over.set()
     assert paths.log.read_text().count("wandb gets no more rows") == 1
     assert "it does not end" in paths.log.read_text()
@@ -238,7 +236,7 @@ def test_a_tracker_that_cannot_follow_is_given_up(paths: RunPaths, monkeypatch: 
 
     class Slow(Recorder):
         def call(self, name: str) -> None:
-            over.wait(60)
+            over.wait()
 
     monkeypatch.setitem(tracking.TRACKERS, "wandb", Slow("", Exception()).made)  # type: ignore[arg-type]
     monkeypatch.setattr(tracking, "WAITING_ROWS", 10)

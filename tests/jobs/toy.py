@@ -2,6 +2,9 @@
 
 Its state evolves step by step from (seed, stage, step), checkpoints hold all of it, metric rows follow
 it, and the last file is a digest of it. Run as a program: ``python toy.py FOLDER [--seed N] ...``.
+
+With a stage's name in ``TOY_HOLD``, that stage waits until the run's folder has a file ``go`` or a stop is
+requested: a test that needs a run at work need not be faster than it.
 """
 
 from __future__ import annotations
@@ -24,6 +27,15 @@ from ubq.jobs.run import start_run
 from ubq.stages.base import Stage, StageContext, Stopped
 from ubq.stages.paths import RunPaths
 from ubq.training.store import CheckpointStore
+
+HELD_STEP = 12
+"""After this step a held training stage waits; checkpoints are made every 10."""
+
+
+def held(context: StageContext, name: str) -> bool:
+    """Whether a stage is to wait."""
+    go = context.paths.root / "go"
+    return os.environ.get("TOY_HOLD") == name and not go.exists() and not context.stop_requested()
 
 
 def _dump(payload: dict[str, Any], file: Any) -> None:
@@ -83,6 +95,8 @@ class ToyStage(Stage):
             step += 1
             context.metrics(step, loss=loss)
             context.progress(step, total, loss=loss)
+            while step == HELD_STEP and held(context, self.name):
+                time.sleep(0.01)
             stopping = context.stop_requested()
             if stopping or step == total or step % config.run.checkpoint_steps == 0:
                 save()
@@ -132,6 +146,10 @@ class Export(Stage):
         return [paths.exported / "manifest.json"]
 
     def run(self, context: StageContext) -> None:
+        while held(context, self.name):
+            time.sleep(0.01)
+        if context.stop_requested():
+            raise Interrupted
         paths = context.paths
         digest = hashlib.sha256()
         for name in self.after:

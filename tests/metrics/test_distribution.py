@@ -128,7 +128,7 @@ def test_the_bootstrap_interval_covers_the_true_ratio() -> None:
     assert 0.9 <= hits / 200 <= 0.985
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(arrays(np.float64, st.integers(2, 30), elements=st.floats(0.1, 100)))
 def test_a_ratio_of_a_series_to_itself_is_one_without_doubt(series: np.ndarray) -> None:
     found = bootstrap_ratio(series, series, resamples=50)

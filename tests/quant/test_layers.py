@@ -172,7 +172,7 @@ def test_a_tiny_channel_with_a_large_bias_fits_32_bits() -> None:
 
 
 @given(low=st.floats(-1e3, 1e3), width=st.floats(0, 1e3), levels=st.sampled_from([127, 255]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_grids_hold_zero_and_their_range(low: float, width: float, levels: int) -> None:
     lowest, highest = torch.tensor(low), torch.tensor(low + width)
     scale, zero = affine_grid(lowest, highest, levels)
@@ -223,7 +223,7 @@ def test_geometry_without_integer_kernel_is_refused() -> None:
 @given(
     scale=st.floats(1e-4, 10.0), zero=st.integers(0, 255), levels=st.sampled_from([127, 255]), seed=st.integers(0, 99)
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_our_fake_quantisation_is_pytorchs_to_the_bit(scale: float, zero: int, levels: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     zero_point = torch.tensor(min(zero, levels), dtype=torch.int32)

@@ -38,7 +38,7 @@ def nothing_leaves_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checklist, "ubq_json", ubq_json)
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 @given(
     first=st.sampled_from(["start", "wizard", "progress", "checklist"]),
     keys=st.lists(st.sampled_from(KEYS), min_size=5, max_size=40),

@@ -18,10 +18,10 @@ from harness import drive, make_run, screen_text, settle
 from rich.cells import cell_len
 from textual.pilot import Pilot
 
+from ubq import cpu
 from ubq.i18n import gettext as _
 from ubq.jobs import status
 from ubq.jobs.owner import Owner
-from ubq.stages import device
 from ubq.tui import draft, progress, start
 from ubq.tui.checklist import ChecklistScreen
 
@@ -38,9 +38,8 @@ SCREENS = ("start", "data", "quantisation", "training", "review", "progress", "c
 def nothing_that_differs(monkeypatch: pytest.MonkeyPatch, probe: list[tuple[str, str]]) -> None:
     """No time, no machine, no process of its own on the screen."""
     monkeypatch.setattr(draft, "schema_comment", lambda file: "#:schema ./presets/schema.json\n")
-    monkeypatch.setattr(draft.Draft, "summary", "[qat]\nepochs = 50  # ubq.toml:3\nsteps = 4  # preset smoke")
     monkeypatch.setattr(start, "age", lambda updated: "5 min ago")
-    monkeypatch.setattr(device, "cores", lambda: 2)
+    monkeypatch.setattr(cpu, "cores", lambda: 2)
     monkeypatch.setattr(progress, "_resident", lambda owner: 621_000_000)
     owner = Owner(4242, "trainer", "1", "1", "2026-01-01T10:00:00Z")
     monkeypatch.setattr(status, "read_owner", lambda folder: owner if folder.name == "running" else None)

@@ -1,6 +1,5 @@
 """Puts the toy pipeline of tests/jobs in the place of ubq's own, in processes that have this folder on their path."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -10,4 +9,4 @@ import toy
 
 import ubq.stages
 
-ubq.stages.PIPELINE = tuple(toy.stages(float(os.environ["TOY_STEP_SECONDS"])))
+ubq.stages.PIPELINE = tuple(toy.stages())
