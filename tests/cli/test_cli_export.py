@@ -92,7 +92,7 @@ def test_an_upstream_float_checkpoint_is_written_in_float_and_not_otherwise(tmp_
     assert main(["export", str(path), "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert "no int8 weights" in error
-    assert "ubq run --checkpoint" in error
+    assert f"ubq run --pretrained-path {path}" in error
     result = exported(
         tmp_path / "out", str(path), "--no-quantize", "--family", "flatvel-a", "--backend", tiny_backend(),
         capsys=capsys,

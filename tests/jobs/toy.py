@@ -149,7 +149,7 @@ class Export(Stage):
         while held(context, self.name):
             time.sleep(0.01)
         if context.stop_requested():
-            raise Interrupted
+            raise Stopped
         paths = context.paths
         digest = hashlib.sha256()
         for name in self.after:

@@ -118,7 +118,7 @@ def checkpoint(
     else:
         raise CheckpointError(
             _("{path} is not a QAT checkpoint, so there are no int8 weights to write").format(path=path),
-            _("quantise it with: ubq run --checkpoint {path}, or write the float model with --no-quantize").format(
+            _("quantise it with: ubq run --pretrained-path {path}, or write the float model with --no-quantize").format(
                 path=path
             ),
         )

@@ -178,7 +178,7 @@ class _Job:
         if not np.isfinite(gather).all():
             raise DataError(
                 _("{path}, sample {row}: the modelled gather is not finite").format(path=self.velocity.path, row=row),
-                _("check the map with ubq data inspect"),
+                _("look at the maps with: ubq data inspect {folder}").format(folder=self.velocity.path.parent),
             )
         with open(self.partial, "r+b", buffering=0) as stream:
             stream.seek(self._offset + row * gather.nbytes)

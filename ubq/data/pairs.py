@@ -210,7 +210,9 @@ def find_files(
                 _("{seismic} has {given} samples, but {velocity} has {wanted}").format(
                     seismic=seismic_path, given=pair.seismic.samples, velocity=velocity_path, wanted=pair.samples
                 ),
-                _("remove both, or model the seismic again with ubq data forward"),
+                _(
+                    "remove both, or the gathers and model them: ubq data forward --velocity {folder} --out {out}"
+                ).format(folder=velocity_path.parent, out=seismic_path.parent),
             )
         pairs.append(pair)
     return pairs

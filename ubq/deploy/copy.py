@@ -119,7 +119,7 @@ def copy_files(
                 _("{name} came out different on {host}: its SHA-256 is not the manifest's").format(
                     name=file.name, host=target.host
                 ),
-                _("call ubq deploy again: it is copied anew; if this repeats, the card or the disk there is failing"),
+                _("the same command again copies it anew; if this repeats, the card or the disk there is failing"),
             )
     renamed = connection.run(_RENAME, target.path, *(f.name for f in open_files))
     if renamed.code:
@@ -190,7 +190,7 @@ def _failed(target: Target, done: Finished) -> PreflightError | StageError:
         _("copying to {target} failed: {error}").format(
             target=target, error=lines[-1] if lines else f"exit {done.code}"
         ),
-        _("call ubq deploy again: it goes on where it stopped"),
+        _("the same command again goes on where it stopped"),
     )
 
 

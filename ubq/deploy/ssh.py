@@ -188,5 +188,5 @@ def connection_error(stderr: str, host: str) -> UbqError:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     return StageError(
         _("the connection to {host} broke: {reason}").format(host=bare, reason=lines[-1] if lines else "ssh 255"),
-        _("call ubq deploy again: it goes on where it stopped"),
+        _("the same command again goes on where it stopped"),
     )

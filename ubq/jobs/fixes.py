@@ -28,7 +28,8 @@ class Fix:
 
     Args:
         cause: what most likely caused it.
-        action: what to do, in words or as a command; empty where setting ``apply`` is all.
+        action: what to do, in words or as a command; empty where setting ``apply`` is all. ``{run}`` in it stands for
+            the run as commands take it, ``{config}`` for its configuration.
         apply: dotted keys and the values to set.
     """
 
@@ -39,7 +40,9 @@ class Fix:
     def command(self, run: Path | None) -> str:
         """The command that applies the fix to a run's folder, or to the configuration in the working folder."""
         if not self.apply:
-            return self.action
+            name, place = (shlex.quote(run.name), f" --runs-dir {shlex.quote(str(run.parent))}") if run else ("RUN", "")
+            config = shlex.quote(str(run / "config.toml")) if run else "runs/RUN/config.toml"
+            return self.action.format(run=name + place, config=config)
         from ubq.config.keys import toml_value
 
         base = ["ubq", "run"] + (["--config", str(run / "config.toml")] if run else [])
@@ -79,7 +82,7 @@ def out_of_memory(config: Config, stage: str, tried: int = 0) -> Fix:
     training = training_of(config, stage)
     if training is None:
         cause = _("the machine ran out of memory, or the process was killed by hand")
-        return Fix(cause, _("free some memory, then: ubq resume"))
+        return Fix(cause, _("free some memory, then: ubq resume {run}"))
     cause = _("the machine ran out of memory (batch_size {batch} in {parts} parts), or the process was killed by hand")
     now = max(training.accumulate, tried)
     cause = cause.format(batch=training.batch_size, parts=now)
@@ -98,13 +101,13 @@ def _quantised_modules(config: Config, how: str) -> Fix:
         apply["quant.max_quality_loss"] = 0.0
     if apply:
         return Fix(_("parts of the model, or rewrites that integer kernels need, are switched off"), "", apply)
-    return Fix(_("layers stayed in float"), _("see which and why: ubq quant analyze"))
+    return Fix(_("layers stayed in float"), _("see which and why: ubq quant analyze {run}"))
 
 
 def _conv1d_left(config: Config, how: str) -> Fix:
     cause = _("there is no integer kernel for Conv1d; the U-Net's have to be rewritten as Conv2d")
     off = {f"quant.{n}": True for n in ("convert_conv1d", "diffusion") if not getattr(config.quant, n)}
-    return Fix(cause, "" if off else _("export the file again: ubq run --force export"), off)
+    return Fix(cause, "" if off else _("export the file again: ubq run --config {config} --force export"), off)
 
 
 def _loss_falling(config: Config, how: str) -> Fix:
@@ -116,7 +119,7 @@ def _loss_falling(config: Config, how: str) -> Fix:
         return Fix(_("too few steps to judge a trend"), "", keys)
     keys = {k: v for s in reasons for k, v in _calmer(config, s).items()}
     cause = _("the learning rate is too high, or the training too short or already at its floor")
-    return Fix(cause, "" if keys else _("look at the losses: ubq attach"), keys)
+    return Fix(cause, "" if keys else _("look at the log: ubq logs {run}"), keys)
 
 
 def _file_size(config: Config, how: str) -> Fix:
@@ -128,7 +131,8 @@ def _file_size(config: Config, how: str) -> Fix:
 
 def _generation(config: Config, how: str) -> Fix:
     cause = _("the exported file does not do on its own what it should; how it failed stands in the mark")
-    return Fix(cause, _("export it again with ubq run --force export; the log has the details: ubq logs"))
+    action = _("export it again: ubq run --config {config} --force export; the log has the details: ubq logs {run}")
+    return Fix(cause, action)
 
 
 def _int8_fidelity(config: Config, how: str) -> Fix:

@@ -42,7 +42,8 @@ def load_frozen(paths: RunPaths) -> Config:
 
     if not paths.config.is_file():
         raise UsageError(
-            _("run {run} has no config.toml").format(run=paths.root), _("start it with: ubq run --run NAME --preset …")
+            _("run {run} has no config.toml").format(run=paths.root),
+            _("start it with: ubq run --run {run} --preset NAME").format(run=paths.root.name),
         )
     return read_frozen(paths.config)
 

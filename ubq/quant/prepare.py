@@ -55,7 +55,7 @@ def prepare_qat(generator: Generator, quant: QuantConfig) -> None:
         if not fnmatch.filter(names, pattern):
             raise UsageError(
                 _("quant.keep_float: no layer is called {pattern}").format(pattern=pattern),
-                _("ubq quant analyze lists the names"),
+                _("list the names with: ubq quant analyze RUN"),
             )
     for name in names:
         layer = generator.get_submodule(name)

@@ -126,7 +126,9 @@ def read_checkpoint(
     """
     imported = _survey_both(path, decoder_path, weights, sizes or {}, compare=True)
     if imported.problem:
-        raise CheckpointError(imported.problem, _("ubq checkpoint inspect lists them all"))
+        raise CheckpointError(
+            imported.problem, _("list them all with: ubq checkpoint inspect {path}").format(path=path)
+        )
     require(imported, need)
     return imported
 
