@@ -2,42 +2,63 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 import torch
+from test_loop import Context
 from tiny import calibrated, tiny_model, tiny_recipe
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ubq.config.load import load_config
-from ubq.config.schema import QatDiffusionTraining
+from ubq.config.schema import QatDiffusionTraining, RunConfig
+from ubq.jobs.console import QuietConsole
+from ubq.jobs.run import start_run
 from ubq.model import GaussianDiffusion
 from ubq.quant.phases import phase_set, set_phase
-from ubq.stages import diffusion as stage
+from ubq.stages.diffusion import TrainDiffusion
+from ubq.stages.paths import RunPaths
+from ubq.training.files import save_tensors
 from ubq.training.latents import Latents
+from ubq.training.loop import train
 from ubq.training.qat import QatDiffusionTask
 from ubq.training.randomness import SampleDraws
 
 SAMPLES = torch.arange(8)
 
 
-@pytest.mark.parametrize(("preset", "narrow_types"), [("curvefault-a-edge", True), ("demo", False)])
-def test_wide_unets_train_in_bfloat16(preset: str, narrow_types: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Seen(Exception):
-        pass
+class ProductTypes(TorchDispatchMode):
+    """The number formats that convolutions and linears compute in."""
 
-    def run_training(context: object, task: object, *_rest: object) -> None:
-        raise Seen(task.cpu_bfloat16)  # type: ignore[attr-defined]
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
 
-    monkeypatch.setattr(stage, "new_parts", lambda *_args: {"unet": nn.Identity()})
-    monkeypatch.setattr(
-        "ubq.training.latents.load_latents", lambda *_args: Latents(torch.zeros(4, 8), torch.zeros(4, 8))
-    )
-    monkeypatch.setattr(stage, "run_training", run_training)
-    context = SimpleNamespace(config=load_config(preset, isolated=True).config, paths=None)
-    with pytest.raises(Seen) as seen:
-        stage.TrainDiffusion().run(context)  # type: ignore[arg-type]
-    assert seen.value.args == (narrow_types,)
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__ in ("convolution", "addmm", "mm"):
+            self.seen.add(result.dtype)
+        return result
+
+
+@pytest.fixture
+def cpu_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+
+
+@pytest.mark.usefixtures("cpu_with_bfloat16")
+@pytest.mark.parametrize(("channels", "dtype"), [(128, torch.bfloat16), (16, torch.float32)])
+def test_wide_unets_train_in_bfloat16(channels: int, dtype: torch.dtype, tmp_path: Path) -> None:
+    changes = {"model.unet_dim": channels, "train.diffusion.steps": 1, "train.diffusion.batch_size": 16, "threads": 1}
+    config = load_config("smoke", changes, isolated=True).config
+    paths = RunPaths(tmp_path / "run")
+    paths.latents.parent.mkdir(parents=True)
+    save_tensors(paths.latents, {side: torch.rand(1, config.model.encoder_dim) for side in ("train", "val")})
+    with ProductTypes() as types:
+        assert start_run(config, paths, stages=[TrainDiffusion()], preflight=False, console=QuietConsole()) == 0
+    assert dtype in types.seen
+    assert dtype == torch.bfloat16 or types.seen == {torch.float32}
 
 
 def qat_task(distillation: float) -> QatDiffusionTask:
@@ -51,8 +72,12 @@ def loss(task: QatDiffusionTask) -> Tensor:
     return task.loss(SAMPLES, SampleDraws(0, "test", SAMPLES.tolist()))
 
 
+@pytest.mark.usefixtures("cpu_with_bfloat16")
 def test_fake_quantised_ones_do_not() -> None:
-    assert not qat_task(0.0).cpu_bfloat16
+    settings = QatDiffusionTraining(steps=1, batch_size=4)
+    with ProductTypes() as types:
+        train(qat_task(0.0), Context(), settings, RunConfig(), 0, torch.device("cpu"))
+    assert types.seen == {torch.float32}
 
 
 @torch.no_grad()
