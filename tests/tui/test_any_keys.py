@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ KEYS = (
     "backspace", "delete", "home", "end", "question_mark", "f1", "f2", "slash", "a", "c", "d", "n", "o", "r", "s", "y",
     "1", "9", "minus", "full_stop", "comma", "x", "ctrl+c", "ctrl+u", "ctrl+w", "quotation_mark", "left_square_bracket",
 )  # fmt: skip
-# More of them with: UBQ_KEY_EXAMPLES=200 pytest tests/tui/test_any_keys.py
-EXAMPLES = int(os.environ.get("UBQ_KEY_EXAMPLES", "6"))
+SCREENS = ("start", "wizard", "progress", "checklist")
+SIZES = ((60, 20), (80, 24), (120, 40), (20, 6))
 
 
 @pytest.fixture(autouse=True)
@@ -38,15 +39,26 @@ def nothing_leaves_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checklist, "ubq_json", ubq_json)
 
 
-@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
-@given(
-    first=st.sampled_from(["start", "wizard", "progress", "checklist"]),
-    keys=st.lists(st.sampled_from(KEYS), min_size=5, max_size=40),
-    size=st.sampled_from([(60, 20), (80, 24), (120, 40), (20, 6)]),
-)
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize("first", SCREENS)
+@pytest.mark.usefixtures("probe")
+def test_every_key_once_ends_in_a_valid_screen(first: str, size: tuple[int, int]) -> None:
+    """On every screen at every size, in an order that is shuffled for each and always the same."""
+    keys = random.Random(f"{first} {size}").sample(KEYS, len(KEYS))
+    press(first, keys, size)
+
+
+@pytest.mark.slow
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
+@given(first=st.sampled_from(SCREENS), keys=st.lists(st.sampled_from(KEYS), max_size=40), size=st.sampled_from(SIZES))
 def test_any_keys_end_in_a_valid_screen(
     first: str, keys: list[str], size: tuple[int, int], probe: list[tuple[str, str]]
 ) -> None:
+    press(first, keys, size)
+
+
+def press(first: str, keys: Sequence[str], size: tuple[int, int]) -> None:
+    """Open a screen, press the keys, and see that the interface stands."""
     Path("ubq.toml").unlink(missing_ok=True)
     run = make_run("failed", failed=("int8_fidelity",)) if not Path("runs/failed").exists() else Path("runs/failed")
     if not Path("runs/stopped").exists():
