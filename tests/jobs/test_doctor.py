@@ -217,7 +217,7 @@ def test_memory_is_weighed_against_the_batch_sizes(monkeypatch: pytest.MonkeyPat
     assert stages == list(TABLES)
     assert "batch_size 8" in checks["memory.train-seismic"].figure
 
-    monkeypatch.setattr(examination, "memory_available", lambda: 450_000_000)
+    monkeypatch.setattr("ubq.jobs.machine.memory_available", lambda: 450_000_000)
     checks = found(config)
     hungry = checks["memory.train-seismic"]
     assert (hungry.status, hungry.apply) == ("failed", {"train.seismic.accumulate": 2})

@@ -14,11 +14,12 @@ from ubq.config.schema import Config
 from ubq.errors import EXIT_PREFLIGHT
 from ubq.jobs.checks import preflight
 from ubq.jobs.checks.check import Check
-from ubq.jobs.checks.preflight import check_device, check_disk, check_memory, check_synthesis, disk_needed
+from ubq.jobs.checks.configuration import check_synthesis
+from ubq.jobs.checks.machine import SPARE_BYTES, check_device, check_disk, check_memory
 from ubq.jobs.console import QuietConsole
 from ubq.jobs.run import start_run
 from ubq.jobs.status import snapshot
-from ubq.stages.estimate import StageMemory
+from ubq.stages.estimate import StageMemory, disk_needed
 from ubq.stages.paths import RunPaths
 
 GIGABYTE = 1_000_000_000
@@ -49,7 +50,7 @@ def test_disk_for_checkpoints_final_weights_and_pairs(monkeypatch: pytest.Monkey
     assert check.failed
     assert "48.1 GB needed, 48.0 GB free" in check.figure
     assert "--runs-dir" in check.fix
-    free(monkeypatch, expected + preflight.SPARE_BYTES)
+    free(monkeypatch, expected + SPARE_BYTES)
     assert check_disk(config, paths, [*NEEDS], NEEDS).status == "ok"
 
 
@@ -67,7 +68,7 @@ def test_disk_for_what_import_and_export_write() -> None:
 def test_what_is_written_already_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch, paths: RunPaths) -> None:
     needs = {"train-autoencoder": StageMemory(weights=4000, training=16000, activations=0)}
     needed = disk_needed(Config(), [*needs], needs)
-    free(monkeypatch, needed + preflight.SPARE_BYTES - 1000)
+    free(monkeypatch, needed + SPARE_BYTES - 1000)
     assert check_disk(Config(), paths, [*needs], needs).failed
     folder = paths.checkpoints("train-autoencoder") / "step-5"
     folder.mkdir(parents=True)
@@ -82,7 +83,7 @@ def test_what_is_written_already_is_not_asked_for_again(monkeypatch: pytest.Monk
 def test_memory_of_the_hungriest_stage(
     monkeypatch: pytest.MonkeyPatch, on_gpu: bool, available: int, status: str
 ) -> None:
-    monkeypatch.setattr(preflight, "_device_memory", lambda device: (on_gpu, available * GIGABYTE))
+    monkeypatch.setattr("ubq.jobs.checks.machine.device_memory", lambda device: (on_gpu, available * GIGABYTE))
     (check,) = check_memory(Config(), NEEDS)
     assert check.status == status
     assert check.figure.startswith("train-diffusion needs 17.4 GB")

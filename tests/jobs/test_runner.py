@@ -177,9 +177,9 @@ def test_the_thread_count_is_the_runs_own(paths: RunPaths, monkeypatch: pytest.M
 
     config = toy.toy_config(epochs=2).model_copy(update={"threads": 0})
     stages = [*toy.stages()[:3], Looks()]
-    monkeypatch.setattr("ubq.jobs.run.cores", lambda: 3)
+    monkeypatch.setattr("ubq.jobs.frozen.cores", lambda: 3)
     start_run(config, paths, stages=stages, console=QuietConsole())
-    monkeypatch.setattr("ubq.jobs.run.cores", lambda: 5)
+    monkeypatch.setattr("ubq.jobs.frozen.cores", lambda: 5)
     (paths.exported / "manifest.json").unlink()
     start_run(config, paths, stages=stages, console=QuietConsole())
     assert seen == [3, 3]
