@@ -3,7 +3,7 @@
 ``python studies/training_precision.py [--presets demo,curvefault-a-edge] [--device cpu] [--threads 1] [--rounds 7]``
 
 float32, bfloat16 autocast, channels-last (the autoencoder's 2-D convolutions) and, with ``--compile``, torch.compile,
-whose first call counts as warm-up. What pays decides ``Task.cpu_bfloat16`` and the layout of the training tasks.
+whose first call counts as warm-up. What pays decides ``Task.bfloat16_on`` and the layout of the training tasks.
 """
 
 from __future__ import annotations

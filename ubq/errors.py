@@ -54,9 +54,16 @@ class StageError(UbqError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for a failed allocation on a device or on the host; torch has no one type for them."""
+    """True for a failed allocation on a device or on the host; torch has no one type for them.
+
+    The libraries that CUDA's kernels come from fail in their own words: ``CUBLAS_STATUS_ALLOC_FAILED``,
+    ``CUDNN_STATUS_ALLOC_FAILED``, ``CUFFT_ALLOC_FAILED``.
+    """
     text = str(error).lower()
-    marks = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "std::bad_alloc")
+    marks = (
+        "can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "std::bad_alloc",
+        "_alloc_failed",
+    )  # fmt: skip
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(mark in text for mark in marks))
 
 

@@ -11,8 +11,9 @@ import pytest
 import toy
 
 from ubq.durable import read_rows
-from ubq.errors import EXIT_MARK_FAILED, StageError, UbqError
+from ubq.errors import EXIT_MARK_FAILED, EXIT_PREFLIGHT, StageError, UbqError
 from ubq.jobs.console import QuietConsole
+from ubq.jobs.frozen import load_frozen
 from ubq.jobs.run import resume_run, start_run
 from ubq.jobs.state import StageState, read_state
 from ubq.jobs.status import snapshot
@@ -183,6 +184,45 @@ def test_the_thread_count_is_the_runs_own(paths: RunPaths, monkeypatch: pytest.M
     (paths.exported / "manifest.json").unlink()
     start_run(config, paths, stages=stages, console=QuietConsole())
     assert seen == [3, 3]
+
+
+class Trains(toy.Autoencoder):
+    """A stage whose output hangs on the device, as that of every stage that trains does."""
+
+    reads = (*toy.Autoencoder.reads, "device")
+
+
+def test_an_automatic_device_is_fixed_at_the_first_start(
+    paths: RunPaths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, stages = toy.toy_config(epochs=2), [Trains(), *toy.stages()[1:]]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert start_run(config, paths, stages=stages, console=QuietConsole(), preflight=False) == 0
+    assert load_frozen(paths).device == "cuda"
+    monkeypatch.undo()
+    (paths.exported / "manifest.json").unlink()
+    assert resume_run(paths, stages=stages, console=QuietConsole()) == 0  # nothing is left to train
+    capsys.readouterr()
+    (paths.checkpoints("autoencoder") / "final.json").unlink()
+    assert start_run(config, paths, stages=stages, console=QuietConsole()) == EXIT_PREFLIGHT
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "error: device cuda is not available on this machine"
+    assert f"ubq run --config {paths.config} --set device=cpu" in lines[1]
+
+
+def test_a_run_that_trained_under_an_automatic_device_is_not_trained_again(paths: RunPaths) -> None:
+    """Runs of before kept ``auto``; what they hold was trained here, whatever it was."""
+    config, stages = toy.toy_config(epochs=2), [Trains(), *toy.stages()[1:]]
+    start_run(config, paths, stages=stages, console=QuietConsole(), preflight=False)
+    state = json.loads(paths.state.read_text())
+    state["stages"][0]["fingerprint"]["device"] = "auto"
+    paths.state.write_text(json.dumps(state))
+    paths.config.write_text(paths.config.read_text().replace('device = "cpu"', 'device = "auto"'))
+    console = Lines()
+    assert resume_run(paths, stages=stages, console=console) == 0
+    assert console.lines == ["run run is complete and up to date"]
+    assert load_frozen(paths).device == "auto"
 
 
 def test_a_damaged_checkpoint_is_said_and_the_one_before_used(paths: RunPaths) -> None:

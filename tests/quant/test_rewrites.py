@@ -116,3 +116,8 @@ def test_tabulating_spares_the_original() -> None:
     assert set(generator.state_dict()) == names
     assert not any("mlp.1" in n or "mlp.3" in n for n in tabled.state_dict() if n.startswith("unet."))
     assert tabled.unet.init_conv.conv.conv.weight.data_ptr() == generator.unet.init_conv.conv.conv.weight.data_ptr()
+
+
+def test_a_sampler_on_another_device_gives_its_rows_there() -> None:
+    rows = rewrites.TimeRows(torch.arange(0, 8, 2, device="meta"), 8)
+    assert rows.rows.device.type == "meta"

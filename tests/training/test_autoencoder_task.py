@@ -73,7 +73,7 @@ def test_a_sample_no_longer_depends_on_its_batch_once_statistics_are_frozen() ->
     assert torch.equal(statistics(made), before)
 
 
-@pytest.mark.skipif(not loop._cpu_has_bfloat16(), reason="this CPU has no bfloat16 products")
+@pytest.mark.skipif(not loop._has_bfloat16(torch.device("cpu")), reason="this CPU has no bfloat16 products")
 def test_bfloat16_steps_keep_float32_weights_and_learn_as_well() -> None:
     narrow, wide = trained(amp=True), trained(amp=False)
     assert {p.dtype for p in narrow.model.parameters()} == {torch.float32}

@@ -45,3 +45,10 @@ def test_the_model_computes_the_same_and_its_latents_come_in_the_new_order() -> 
     assert not torch.equal(ordered, latents)
     neighbours = [torch.corrcoef(z.T).diagonal(1).mean() for z in (latents, ordered)]
     assert neighbours[1] > neighbours[0]
+
+
+def test_model_and_latents_may_lie_on_different_devices() -> None:
+    """The latents come back to the host; a training model is elsewhere, here on the meta device."""
+    parts = [build_part(SIZES, part).to("meta") for part in ("encoder", "velocity_projector", "velocity_decoder")]
+    ordered = order_latent(Autoencoder(*parts), torch.randn(64, 12))
+    assert ordered.device.type == "cpu"

@@ -24,7 +24,7 @@ DATA = torch.randn(24, 6, generator=torch.Generator().manual_seed(1))
 class Regression:
     """A noisy linear fit with batch statistics: everything a checkpoint has to hold."""
 
-    cpu_bfloat16 = False
+    bfloat16_on: tuple[str, ...] = ()
 
     def __init__(self, phases: tuple[str, ...] = ("train",)) -> None:
         torch.manual_seed(7)

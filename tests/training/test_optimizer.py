@@ -7,6 +7,7 @@ import io
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -34,6 +35,7 @@ def steps(model: nn.Module, chosen: TrainingConfig, count: int = 1) -> StageOpti
     return optimizer
 
 
+@hypothesis_settings(deadline=None)  # the first call loads libraries
 @given(st.integers(2, 24), st.integers(2, 24), st.integers(0, 2**31), st.sampled_from([1e-4, 1.0, 1e4]))
 def test_singular_values_come_near_one_and_keep_their_vectors(rows: int, columns: int, seed: int, scale: float) -> None:
     matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))

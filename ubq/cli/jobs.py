@@ -85,7 +85,7 @@ def run(
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=_DATA)
+        str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_DATA)
     ] = None,
     epochs: Annotated[
         int | None, typer.Option("--epochs", help="Epochs of both QAT stages; 0: calibrate only.", rich_help_panel=_QAT)

@@ -91,7 +91,7 @@ def words(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         return "one of " + ", ".join(toml_value(v) for v in schema["enum"])
     if schema.get("pattern") and "auto|cpu" in schema["pattern"]:
-        return 'string: "auto", "cpu", "cuda", "cuda:N" or "mps"'
+        return 'string: "auto", "cpu", "cuda" or "cuda:N"'
     kind = schema.get("type", "")
     if kind == "array":
         if "prefixItems" in schema:

@@ -422,8 +422,8 @@ class Config(Table):
     """One line about what this configuration is for; lists of presets show it."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of everything random."""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
-    """Device to train on: auto, cpu, cuda, cuda:N or mps."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """Device to train on: auto, cpu, cuda or cuda:N."""
     threads: Count = 0
     """CPU threads; part of the run, since another count gives other last bits. 0: all cores, fixed at the start."""
     tracking: Literal["none", "tensorboard", "wandb"] = "none"

@@ -92,6 +92,14 @@ def out_of_memory(config: Config, stage: str, tried: int = 0) -> Fix:
     return Fix(cause, _("the smallest parts already: use a smaller preset, ubq presets list"))
 
 
+def too_large(on_gpu: bool) -> Fix:
+    """A stage whose weights and training state alone do not fit: no part of a batch is small enough."""
+    cause = _("weights, gradients, optimiser and moving average alone are more than there is")
+    if on_gpu:
+        return Fix(cause, _("smaller parts of a batch would not help: use a smaller preset or a larger device"))
+    return Fix(cause, _("smaller parts of a batch would not help: use a smaller preset, ubq presets list"))
+
+
 def _quantised_modules(config: Config, how: str) -> Fix:
     names = ("convert_conv1d", "convert_transposed", "fold_batchnorm", "velocity", "seismic", "diffusion")
     apply: dict[str, object] = {f"quant.{n}": True for n in names if not getattr(config.quant, n)}

@@ -18,14 +18,18 @@ if TYPE_CHECKING:
 def freeze(config: Config, paths: RunPaths, preset: str) -> Config:
     """The configuration as the run keeps it: everything that was left to this machine is fixed.
 
-    The thread count is the one of the run's first start, since another count gives other last bits.
+    The thread count and the device are those of the run's first start, since others give other last bits. What
+    ``device = "auto"`` is on a machine only torch knows: the run asks it, before its first stage that trains.
     """
-    threads = config.threads
-    if not threads and paths.config.is_file():
+    threads, device = config.threads, config.device
+    if (not threads or device == "auto") and paths.config.is_file():
         with contextlib.suppress(UsageError):  # one that this ubq cannot read is replaced
-            threads = load_frozen(paths).threads
+            kept = load_frozen(paths)
+            threads = threads or kept.threads
+            device = kept.device if device == "auto" else device
     changed = {
         "threads": threads or cores(),
+        "device": device,
         "run": config.run.model_copy(update={"name": paths.root.name, "dir": str(paths.root.parent)}),
         "export": config.export.model_copy(update={"name": config.export.name or preset or paths.root.name}),
     }

@@ -266,6 +266,7 @@ class _Runner:
             try:
                 if preflight:
                     self._preflight(planned)
+                self._fix_device(planned)
                 state.state = RUNNING
                 self.file.save()
                 _set_threads(self.config.threads)
@@ -294,6 +295,18 @@ class _Runner:
         failed = [c for c in checks if c.failed]
         if failed:
             raise PreflightError("; ".join(c.figure for c in failed), failed[0].fix)
+
+    def _fix_device(self, planned: Sequence[Planned]) -> None:
+        """Keep for good what ``device = "auto"`` is here; a run that has trained under ``auto`` stays as it is."""
+        todo = {p.name for p in planned if p.action != UP_TO_DATE}
+        trained = any((s.fingerprint or {}).get("device") == "auto" for s in self.state.stages)
+        if self.config.device != "auto" or trained:
+            return
+        if any("device" in stage.reads for stage in self.stages if stage.name in todo):
+            from ubq.stages.device import find_device
+
+            self.config = self.config.model_copy(update={"device": find_device("auto").type})
+            write_config(self.paths, self.config)
 
     def _stage(self, stage: Stage, stop: StopSignals) -> None:
         """Run one stage unless it is up to date."""

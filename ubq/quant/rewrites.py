@@ -110,8 +110,8 @@ class TimeRows(nn.Module):
 
     def __init__(self, times: Tensor, diffusion_steps: int) -> None:
         super().__init__()
-        rows = torch.full((diffusion_steps,), -1, dtype=torch.int64)
-        rows[times] = torch.arange(len(times))
+        rows = torch.full((diffusion_steps,), -1, dtype=torch.int64, device=times.device)
+        rows[times] = torch.arange(len(times), device=times.device)
         self.rows: Tensor
         self.register_buffer("rows", rows)
 
@@ -247,12 +247,13 @@ def tabulate_time(unet: UNet, times: Tensor, diffusion_steps: int) -> None:
 
     Args:
         unet: a U-Net that still has its MLPs; the fork's variant has nothing to replace.
-        times: distinct time steps that a sampler visits, (N,) int64.
+        times: distinct time steps that a sampler visits, (N,) int64, on any device.
         diffusion_steps: steps of the training process.
     """
     if not unet.time_conditioned:
         return
-    embedding = unet.time_mlp(times.to(next(unet.parameters()).device))
+    times = times.to(next(unet.parameters()).device)
+    embedding = unet.time_mlp(times)
     for block in unet.modules():
         if isinstance(block, ResidualBlock):
             block.add_module("mlp", TimeTable(block.mlp(embedding)))

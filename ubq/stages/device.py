@@ -50,30 +50,61 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
-    usable = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-    }[device.type]
-    if not usable:
-        raise PreflightError(
-            _("device {name} is not available on this machine").format(name=name), _("--device auto or --device cpu")
-        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise PreflightError(_("device {name} is not available on this machine").format(name=name), "--device cpu")
     return device
 
 
+def try_device(name: str) -> torch.device:
+    """The device that ``device`` names, after one small operator on it.
+
+    A PyTorch without kernels for a card still lists the card: only a kernel shows it.
+
+    Raises:
+        PreflightError: the device is not there, or computes nothing.
+    """
+    import torch
+
+    device = find_device(name)
+    if device.type == "cuda":
+        settle_cuda(device)
+    try:
+        float(torch.ones(8, device=device).square().sum())
+    except RuntimeError as error:
+        raise PreflightError(
+            _("device {name} computes nothing: {why}").format(name=name, why=str(error).splitlines()[0]),
+            _("install the PyTorch build for this card (https://pytorch.org/get-started/locally), or --device cpu"),
+        ) from error
+    return device
+
+
+def settle_cuda(device: torch.device) -> None:
+    """How this process computes on a GPU: in float32 where float32 is asked for, and alike each time.
+
+    Without this a convolution rounds its float32 inputs to TF32, 10 bits of mantissa, which is coarser than
+    some of the grids that fake quantisation puts them on.
+
+    Kernels that repeat to the bit are chosen wherever PyTorch has one, which for the operators of ubq's stages is
+    everywhere. An operator without one would be a warning, not an error.
+    """
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read as cuBLAS starts, at the first product
+    torch.cuda.set_device(device)
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
 def use_device(config: Config) -> torch.device:
-    """The training device, with threads set; every step on it repeats to the bit for one thread count.
+    """The training device, with threads set; see :func:`settle_cuda` for what repeats on it.
 
     Raises:
         PreflightError: the device is not there.
     """
-    import torch
-
     set_threads(config)
     device = find_device(config.device)
     if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = False
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        settle_cuda(device)
     return device

@@ -55,6 +55,6 @@ class TrainDiffusion(Stage):
         uniform = settings.loss_weight == "uniform"
         diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant, uniform).to(device)
         wide = sizes.unet_dim >= BFLOAT16_CHANNELS
-        task = DiffusionTask(parts["unet"], diffusion, load_latents(paths.latents, device), cpu_bfloat16=wide)
+        task = DiffusionTask(parts["unet"], diffusion, load_latents(paths.latents, device), wide=wide)
         run_training(context, task, settings, device)
         save_tensors(paths.checkpoints(self.name) / "diffusion.pt", state_of(parts))

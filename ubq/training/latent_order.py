@@ -50,18 +50,20 @@ def order_latent(model: Autoencoder, latents: Tensor) -> Tensor:
     """Sort the channels of the encoder and the inputs of the projector; what the model computes stays the same.
 
     Args:
-        model: changed in place.
-        latents: of the training maps, (N, L).
+        model: changed in place, on any device.
+        latents: of the training maps, (N, L), on any device.
 
     Returns:
-        The same latents in the new order, (N, L).
+        The same latents in the new order, (N, L), where they were.
     """
-    order, signs = (part.to(latents.device) for part in chain(latents.float().cpu()))
+    on_cpu = chain(latents.float().cpu())
     last: Any = model.get_submodule("encoder.blocks")[-1]  # type: ignore[index]
+    order, signs = (part.to(last.conv.weight.device) for part in on_cpu)
     for parameter in (last.conv.weight, last.conv.bias, last.norm.running_mean, last.norm.running_var):
         parameter.copy_(parameter[order])
     for parameter in (last.norm.weight, last.norm.bias):  # tanh is odd: the sign goes through it
         parameter.copy_(signs * parameter[order])
     weight = model.get_parameter("velocity_projector.linear.weight")
     weight.copy_(signs * weight[:, order])
+    order, signs = (part.to(latents.device) for part in on_cpu)
     return signs * latents[:, order]

@@ -34,8 +34,9 @@ class Task(Protocol):
     """What is trained and how it is scored."""
 
     train_samples: int
-    cpu_bfloat16: bool
-    """Are its steps faster in bfloat16 on a CPU that has it? As measured (studies/training_precision.md)."""
+    bfloat16_on: tuple[str, ...]
+    """Kinds of device on which its steps are taken in bfloat16 where the device has it. On a CPU where that is faster,
+    as measured (studies/training_precision.md); of quantisation-aware training none, since it computes as the integers will."""
 
     @property
     def model(self) -> nn.Module:
@@ -97,8 +98,10 @@ def _more_memory() -> str:
     return _("use a smaller preset, a device with more memory, or free some memory, then ubq resume")
 
 
-def _cpu_has_bfloat16() -> bool:
-    """Has this CPU instructions for products in bfloat16? Without them they are slower than in float32."""
+def _has_bfloat16(device: torch.device) -> bool:
+    """Has the device instructions for products in bfloat16? Without them they are slower than in float32."""
+    if device.type == "cuda":  # the current one: ``settle_cuda`` has made it so
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
@@ -227,10 +230,8 @@ class _Training:
 
     def _autocast(self) -> torch.autocast:
         kind = self.device.type
-        pays = (kind == "cuda" and torch.cuda.is_bf16_supported()) or (
-            kind == "cpu" and self.task.cpu_bfloat16 and _cpu_has_bfloat16()
-        )
-        return torch.autocast(kind, torch.bfloat16, enabled=self.settings.amp and pays)
+        wanted = self.settings.amp and kind in self.task.bfloat16_on
+        return torch.autocast(kind, torch.bfloat16, enabled=wanted and _has_bfloat16(self.device))
 
     def _report(self, loss: float, norm: float, phase: str) -> None:
         lr = self.optimizer.lr

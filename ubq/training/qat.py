@@ -24,7 +24,7 @@ from ubq.training.tasks import (
 class QatDecodersTask:
     """Both decoders, fake-quantised, from the latents of the frozen encoder."""
 
-    cpu_bfloat16 = False
+    bfloat16_on: tuple[str, ...] = ()
 
     def __init__(
         self, decoders: nn.ModuleDict, latents: Latents, train: Maps, val: Maps, settings: QatTraining
@@ -63,6 +63,8 @@ class QatDiffusionTask(DiffusionTask):
     for quantised students Polino et al. 2018). The data's own targets are mostly noise, which a short training at a
     large rate begins to learn by heart; the float model's are not.
     """
+
+    bfloat16_on: tuple[str, ...] = ()
 
     def __init__(
         self, unet: nn.Module, diffusion: LatentDiffusion, latents: Latents, settings: QatDiffusionTraining

@@ -91,7 +91,7 @@ class _FloatTask:
 class AutoencoderTask(_FloatTask):
     """Encoder and velocity decoder: velocity -> latent -> velocity."""
 
-    cpu_bfloat16 = True
+    bfloat16_on: tuple[str, ...] = ("cuda", "cpu")
 
     def __init__(self, model: Autoencoder, train: Maps, val: Maps, settings: AutoencoderTraining) -> None:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
@@ -116,7 +116,7 @@ class AutoencoderTask(_FloatTask):
 class SeismicTask(_FloatTask):
     """Seismic decoder: latent of the frozen encoder -> seismic."""
 
-    cpu_bfloat16 = False
+    bfloat16_on: tuple[str, ...] = ("cuda",)
 
     def __init__(self, model: nn.Module, latents: Latents, train: Maps, val: Maps, settings: SeismicTraining) -> None:
         self.model, self.latents, self.train, self.val, self.settings = model, latents, train, val, settings
@@ -150,12 +150,18 @@ class LatentDiffusion(Protocol):
 
 
 class DiffusionTask(_FloatTask):
-    """Diffusion U-Net over the latents."""
+    """Diffusion U-Net over the latents.
 
-    def __init__(
-        self, unet: nn.Module, diffusion: LatentDiffusion, latents: Latents, cpu_bfloat16: bool = False
-    ) -> None:
-        self.model, self.diffusion, self.latents, self.cpu_bfloat16 = unet, diffusion, latents, cpu_bfloat16
+    Args:
+        wide: whether its products are large enough for bfloat16 to pay on a CPU.
+    """
+
+    bfloat16_on: tuple[str, ...] = ("cuda",)
+
+    def __init__(self, unet: nn.Module, diffusion: LatentDiffusion, latents: Latents, wide: bool = False) -> None:
+        self.model, self.diffusion, self.latents = unet, diffusion, latents
+        if wide:
+            self.bfloat16_on = (*self.bfloat16_on, "cpu")
         self.train_samples = len(latents.train)
 
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:

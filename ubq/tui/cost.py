@@ -33,11 +33,18 @@ def preset_facts() -> Mapping[str, Mapping[str, Any]]:
     return found if isinstance(found, dict) else {}
 
 
-def time_text(facts: Mapping[str, Any], cores: int) -> str:
-    """Estimate of how long the whole run takes here, or on a GPU where a CPU would take too long."""
-    here = FIXED_SECONDS + (facts["operations"] / CPU_CORE + facts["pairs"] * SECONDS_PER_PAIR) / cores
-    if here > LONG:
-        time = _rounded(FIXED_SECONDS + facts["operations"] / GPU)
+def time_text(facts: Mapping[str, Any], cores: int, *, on_gpu: bool = False) -> str:
+    """Estimate of how long the whole run takes here, or on a GPU where a CPU would take too long.
+
+    Args:
+        facts: ``operations`` and ``pairs`` to synthesise.
+        cores: of the CPU, which synthesises in any case.
+        on_gpu: whether training runs on one here.
+    """
+    synthesis = facts["pairs"] * SECONDS_PER_PAIR / cores
+    here = FIXED_SECONDS + facts["operations"] / CPU_CORE / cores + synthesis
+    if on_gpu or here > LONG:
+        time = _rounded(FIXED_SECONDS + facts["operations"] / GPU + synthesis)
         return _("time estimated: {time} on a GPU").format(time=time)
     return _("time estimated: {time} on {cores} cores").format(time=_rounded(here), cores=cores)
 

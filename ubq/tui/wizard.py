@@ -459,7 +459,8 @@ def _estimate_text(answer: Mapping[str, Any], threads: int) -> Text:
             word=word, worst=cost.bytes_text(worst), available=cost.bytes_text(available)
         )
     )
-    size, time = cost.bytes_text(answer["file_bytes"]), cost.time_text(answer, threads or cores())
+    size = cost.bytes_text(answer["file_bytes"])
+    time = cost.time_text(answer, threads or cores(), on_gpu=answer.get("on_gpu", False))
     text.append("\n" + _("file on the Pi: {size}; {time}").format(size=size, time=time))
     text.append("\n" + ", ".join(f"{stage} {cost.bytes_text(needed)}" for stage, needed in answer["memory"].items()))
     return text

@@ -146,8 +146,9 @@ def _cuda() -> Iterator[Check]:
     import torch
 
     if torch.cuda.is_available():
-        name, memory = torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory
-        figure = f"CUDA {torch.version.cuda}, {torch.cuda.device_count()} x {name}, {memory / GB:.0f} GB"
+        properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        each = [f"cuda:{i} {p.name}, {p.total_memory / GB:.0f} GB" for i, p in enumerate(properties)]
+        figure = f"CUDA {torch.version.cuda}: {'; '.join(each)}"
     elif torch.version.cuda:
         figure = _("torch is built for CUDA {version}, but no device is found").format(version=torch.version.cuda)
     else:
@@ -220,22 +221,32 @@ def _locale() -> Iterator[Check]:
     )
 
 
-def check_device(device: str) -> Check:
-    """Whether the device that was asked for can be used."""
-    if device not in ("auto", "cpu"):
-        from ubq.stages.device import find_device
+def check_device(device: str, paths: RunPaths | None = None) -> Check:
+    """Whether the device that was asked for computes; ``auto`` becomes what it is here.
 
-        try:
-            device = str(find_device(device))
-        except PreflightError as error:
-            return Check(
-                id="device",
-                status="failed",
-                figure=error.message,
-                why=_("training would fail at its first step"),
-                fix=error.fix,
-            )
-    return Check(id="device", status="ok", figure=device)
+    Args:
+        device: as configured.
+        paths: the run that is to use it, if there is one already.
+    """
+    if device == "cpu":
+        return Check(id="device", status="ok", figure=device)
+    from ubq.jobs.fixes import Fix
+    from ubq.stages.device import try_device
+
+    try:
+        return Check(id="device", status="ok", figure=str(try_device(device)))
+    except PreflightError as error:
+        fix = error.fix
+        if paths and paths.config.is_file():
+            again = Fix("", apply={"device": "cpu"}).command(paths.root)
+            fix = _("resume it where there is one, or train anew on the CPU: {command}").format(command=again)
+        return Check(
+            id="device",
+            status="failed",
+            figure=error.message,
+            why=_("training would fail at its first step"),
+            fix=fix,
+        )
 
 
 def check_disk(config: Config, paths: RunPaths, names: Sequence[str], memory: Mapping[str, StageMemory]) -> Check:
@@ -265,7 +276,7 @@ def check_memory(config: Config, memory: Mapping[str, StageMemory]) -> list[Chec
     """Whether the hungriest stage fits the device's memory: weights, gradients, optimiser, average, activations."""
     if not memory:
         return []
-    from ubq.jobs.fixes import out_of_memory
+    from ubq.jobs.fixes import out_of_memory, too_large
 
     on_gpu, available = device_memory(config.device)
     stage, needed = max(memory.items(), key=lambda item: item[1].total)
@@ -275,9 +286,10 @@ def check_memory(config: Config, memory: Mapping[str, StageMemory]) -> list[Chec
     why = _("weights, gradients, optimiser, moving average and activations of one step")
     if needed.total <= available:
         return [Check(id="memory", status="ok", figure=figure, why=why)]
-    fix = out_of_memory(config, stage)
     # A GPU that runs out says so, and the training loop goes on with smaller parts; on a CPU the kernel kills.
-    splits = on_gpu and needed.total - needed.activations <= available
+    fits_in_parts = needed.total - needed.activations <= available
+    splits = on_gpu and fits_in_parts
+    fix = out_of_memory(config, stage) if fits_in_parts else too_large(on_gpu)
     return [
         Check(
             id="memory",
