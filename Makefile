@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow test-aarch64 bench bench-full chaos screenshots messages lint format docs clean
+.PHONY: demo test test-slow test-aarch64 test-gpu bench bench-full chaos screenshots messages lint format docs clean
 
 demo: $(VENV)/.ready
 	$(BIN)/ubq run --preset demo
@@ -27,6 +27,10 @@ test-slow: $(VENV)/.ready
 # Also a part of test-slow. Downloads about 150 MB once, into UBQ_AARCH64_CACHE (~/.cache/ubq/aarch64).
 test-aarch64: $(VENV)/.ready
 	OMP_NUM_THREADS=1 $(PYTEST) -m "slow" tests/aarch64
+
+# On a machine with a GPU; what it found is in gpu-check/tables.md. Eight minutes at most.
+test-gpu: $(VENV)/.ready
+	$(BIN)/python tests/gpu/check_gpu.py --out gpu-check
 
 chaos: $(VENV)/.ready
 	$(PYTEST) -m "chaos"

@@ -45,6 +45,8 @@ class Regression:
         x = DATA[samples]
         return (self.model(x + 0.1 * draws.normal(6)) - x.sum(1, keepdim=True)).square().mean()
 
+    def prefetch(self, samples: Tensor) -> None: ...
+
     def validate(self, batch: int) -> float:
         self.validated_in.append(self.now)
         self.model.eval()

@@ -85,7 +85,7 @@ class Context:
         self.clock = Clock()
 
     def progress(self, step: int, steps: int, **figures: float | str) -> None:
-        if "loss" in figures:
+        if "val_loss" not in figures:
             self.clock.tick()
 
     def stop_requested(self) -> bool:

@@ -74,7 +74,7 @@ def require_deepwave() -> None:
 
 
 @cache
-def _acquisition() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _acquisition(device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Source amplitudes (5, 1, T), source cells (5, 1, 2) and receiver cells (5, 70, 2) as (depth, offset)."""
     import torch
     from deepwave.wavelets import ricker
@@ -87,17 +87,18 @@ def _acquisition() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     receiver_x = torch.arange(receivers)
     receiver_cells = torch.stack([torch.full_like(receiver_x, DEPTH_CELL), receiver_x], dim=1)
     return (
-        -wavelet.repeat(shots, 1, 1),
-        source_cells,
-        receiver_cells.repeat(shots, 1, 1),
+        -wavelet.repeat(shots, 1, 1).to(device),
+        source_cells.to(device),
+        receiver_cells.repeat(shots, 1, 1).to(device),
     )
 
 
-def forward_model(velocity: np.ndarray) -> np.ndarray:
+def forward_model(velocity: np.ndarray, device: str = "cpu") -> np.ndarray:
     """Shot gathers of one velocity map.
 
     Args:
         velocity: (1, 70, 70) or (70, 70), m/s.
+        device: where it is computed.
 
     Returns:
         (5, 1000, 70) float32: source, time, receiver.
@@ -109,11 +110,11 @@ def forward_model(velocity: np.ndarray) -> np.ndarray:
     import deepwave
     import torch
 
-    amplitudes, sources, receivers = _acquisition()
+    amplitudes, sources, receivers = _acquisition(device)
     map_HW = torch.as_tensor(np.ascontiguousarray(velocity, np.float32)).reshape(np.shape(velocity)[-2:])
     with torch.no_grad(), _one_thread():
         recorded = deepwave.scalar(
-            map_HW,
+            map_HW.to(device),
             CELL,
             TIME_STEP,
             source_amplitudes=amplitudes,
@@ -123,7 +124,7 @@ def forward_model(velocity: np.ndarray) -> np.ndarray:
             pml_width=ABSORBING_CELLS,
             pml_freq=PEAK_FREQUENCY,
         )[-1]
-    return recorded[:, :, 1:].transpose(1, 2).contiguous().numpy()
+    return recorded[:, :, 1:].transpose(1, 2).contiguous().cpu().numpy()
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ BIAS_LIMIT = float(1 << 30)
 """Largest bias in units of input scale x weight scale: qnnpack holds it in 32 bits."""
 CHUNK = 1 << 19
 """Weight elements that the recomputing linear layer holds on the grid at a time: they stay in cache."""
+CHUNK_ON_GPU = 1 << 25
+"""The same on a GPU, where a kernel costs more to start than a small chunk to compute: 134 MB."""
 RECOMPUTE_ABOVE = 1 << 24
 """Linear layers with more weights than this never hold all of them on the grid."""
 
@@ -139,7 +141,7 @@ class _RecomputedLinear(torch.autograd.Function):
 def _grid_chunks(weight: Tensor, scale: Tensor) -> Any:
     """(rows, levels) over a weight (O, I); ``levels`` is one buffer that the next chunk overwrites."""
     outputs, inputs = weight.shape
-    step = max(1, CHUNK // inputs)
+    step = max(1, (CHUNK if weight.device.type == "cpu" else CHUNK_ON_GPU) // inputs)
     buffer = weight.new_empty(min(step, outputs), inputs)
     inverse = (1.0 / scale).unsqueeze(1)
     for first in range(0, outputs, step):

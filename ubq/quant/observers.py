@@ -5,6 +5,8 @@ Jacob et al. 2018 (affine quantisation), Krishnamoorthi 2018 (moving averages).
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
@@ -17,8 +19,14 @@ SHRINK = tuple(1.0 - 0.025 * i for i in range(21))
 SMALLEST_SCALE = torch.finfo(torch.float32).eps
 
 
+@cache
+def _constants(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers on a device, (N,) float32, uploaded once."""
+    return torch.tensor(values, device=device)
+
+
 def affine_grid(low: Tensor, high: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """Scale (float32) and zero point (int32) of the unsigned grid 0..levels over a range that includes 0."""
+    """Scale (float32) and zero point (int32), of any shape, of the unsigned grid 0..levels over ranges and 0."""
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)
     scale = ((high - low) / levels).clamp(min=SMALLEST_SCALE)
     return scale, (-(low / scale).round()).clamp(0, levels).to(torch.int32)
@@ -45,6 +53,7 @@ class RangeObserver(nn.Module):
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        self._grid: tuple[tuple[Tensor, int, Tensor, int], tuple[Tensor, Tensor]] | None = None
 
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
@@ -61,8 +70,18 @@ class RangeObserver(nn.Module):
             buffer.zero_()
 
     def grid(self) -> tuple[Tensor, Tensor]:
-        """Scale and zero point, scalars."""
-        return affine_grid(self.low, self.high, self.levels)
+        """Scale and zero point, scalars; computed anew only where the range has changed."""
+        if torch.is_inference(self.low):
+            return affine_grid(self.low, self.high, self.levels)
+        low, low_version, high, high_version = self.low, self.low._version, self.high, self.high._version
+        if self._grid is not None:
+            (seen_low, seen_low_version, seen_high, seen_high_version), grid = self._grid
+            same = seen_low is low and seen_high is high
+            if same and (seen_low_version, seen_high_version) == (low_version, high_version):
+                return grid
+        grid = affine_grid(low, high, self.levels)
+        self._grid = (low, low_version, high, high_version), grid
+        return grid
 
     def _range(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.kind == "moving_average":
@@ -71,16 +90,14 @@ class RangeObserver(nn.Module):
         flat = x.reshape(-1)
         flat = flat[:: -(-flat.numel() // SAMPLE)].float()
         if self.kind == "percentile":
-            tails = torch.tensor([1.0 - self.percentile, self.percentile], device=x.device)
+            tails = _constants((1.0 - self.percentile, self.percentile), x.device)
             low, high = torch.quantile(flat, tails).unbind()
             return low, high
         low, high = torch.aminmax(flat)
-        shrink = torch.tensor(SHRINK, device=x.device)
+        shrink = _constants(SHRINK, x.device)
         lows, highs = low * shrink, high * shrink
-        errors = []
-        for i in range(len(SHRINK)):
-            scale, zero = affine_grid(lows[i], highs[i], self.levels)
-            on_grid = torch.fake_quantize_per_tensor_affine(flat, scale, zero, 0, self.levels)
-            errors.append((on_grid - flat).square().mean())
-        best = torch.stack(errors).argmin()
-        return lows[best], highs[best]
+        scales, zeros = affine_grid(lows, highs, self.levels)
+        every = flat.expand(len(SHRINK), -1)
+        on_grid = torch.fake_quantize_per_channel_affine(every, scales, zeros, 0, 0, self.levels)
+        best = (on_grid - flat).square().mean(dim=1).argmin(keepdim=True)  # a scalar index would be read by the host
+        return lows[best][0], highs[best][0]

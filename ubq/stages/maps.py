@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,21 +36,48 @@ def seismic_shape(config: Config) -> tuple[int, int, int]:
 
 
 class NormalisedMaps:
-    """Samples of one side of the split (``ubq.training.tasks.Maps``)."""
+    """Samples of one side of the split (``ubq.training.tasks.Maps``), normalised on the device.
+
+    For a GPU the next batch of gathers is read by a thread, into pinned memory, while the present one is computed.
+    """
 
     def __init__(self, pairs: Pairs, normalization: Normalization, device: torch.device) -> None:
         self._pairs, self._normalization, self._device = pairs, normalization, device
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="gathers") if device.type == "cuda" else None
+        self._ahead: tuple[list[int], Future[Tensor]] | None = None
 
     def __len__(self) -> int:
         return len(self._pairs)
 
     def velocity(self, samples: Tensor) -> Tensor:
         """(B, 1, 70, 70) in [-1, 1]."""
-        return self._pairs.velocity_batch(samples.tolist(), self._normalization).to(self._device)
+        velocity = self._pairs.velocity_batch(samples.tolist())
+        return self._normalization.velocity(velocity.to(self._device, non_blocking=True))
 
     def seismic(self, samples: Tensor) -> Tensor:
         """(B, 5, 1000, 70), log-normalised to [-1, 1]."""
-        return self._pairs.seismic_batch(samples.tolist(), self._normalization).to(self._device)
+        wanted, ahead, self._ahead = samples.tolist(), self._ahead, None
+        if ahead is not None and ahead[0] == wanted:
+            batch = ahead[1].result()
+        elif self._reader is not None:
+            batch = self._pinned_gathers(wanted)
+        else:
+            batch = self._pairs.seismic_batch(wanted)
+        return self._normalization.seismic(batch.to(self._device, non_blocking=True))
+
+    def _pinned_gathers(self, samples: list[int]) -> Tensor:
+        """Gathers as they are on disk, in memory that the GPU copies from by itself where the system grants any."""
+        batch = self._pairs.seismic_batch(samples)
+        try:
+            return batch.pin_memory()
+        except RuntimeError:  # locked memory is limited; the copy then takes the host's time
+            return batch
+
+    def prefetch_seismic(self, samples: Tensor) -> None:
+        """Begin to read the gathers that will be asked for next."""
+        if self._reader is not None:
+            wanted = samples.tolist()
+            self._ahead = wanted, self._reader.submit(self._pinned_gathers, wanted)
 
 
 def open_maps(

@@ -28,6 +28,10 @@ class Maps(Protocol):
         """(B, 5, 1000, 70) on the training device."""
         ...
 
+    def prefetch_seismic(self, samples: Tensor) -> None:
+        """Begin to read gathers that will be asked for next; may do nothing."""
+        ...
+
 
 @dataclass(frozen=True)
 class Latents:
@@ -35,6 +39,14 @@ class Latents:
 
     train: Tensor
     val: Tensor
+
+    def train_of(self, samples: Tensor) -> Tensor:
+        """(B, L) of training samples (B,), whose numbers may be on the host."""
+        return self.train[samples.to(self.train.device, non_blocking=True)]
+
+    def val_of(self, samples: Tensor) -> Tensor:
+        """(B, L) of held-out samples (B,), whose numbers may be on the host."""
+        return self.val[samples.to(self.val.device, non_blocking=True)]
 
 
 @torch.no_grad()

@@ -55,6 +55,10 @@ class Task(Protocol):
         """Mean loss over the given training samples, (B,) int64; a scalar with a graph."""
         ...
 
+    def prefetch(self, samples: Tensor) -> None:
+        """Begin to read the training samples that the next ``loss`` will be of; may do nothing."""
+        ...
+
     def validate(self, batch: int) -> float:
         """Loss on the held-out samples, ``batch`` at a time, with the model's present weights."""
         ...
@@ -131,10 +135,13 @@ class _Training:
             )
         self.parts = min(settings.accumulate, self.most_parts)
         self.step = 0
+        self.last_loss: Tensor | None = None  # of a step whose figures were not read
         self.best = math.inf
         self.validate_every = settings.validate_every or max(1, self.steps // 10)
         self.average = WeightAverage(task.model, settings.ema_decay)
         self.optimizer = StageOptimizer(task.model, settings, device)
+        self.buffers = list(task.model.buffers())
+        self.buffers_before = [torch.empty_like(b) for b in self.buffers]
 
     def run(self) -> None:
         self._restore()
@@ -163,52 +170,63 @@ class _Training:
                 raise Stopped
         self.average.apply()
 
-    def _step(self) -> tuple[float, float]:
+    def _step(self) -> tuple[Tensor, Tensor]:
+        """Loss and gradient norm of one step, left on the device: to read them would wait for it."""
         self.optimizer.lr = learning_rate(self.settings, self.step, self.steps)
         batch = self.settings.batch_size
         indices = range(self.step * batch, (self.step + 1) * batch)
         while True:
-            buffers = [(b, b.clone()) for b in self.task.model.buffers()]
+            self._copy_buffers(self.buffers_before, self.buffers)
             try:
                 loss = self._accumulate(indices)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            self._halve(buffers)  # outside the handler: the traceback keeps the failed step's tensors alive
-        if not math.isfinite(loss):
-            raise StageError(
-                _("{stage} diverged: the loss at step {step} is not finite").format(
-                    stage=self.loop.stage, step=self.step
-                ),
-                _("lower the stage's lr, then ubq resume"),
-            )
+            self._halve()  # outside the handler: the traceback keeps the failed step's tensors alive
+        if self.device.type == "cpu":
+            self._check_finite(float(loss), self.step)
         clip = self.settings.grad_clip or math.inf
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, clip, foreach=True))
+        norm = nn.utils.clip_grad_norm_(self.parameters, clip, foreach=True)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update()
         return loss, norm
 
-    def _accumulate(self, indices: Sequence[int]) -> float:
-        """Gradients of one batch, in as many parts as memory asks for."""
-        total = 0.0
+    @staticmethod
+    @torch.no_grad()
+    def _copy_buffers(to: list[Tensor], source: list[Tensor]) -> None:
+        """All at once: a fake-quantised model has hundreds, of one number each."""
+        if to:
+            torch._foreach_copy_(to, source)
+
+    def _check_finite(self, loss: float, step: int) -> None:
+        if not math.isfinite(loss):
+            raise StageError(
+                _("{stage} diverged: the loss at step {step} is not finite").format(stage=self.loop.stage, step=step),
+                _("lower the stage's lr, then ubq resume"),
+            )
+
+    def _accumulate(self, indices: Sequence[int]) -> Tensor:
+        """Gradients of one batch, in as many parts as memory asks for; the loss, a scalar on the device."""
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
         bounds = [n * len(indices) // self.parts for n in range(self.parts + 1)]
         for start, end in pairwise(bounds):
             part = indices[start:end]
+            following = range(indices[end - 1] + 1, indices[end - 1] + 1 + len(part))
             with self._autocast():
                 loss = self.task.loss(self.order(part), SampleDraws(self.seed, self.loop.stage, part))
+            if following[-1] < self.steps * len(indices):
+                self.task.prefetch(self.order(following))
             share = len(part) / len(indices)
             (loss * share).backward()
-            total += float(loss.detach()) * share
+            total += loss.detach().double() * share
         return total
 
-    def _halve(self, buffers: list[tuple[Tensor, Tensor]]) -> None:
+    def _halve(self) -> None:
         """Back to the start of the step after a failed allocation, with twice the parts."""
         self.optimizer.zero_grad()
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+        self._copy_buffers(self.buffers, self.buffers_before)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if self.parts >= self.most_parts:
@@ -233,11 +251,19 @@ class _Training:
         wanted = self.settings.amp and kind in self.task.bfloat16_on
         return torch.autocast(kind, torch.bfloat16, enabled=wanted and _has_bfloat16(self.device))
 
-    def _report(self, loss: float, norm: float, phase: str) -> None:
-        lr = self.optimizer.lr
-        self.loop.progress(self.step, self.steps, loss=loss, phase=phase)
-        if self.step % self.run_config.log_every == 0 or self.step in (1, self.steps):
-            self.loop.metrics(self.step, loss=loss, lr=lr, grad_norm=norm, phase=phase)
+    def _report(self, loss: Tensor, norm: Tensor, phase: str) -> None:
+        """Show a step. Figures of a GPU are read only where they are kept, or a checkpoint hangs on them."""
+        kept = self.step % self.run_config.log_every == 0 or self.step in (1, self.steps)
+        if self.device.type != "cpu" and not kept:
+            self.last_loss = loss
+            self.loop.progress(self.step, self.steps, phase=phase)
+            return
+        value = float(loss)
+        self._check_finite(value, self.step - 1)
+        self.last_loss = None
+        self.loop.progress(self.step, self.steps, loss=value, phase=phase)
+        if kept:
+            self.loop.metrics(self.step, loss=value, lr=self.optimizer.lr, grad_norm=float(norm), phase=phase)
 
     def _validate(self, phase: str) -> None:
         with self.average.applied(), torch.no_grad():
@@ -254,6 +280,8 @@ class _Training:
         return by_steps or (minutes > 0 and time.monotonic() - saved_at >= 60 * minutes)
 
     def _save(self) -> None:
+        if self.last_loss is not None:
+            self._check_finite(float(self.last_loss), self.step - 1)
         payload: dict[str, object] = {
             "step": self.step,
             "model": self.task.model.state_dict(),

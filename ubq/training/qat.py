@@ -38,8 +38,11 @@ class QatDecodersTask:
     def enter(self, phase: str) -> None:
         set_phase(self.model, phase)
 
+    def prefetch(self, samples: Tensor) -> None:
+        self.train.prefetch_seismic(samples)
+
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
-        latent, velocity = self.latents.train[samples], self.train.velocity(samples)
+        latent, velocity = self.latents.train_of(samples), self.train.velocity(samples)
         loss = velocity_loss(self.model["velocity"](latent), velocity, self.settings, draws)
         return loss + self._seismic_loss(latent, self.train, samples)
 
@@ -48,7 +51,7 @@ class QatDecodersTask:
             return mean_over(len(self.val), batch, self._held_out_loss)
 
     def _held_out_loss(self, samples: Tensor) -> Tensor:
-        latent, velocity = self.latents.val[samples], self.val.velocity(samples)
+        latent, velocity = self.latents.val_of(samples), self.val.velocity(samples)
         loss = reconstruction_loss(self.model["velocity"](latent), velocity, self.settings)
         return loss + self._seismic_loss(latent, self.val, samples)
 
@@ -83,7 +86,7 @@ class QatDiffusionTask(DiffusionTask):
         set_phase(self.model, phase)
 
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
-        x_start, time, noise = self.noised(self.latents.train[samples], draws)
+        x_start, time, noise = self.noised(self.latents.train_of(samples), draws)
         x_t, target = self.diffusion.q_sample(x_start, time, noise), self.diffusion.target(x_start, time, noise)
         if self.teacher is not None:
             with torch.no_grad():

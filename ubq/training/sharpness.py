@@ -43,9 +43,9 @@ def patch_loss(result: Tensor, target: Tensor, draws: SampleDraws) -> Tensor:
 def _distance(own: Tensor, wanted: Tensor, draws: SampleDraws) -> Tensor:
     """Sliced Wasserstein distance of the patches of one level."""
     places = own.shape[-1] - PATCH + 1
-    rows_BP = draws.integers(places, PATCHES_PER_MAP).to(own.device)
-    columns_BP = draws.integers(places, PATCHES_PER_MAP).to(own.device)
-    directions_DR = draws.shared_normal(PATCH * PATCH, PROJECTIONS).to(own.device)
+    rows_BP = draws.integers(places, PATCHES_PER_MAP).to(own.device, non_blocking=True)
+    columns_BP = draws.integers(places, PATCHES_PER_MAP).to(own.device, non_blocking=True)
+    directions_DR = draws.shared_normal(PATCH * PATCH, PROJECTIONS).to(own.device, non_blocking=True)
     directions_DR = directions_DR / directions_DR.norm(dim=0)
     own_XR, wanted_XR = (_patches(maps, rows_BP, columns_BP) @ directions_DR for maps in (own, wanted))
     gap = (own_XR.sort(dim=0).values - wanted_XR.sort(dim=0).values).abs().mean()

@@ -76,6 +76,9 @@ class _FloatTask:
     def phase(self, step: int, steps: int) -> str:
         return "train" if step < self.freeze_statistics * steps else "frozen"
 
+    def prefetch(self, samples: Tensor) -> None:
+        """Maps and latents are small: there is nothing to read ahead."""
+
     def enter(self, phase: str) -> None:
         """In the phase ``frozen`` a sample no longer depends on the others of its batch.
 
@@ -124,12 +127,15 @@ class SeismicTask(_FloatTask):
         self.freeze_statistics = settings.freeze_statistics
 
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
-        predicted = self.model(self.latents.train[samples])
+        predicted = self.model(self.latents.train_of(samples))
         return reconstruction_loss(predicted, self.train.seismic(samples), self.settings)
+
+    def prefetch(self, samples: Tensor) -> None:
+        self.train.prefetch_seismic(samples)
 
     def validate(self, batch: int) -> float:
         def loss(samples: Tensor) -> Tensor:
-            predicted = self.model(self.latents.val[samples])
+            predicted = self.model(self.latents.val_of(samples))
             return reconstruction_loss(predicted, self.val.seismic(samples), self.settings)
 
         with evaluation(self.model):
@@ -165,13 +171,13 @@ class DiffusionTask(_FloatTask):
         self.train_samples = len(latents.train)
 
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
-        return self._loss(self.latents.train[samples], draws)
+        return self._loss(self.latents.train_of(samples), draws)
 
     def validate(self, batch: int) -> float:
         def loss(samples: Tensor) -> Tensor:
             # the same noise and time steps at every validation, so that its changes are the model's
             draws = SampleDraws(0, "validation", samples.tolist())
-            return self._loss(self.latents.val[samples % len(self.latents.val)], draws)
+            return self._loss(self.latents.val_of(samples % len(self.latents.val)), draws)
 
         with evaluation(self.model):
             return mean_over(MOST_DRAWS * len(self.latents.val), batch, loss)
@@ -181,5 +187,6 @@ class DiffusionTask(_FloatTask):
 
     def noised(self, latent: Tensor, draws: SampleDraws) -> tuple[Tensor, Tensor, Tensor]:
         """Of latents (B, L): x_start (B, 1, L), a time (B,) and a noise (B, 1, L) for each."""
-        time = draws.time_steps(self.diffusion.steps).to(latent.device)
-        return latent[:, None, :], time, draws.normal(1, latent.shape[1]).to(latent.device)
+        time = draws.time_steps(self.diffusion.steps).to(latent.device, non_blocking=True)
+        noise = draws.normal(1, latent.shape[1]).to(latent.device, non_blocking=True)
+        return latent[:, None, :], time, noise
