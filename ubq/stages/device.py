@@ -90,11 +90,12 @@ def settle_cuda(device: torch.device) -> None:
     import torch
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read as cuBLAS starts, at the first product
-    torch.cuda.set_device(device)
+    torch.cuda.set_device(device.index or 0)
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a kernel for every new tensor; none is read unwritten
 
 
 def use_device(config: Config) -> torch.device:

@@ -43,7 +43,7 @@ class NormalisedMaps:
 
     def __init__(self, pairs: Pairs, normalization: Normalization, device: torch.device) -> None:
         self._pairs, self._normalization, self._device = pairs, normalization, device
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="gathers") if device.type == "cuda" else None
+        self._reader = ThreadPoolExecutor(1, "gathers") if device.type == "cuda" else None
         self._ahead: tuple[list[int], Future[Tensor]] | None = None
 
     def __len__(self) -> int:

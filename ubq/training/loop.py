@@ -36,7 +36,8 @@ class Task(Protocol):
     train_samples: int
     bfloat16_on: tuple[str, ...]
     """Kinds of device on which its steps are taken in bfloat16 where the device has it. On a CPU where that is faster,
-    as measured (studies/training_precision.md); of quantisation-aware training none, since it computes as the integers will."""
+    as measured (studies/training_precision.md); none for quantisation-aware training: it computes as the integers
+    will."""
 
     @property
     def model(self) -> nn.Module:
