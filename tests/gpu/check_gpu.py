@@ -299,8 +299,6 @@ def measure_stage(folder: Path, stage: str, way: str, changes: dict[str, object]
     for table in ("train.autoencoder", "train.seismic", "train.diffusion", "qat.decoders", "qat.diffusion"):
         far[f"{table}.steps"] = 1_000_000
     values: dict[str, object] = {**far, "run.log_every": 10, "qat.calibration_batches": 1, **changes}
-    if not pretend:
-        values["data.workers"] = 0
     config, paths = ready(stage_config(preset, "cuda", **values), folder / way.replace(" ", "-"), stage)
     warm, timed = (2, 2) if pretend else (5, 5 + MEASURED)
     context = recorder(config, paths, stage, timed + (1 if pretend else PROFILED))
@@ -317,7 +315,6 @@ def measure_stage(folder: Path, stage: str, way: str, changes: dict[str, object]
                 import pretend_gpu
 
                 pretend_gpu.log.reset()
-                pretend_gpu.log.log_every = None
         if step == timed and not pretend:
             torch.cuda.synchronize()
             result["steps_per_second"] = round((timed - warm) / (time.perf_counter() - clock["begin"]), 2)
