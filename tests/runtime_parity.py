@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ubq.export.lower.integer import IntegerLayer, StoredLayer
-from ubq.runtime import SteppingGenerator
+from ubq.runtime.generator import SteppingGenerator
 
 
 def assert_same_integers(stored: StoredLayer, layer: IntegerLayer) -> None:

@@ -13,9 +13,10 @@ import torch
 from tiny_generator import tiny_generator, tiny_recipe
 
 from ubq.cli import main
+from ubq.data import writing
 from ubq.data.pairs import find_files
-from ubq.export import sampling
 from ubq.export.files import ExportedFiles, export_generator
+from ubq.runtime import load
 
 
 @pytest.fixture(scope="module")
@@ -54,27 +55,15 @@ def test_the_seed_repeats_and_more_pairs_keep_the_first(exported: ExportedFiles,
     assert not np.array_equal(a, d)
 
 
-def test_the_files_hold_what_the_model_draws_for_that_noise(exported: ExportedFiles, tmp_path: Path) -> None:
-    assert main(["sample", str(exported.model), "--count", "2", "--steps", "2", "--out", str(tmp_path / "o")]) == 0
-    x, noise = sampling._noise(0, 1, 2, 16)
-    loaded = torch.jit.load(str(exported.model))
-    latent = loaded.sample(x[None], noise[:, None], 2)
-    with torch.no_grad():
-        wanted = loaded.decode_normalised(latent)[0] * 1500 + 3000
-    found = np.load(tmp_path / "o" / "vel2_1_0.npy")[1]
-    assert np.linalg.norm(found - wanted[0].numpy()) < 0.02 * np.linalg.norm(found)
-
-
 def test_files_split_at_500_and_are_named_by_family(exported: ExportedFiles, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(sampling, "SAMPLES_PER_FILE", 2)
-    model = sampling.load_exported(exported.model)
+    monkeypatch.setattr(writing, "SAMPLES_PER_FILE", 2)
     seen: list[tuple[int, int]] = []
-    files = sampling.write_pairs(model, tmp_path, 5, 4, 0, 2, lambda *x: seen.append(x))
+    files = writing.write_pairs(load(exported.model), tmp_path, 5, 4, 0, 2, lambda *x: seen.append(x))
     assert [f.name for f in files] == ["vel2_1_0.npy", "seis2_1_0.npy", "vel2_1_1.npy", "seis2_1_1.npy",
                                        "vel2_1_2.npy", "seis2_1_2.npy"]  # fmt: skip
     assert [len(np.load(f)) for f in files[::2]] == [2, 2, 1]
-    assert seen == [(2, 5), (4, 5), (5, 5)]
-    assert [i.relative_path("velocity") for i in sampling.file_ids("curvevel-a", 3)] == [
+    assert seen == [(n, 5) for n in range(1, 6)]
+    assert [i.relative_path("velocity") for i in writing.file_ids("curvevel-a", 3)] == [
         "model/model1.npy",
         "model/model2.npy",
     ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from ubq.export.manifest import Facts, write_manifest
+from ubq.export.manifest import write_manifest
+from ubq.runtime.facts import Facts
 
 MODEL_BYTES = 3_000_000
 

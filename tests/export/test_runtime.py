@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from ubq.errors import UsageError
-from ubq.runtime import LoadedModel, SamplerTables, SteppingGenerator, load
+from ubq.runtime import load
+from ubq.runtime.generator import LoadedModel, SamplerTables, SteppingGenerator
 
 ONNX, TORCHSCRIPT = ".onnx", ".pt"
 
@@ -145,7 +146,7 @@ def test_the_command_prints_what_came_out(with_onnx) -> None:
 
 
 def test_what_cannot_be_done_is_one_clear_line(loaded, with_onnx, tmp_path) -> None:
-    with pytest.raises(UsageError, match=r"does not offer 3 sampling steps \(it offers 2, 4\)"):
+    with pytest.raises(UsageError, match=r"does not offer 3 sampling steps \(it offers 2, 4;"):
         loaded.sample(1, 3)
     with pytest.raises(UsageError, match="0 pairs"):
         loaded.sample(0)

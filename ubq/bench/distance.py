@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ubq.bench.subject import FloatModel, Subject
 from ubq.metrics import ratio_interval, sliced_wasserstein
+from ubq.runtime.noise import pair_noise
 
 WITHIN = 1.05
 """Most that a distance may be of the float model's, interval included."""
@@ -59,10 +60,9 @@ class Noise:
         """(x_T, step_noise (steps-1, B, 1, L)) of each batch; x_T does not depend on ``steps``."""
         found = []
         for start in range(0, self.count, BATCH):
-            size = min(BATCH, self.count - start)
-            rng = torch.Generator().manual_seed(self.seed * 1_000_003 + start)
-            x_T = torch.randn(size, 1, self.length, generator=rng)
-            found.append((x_T, torch.randn(max(steps - 1, 0), size, 1, self.length, generator=rng)))
+            pairs = range(start, min(start + BATCH, self.count))
+            x_T, step_noise = pair_noise(self.seed, pairs, steps, self.length, stochastic=True)
+            found.append((torch.from_numpy(x_T), torch.from_numpy(step_noise)))
         return found
 
 
@@ -79,7 +79,7 @@ def quality_of_file(subject: Subject, steps: int, maps: int, seed: int) -> Quali
     """Quality of an exported file; None where there are no real maps to hold it against."""
     if subject.held_out is None:
         return None
-    file = subject.exported.model
+    file = subject.exported.module
     noise = Noise(maps, int(file.latent_length), seed)
     drawn = [file.decode(file.sample(x_T, step_noise, steps))[0] for x_T, step_noise in noise.batches(steps)]
     return compare(torch.cat(drawn), ancestral_maps(subject.float_model, noise), subject.held_out)

@@ -189,7 +189,7 @@ def measure_kernel(
         onnxruntime: measure it too, where it is installed.
         progress: called with (done, total) calls.
     """
-    file, unet, sizes = subject.exported.model, subject.float_model.model.unet, subject.float_model.sizes
+    file, unet, sizes = subject.exported.module, subject.float_model.model.unet, subject.float_model.sizes
     x, time = torch.randn(1, 1, sizes.encoder_dim), file.sampler.times[:1]
     matrices = matrices_of(file)
     calls: dict[str, Callable[[], object]] = {

@@ -100,7 +100,7 @@ def measure_sample(
         UsageError: the file does not offer ``steps``.
     """
     chosen = subject.exported.check_steps(steps)
-    file, model = subject.exported.model, subject.float_model
+    file, model = subject.exported.module, subject.float_model
     sizes = model.sizes
     with torch.no_grad():
         torch.manual_seed(seed)

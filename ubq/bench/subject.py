@@ -20,13 +20,13 @@ from ubq.errors import UsageError
 from ubq.export.files import facts_of
 from ubq.export.lower.torchscript import engine, write_torchscript
 from ubq.export.manifest import read_manifest
-from ubq.export.sampling import ExportedModel, load_exported
 from ubq.i18n import gettext as _
 from ubq.model import GaussianDiffusion, ModelSizes, UBDiff
 from ubq.model.parts import PARTS
 from ubq.quant.generator import Generator, Recipe, deployable
 from ubq.quant.phases import set_phase
 from ubq.quant.prepare import calibrate, prepare_qat
+from ubq.runtime.torchscript import TorchScriptGenerator
 from ubq.stages.floatmodel import normalization_of, sizes_of, trained_parts
 from ubq.stages.maps import data_of
 from ubq.stages.paths import RunPaths
@@ -79,7 +79,7 @@ class Subject:
 
     title: str
     float_model: FloatModel
-    exported: ExportedModel
+    exported: TorchScriptGenerator
     held_out: Tensor | None = None
 
 
@@ -141,7 +141,7 @@ def subject_of_run(run: Path, backend: str = "") -> Subject:
             _("the run {run} has exported no model yet").format(run=run.name),
             _("go on with it: ubq resume {run} --runs-dir {folder}").format(run=run.name, folder=run.parent),
         )
-    exported = load_exported(manifest.with_name(f"{read_manifest(manifest)['name']}.pt"), backend)
+    exported = TorchScriptGenerator(manifest.with_name(f"{read_manifest(manifest)['name']}.pt"), backend=backend)
     return Subject(f"run {run.name}", trained_model(run), exported, held_out_maps(run))
 
 
@@ -151,7 +151,7 @@ def subject_of_file(path: Path, backend: str = "") -> Subject:
     Raises:
         UsageError: not such a file, or this PyTorch lacks the engine.
     """
-    exported = load_exported(path, backend)
+    exported = TorchScriptGenerator(path, backend=backend)
     sizes = ModelSizes.from_dict(exported.facts["model"])
     ranges = Normalization.from_dict(exported.facts["normalization"])
     return Subject(f"file {path.name}, float with random weights", random_model(sizes, ranges), exported)
@@ -172,7 +172,9 @@ def subject_of_sizes(
         pass
     recipe = Recipe(sizes, ranges, QuantConfig(backend=backend), export)  # type: ignore[arg-type]
     path = _exported(recipe, folder)
-    return Subject(f"{title_of(sizes)}, random weights", random_model(sizes, ranges), load_exported(path, backend))
+    return Subject(
+        f"{title_of(sizes)}, random weights", random_model(sizes, ranges), TorchScriptGenerator(path, backend=backend)
+    )
 
 
 def random_generator(recipe: Recipe) -> Generator:

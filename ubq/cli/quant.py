@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
+from ubq.runtime.facts import is_torchscript
 
 if TYPE_CHECKING:
     from ubq.quant.analysis import Coverage
@@ -101,7 +101,7 @@ def _files(target: str, runs_dir: Path) -> tuple[Path | None, Path | None]:
     """Checkpoint and exported file that a command line means."""
     path = Path(target)
     if path.is_file():
-        return (None, path) if _is_torchscript(path) else (path, None)
+        return (None, path) if is_torchscript(path) else (path, None)
     from ubq.stages.qat_decoders import FINAL as FINAL_DECODERS
     from ubq.stages.qat_diffusion import FINAL as FINAL_MODEL
 
@@ -111,7 +111,7 @@ def _files(target: str, runs_dir: Path) -> tuple[Path | None, Path | None]:
         paths.checkpoints("qat-decoders") / FINAL_DECODERS,
     ]
     checkpoint = next((c for c in checkpoints if c.is_file()), None)
-    exported = next((f for f in sorted(paths.exported.glob("*.pt")) if _is_torchscript(f)), None)
+    exported = next((f for f in sorted(paths.exported.glob("*.pt")) if is_torchscript(f)), None)
     if checkpoint is None and exported is None:
         raise UsageError(
             _("run {run} has no quantised model yet").format(run=paths.root.name),
@@ -130,14 +130,6 @@ def _run_folder(target: str, runs_dir: Path) -> RunPaths:
             _("list the runs with: ubq runs"),
         )
     return RunPaths(folder)
-
-
-def _is_torchscript(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any("/code/" in name for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError):
-        return False
 
 
 def _file_graph(path: Path, backend: str) -> Coverage:

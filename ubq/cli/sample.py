@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,12 +15,17 @@ from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
 PICTURE = "samples.png"
+MOST_IN_A_BATCH = 32
+_MEMORY_SHARE = 0.25
+"""Part of the free memory that one batch may take."""
 
 
 def sample(
     source: Annotated[
         str | None,
-        typer.Argument(metavar="[FILE|RUN]", help="An exported .pt file or a run; the newest run when absent."),
+        typer.Argument(
+            metavar="[FILE|RUN]", help="An exported file (.pt, .onnx, .pte) or a run; the newest run when absent."
+        ),
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=1_000_000, help="Pairs to draw.")] = 4,
     steps: Annotated[
@@ -38,20 +44,21 @@ def sample(
     import torch
 
     from ubq.data.normalization import Normalization
-    from ubq.export.sampling import fitting_batch, load_exported, write_pairs
+    from ubq.data.writing import write_pairs
+    from ubq.runtime import SUFFIXES, load
     from ubq.verify.picture import COLUMNS, draw_pairs
 
-    exported = load_exported(path, backend)
-    chosen_steps = exported.check_steps(steps)
-    chosen_batch = batch or fitting_batch(exported)
+    model = load(path, backend=backend)
+    chosen_steps = model.check_steps(steps)
+    chosen_batch = batch or fitting_batch(model.facts)
     started = time.monotonic()
     with progress(_("sampling"), _("pairs")) as show:
         show(0, count)
-        files = write_pairs(exported, out, count, chosen_steps, seed, chosen_batch, show)
+        files = write_pairs(model, out, count, chosen_steps, seed, chosen_batch, show)
     seconds = time.monotonic() - started
     picture = out / PICTURE
     velocity, seismic = (np.load(file, mmap_mode="r")[:COLUMNS] for file in files[:2])
-    ranges = Normalization.from_dict(exported.facts["normalization"])
+    ranges = Normalization.from_dict(model.facts["normalization"])
     draw_pairs(picture, torch.from_numpy(velocity.copy()), torch.from_numpy(seismic.copy()), None, ranges)
     result = {
         "file": str(path),
@@ -60,10 +67,11 @@ def sample(
         "picture": str(picture),
         "count": count,
         "steps": chosen_steps,
-        "solver": exported.facts["solver"],
+        "solver": model.facts["solver"],
         "seed": seed,
         "batch": chosen_batch,
-        "backend": exported.backend,
+        "runtime": SUFFIXES[path.suffix],
+        "backend": getattr(model, "backend", None),
         "seconds": round(seconds, 3),
     }
     if as_json:
@@ -80,12 +88,14 @@ def sample(
 
 
 def exported_file(source: str | None, runs_dir: Path) -> Path:
-    """The ``.pt`` file that a person means by a path or by a run.
+    """The exported file that a person means by a path, or the ``.pt`` of a run.
 
     Raises:
         UsageError: there is no such file or run, or the run has exported nothing yet.
     """
-    if source and (Path(source).is_file() or source.endswith(".pt")):
+    from ubq.runtime import SUFFIXES
+
+    if source and (Path(source).is_file() or Path(source).suffix in SUFFIXES):
         return Path(source)
     from ubq.export.manifest import MANIFEST, read_manifest
     from ubq.jobs.status import find_run
@@ -99,3 +109,14 @@ def exported_file(source: str | None, runs_dir: Path) -> Path:
             _("go on with it: ubq resume {run} --runs-dir {folder}").format(run=run.name, folder=run.parent),
         )
     return manifest.with_name(f"{read_manifest(manifest)['name']}.pt")
+
+
+def fitting_batch(facts: Mapping[str, Any]) -> int:
+    """Latents to compute at once so that a batch takes at most a quarter of the free memory."""
+    import psutil
+
+    sizes = facts["model"]
+    width = (sizes.get("unet_dim") or sizes["encoder_dim"]) * max(sizes["dim_mults"])
+    # the widest level of the U-Net holds some forty activations
+    each = 4 * 40 * width * sizes["encoder_dim"] // 2 ** (len(sizes["dim_mults"]) - 1)
+    return min(max(int(_MEMORY_SHARE * psutil.virtual_memory().available) // each, 1), MOST_IN_A_BATCH)

@@ -16,13 +16,14 @@ from ubq.durable import write_atomic
 from ubq.export.formats import require_formats, write_other_formats
 from ubq.export.guide import GUIDE, guide_text, info_text
 from ubq.export.lower.torchscript import write_torchscript
-from ubq.export.manifest import Facts, sha256, write_manifest
+from ubq.export.manifest import sha256, write_manifest
 from ubq.export.readback.digest import digest
 from ubq.export.runtimes import TORCHSCRIPT
 from ubq.quant.generator import Generator, Recipe, shared_copy
 from ubq.quant.layers import QConv2d
 from ubq.quant.phases import quant_layers
 from ubq.quant.solver import offered_steps
+from ubq.runtime.facts import Facts
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ubq.export.manifest import Facts
 from ubq.export.runtimes import PI_TORCH, TORCHSCRIPT
 from ubq.i18n import gettext as _
+from ubq.runtime.facts import Facts
 
 GUIDE = "deployment_guide.md"
 

@@ -7,57 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ubq.durable import dump_json, write_atomic
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
+from ubq.runtime.facts import FORMAT_VERSION, Facts
 
-FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-FACTS = "ubq.json"
-"""Extra file inside an exported TorchScript archive that holds the facts as JSON."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a user of an exported file may want to know; also kept inside the file itself.
-
-    Args:
-        name: of the exported files, without suffix.
-        family: OpenFWI data set that the model imitates.
-        quantised: False for a float reference.
-        backend: integer engine it was made and judged for.
-        solver: sampler inside the file.
-        steps: its default sampling steps.
-        step_counts: every step count that the file offers.
-        model: sizes, as in ``[model]``.
-        normalization: amplitude and velocity ranges.
-        velocity_shape: of one map.
-        seismic_shape: of one map's gathers.
-        versions: of ubq and torch that wrote it.
-    """
-
-    name: str
-    family: str
-    quantised: bool
-    backend: str
-    solver: str
-    steps: int
-    step_counts: tuple[int, ...]
-    model: Mapping[str, Any]
-    normalization: Mapping[str, float]
-    velocity_shape: tuple[int, ...]
-    seismic_shape: tuple[int, ...]
-    versions: Mapping[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        """The facts as a JSON object."""
-        return {"format_version": FORMAT_VERSION, **asdict(self)}
 
 
 def write_manifest(folder: Path, facts: Facts, files: Iterable[Path], weights_sha256: str | None) -> Path:
@@ -113,26 +73,6 @@ def facts_from(manifest: Mapping[str, Any]) -> Facts:
         velocity_shape=tuple(facts.velocity_shape),
         seismic_shape=tuple(facts.seismic_shape),
     )
-
-
-def read_facts(path: Path) -> dict[str, Any]:
-    """The facts that an exported TorchScript file carries (``Facts.to_json``); the weights are not read.
-
-    Raises:
-        UsageError: not a file that ubq exported.
-    """
-    if not path.is_file():
-        raise UsageError(_("{path} does not exist").format(path=path), _("give the .pt of exported_models"))
-    try:
-        with zipfile.ZipFile(path) as archive:
-            (entry,) = [name for name in archive.namelist() if name.endswith(f"/extra/{FACTS}")]
-            facts = json.loads(archive.read(entry))
-        Facts(**{name: facts[name] for name in Facts.__dataclass_fields__})
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise UsageError(
-            _("{path} is not a model that ubq exported").format(path=path), _("give the .pt of exported_models")
-        ) from error
-    return facts
 
 
 def damaged_files(path: Path) -> list[str]:

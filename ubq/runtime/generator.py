@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, overload
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
+from ubq.runtime.noise import pair_noise
 
 Array = NDArray[np.float32]
 TABLES = "ubq.tables"
@@ -97,34 +98,39 @@ class LoadedModel(ABC):
     def sample_pairs(self, n: int = 1, steps: int = 0, seed: int | None = None, batch: int = 1) -> tuple[Array, Array]:
         """Draw pairs: velocity (n, 1, 70, 70) in m/s, seismic (n, S, T, R) amplitude.
 
-        Pair i starts from noise of its own, keyed by (seed, i), the same in every runtime.
-
         Args:
             n: pairs.
             steps: one of ``steps``; 0 takes the default.
-            seed: None draws anew at every call.
-            batch: pairs computed at once; with 1 pair i does not depend on n.
+            seed: None draws anew at every call; else pair i is the one that every runtime draws for (seed, i).
+            batch: pairs whose latents are computed at once; with 1 pair i does not depend on n to the bit.
         """
         if n < 1 or batch < 1:
             raise UsageError(_("{n} pairs in batches of {batch}: both must be at least 1").format(n=n, batch=batch))
-        count = self.check_steps(steps)
-        root = int(np.random.SeedSequence(seed).generate_state(1)[0]) if seed is None else seed
-        parts = []
-        for start in range(0, n, batch):
-            x_T, step_noise = self.noise(root, range(start, min(start + batch, n)), count)
-            parts.append(self.decode(self.sample_latents(x_T, step_noise, count)))
-        velocity, seismic = zip(*parts, strict=True)
+        root = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+        velocity, seismic = zip(*self.draw(range(n), steps, root, batch), strict=True)
         return np.concatenate(velocity), np.concatenate(seismic)
 
-    def noise(self, seed: int, pairs: range, steps: int) -> tuple[Array, Array]:
+    def draw(self, pairs: range, steps: int = 0, seed: int = 0, batch: int = 1) -> Iterator[tuple[Array, Array]]:
+        """The pairs of these numbers, one after the other: velocity (1, 1, 70, 70), seismic (1, S, T, R).
+
+        Args:
+            pairs: their numbers.
+            steps: one of ``steps``; 0 takes the default.
+            seed: of all of them (``ubq.runtime.noise``).
+            batch: latents computed at once. Pairs are decoded one by one: the gather's last layer chooses its
+                integer grid at every call, so in a batch a pair would depend on its neighbours.
+        """
+        if seed < 0:
+            raise UsageError(_("the seed {seed} is negative").format(seed=seed))
+        count = self.check_steps(steps)
+        for start in range(0, len(pairs), batch):
+            latents = self.sample_latents(*self.noise(seed, pairs[start : start + batch], count), count)
+            for latent in np.split(latents, len(latents)):
+                yield self.decode(latent)
+
+    def noise(self, seed: int, pairs: Sequence[int], steps: int) -> tuple[Array, Array]:
         """Start noise (B, 1, L) and step noise (steps-1, B, 1, L) of the pairs of these numbers."""
-        draws = steps if self.stochastic else 1
-        noise = np.empty((draws, len(pairs), 1, self.latent_length), np.float32)
-        for row, i in enumerate(pairs):
-            stream = np.random.default_rng((seed, i))
-            noise[:, row, 0] = stream.standard_normal((draws, self.latent_length), np.float32)
-        empty = np.zeros((max(steps - 1, 0), len(pairs), 1, self.latent_length), np.float32)
-        return noise[0], noise[1:] if self.stochastic else empty
+        return pair_noise(seed, pairs, steps, self.latent_length, self.stochastic)
 
     def forward(self, batch_size: int = 1, steps: int = 0) -> tuple[Array, Array]:
         """Draw ``batch_size`` pairs at once, others at every call."""
@@ -153,7 +159,9 @@ class LoadedModel(ABC):
         if steps and steps not in self.steps:
             raise UsageError(
                 _("this file does not offer {steps} sampling steps").format(steps=steps),
-                _("it offers {offered}").format(offered=", ".join(map(str, sorted(self.steps)))),
+                _("it offers {offered}; for others export again with export.step_choices").format(
+                    offered=", ".join(map(str, sorted(self.steps)))
+                ),
             )
         return steps or self.steps[0]
 

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
+from ubq.runtime.facts import FACTS
 from ubq.runtime.generator import TABLES, Array, SamplerTables, SteppingGenerator
 
-FACTS = "ubq.json"
-"""Metadata entry that holds the facts as JSON."""
 WEIGHTS = "ubq.weights_sha256"
 """Metadata entry of both files: the integers they were made from."""
 DECODERS_SUFFIX = ".decoders.onnx"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,35 +10,36 @@ import torch
 
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
+from ubq.runtime.facts import read_facts
 from ubq.runtime.generator import Array, LoadedModel
-
-FACTS_ENTRY = "/extra/ubq.json"
 
 
 class TorchScriptGenerator(LoadedModel):
-    """Runs under the engine the file was made for, or the first that this PyTorch has.
+    """Runs under one of PyTorch's integer engines, a setting of the whole process.
 
-    The engine is a setting of the whole process.
+    Args:
+        path: the file.
+        threads: 0: PyTorch's choice.
+        backend: engine; empty: the one the file was made for; where this PyTorch lacks it, qnnpack or the first.
+
+    Raises:
+        UsageError: not such a file, or this PyTorch lacks the engine.
     """
 
-    def __init__(self, path: Path, threads: int = 0) -> None:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                (entry,) = [name for name in archive.namelist() if name.endswith(FACTS_ENTRY)]
-                facts = json.loads(archive.read(entry))
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise UsageError(
-                _("{path} is not a model that ubq exported").format(path=path), _("give the .pt of exported_models")
-            ) from error
-        super().__init__(facts)
+    def __init__(self, path: Path, threads: int = 0, backend: str = "") -> None:
+        super().__init__(read_facts(path))
         if threads:
             torch.set_num_threads(threads)
-        engines = [name for name in torch.backends.quantized.supported_engines if name != "none"]
-        # before loading: the weights are packed for it
-        torch.backends.quantized.engine = facts["backend"] if facts["backend"] in engines else engines[0]
+        self.backend = _engine(backend, self.facts["backend"])
+        torch.backends.quantized.engine = self.backend  # before loading: the weights are packed for it
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.module = torch.jit.load(str(path), map_location="cpu")
+            try:
+                self.module = torch.jit.load(str(path), map_location="cpu")
+            except (RuntimeError, ValueError) as error:
+                raise UsageError(
+                    _("{path} is not a TorchScript file").format(path=path), _("give the .pt of exported_models")
+                ) from error
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -65,6 +64,16 @@ class TorchScriptGenerator(LoadedModel):
         with torch.no_grad():
             velocity, seismic = self.module.decode(_tensor(latent))
         return velocity.numpy(), seismic.numpy()
+
+
+def _engine(wanted: str, made_for: str) -> str:
+    supported = [name for name in torch.backends.quantized.supported_engines if name != "none"]
+    if wanted and wanted not in supported:
+        raise UsageError(
+            _("this PyTorch has no quantised engine {name}").format(name=wanted),
+            _("use --backend {engines}").format(engines=_(" or ").join(supported)),
+        )
+    return wanted or next((name for name in (made_for, "qnnpack") if name in supported), supported[0])
 
 
 def _tensor(array: Array) -> torch.Tensor:

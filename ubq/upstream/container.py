@@ -9,7 +9,6 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from ubq.errors import CheckpointError
 from ubq.i18n import gettext as _
+from ubq.runtime.facts import is_torchscript
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _PICKLE_MAGIC = b"\x80"
@@ -83,7 +83,7 @@ def _load(path: Path) -> Any:
     zipped = head == _ZIP_MAGIC
     if not zipped and head[:1] != _PICKLE_MAGIC:
         raise CheckpointError(_("{path} is not a PyTorch checkpoint").format(path=path))
-    if zipped and _is_torchscript(path):
+    if zipped and is_torchscript(path):
         raise CheckpointError(
             _("{path} is a TorchScript file, not a checkpoint").format(path=path),
             _("give the training checkpoint that it was exported from"),
@@ -111,14 +111,6 @@ def _damaged(path: Path) -> CheckpointError:
         _("{path} is truncated, damaged or not a PyTorch checkpoint").format(path=path),
         _("copy or download it again"),
     )
-
-
-def _is_torchscript(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except zipfile.BadZipFile:
-        raise _damaged(path) from None
 
 
 def _numpy_scalars() -> list[Any]:

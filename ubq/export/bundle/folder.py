@@ -20,9 +20,10 @@ from ubq.errors import UsageError
 from ubq.export.bundle import generate
 from ubq.export.bundle.guide import bundle_guide_text
 from ubq.export.guide import GUIDE
-from ubq.export.manifest import MANIFEST, Facts, damaged_files, facts_from, read_manifest, sha256
+from ubq.export.manifest import MANIFEST, damaged_files, facts_from, read_manifest, sha256
 from ubq.export.runtimes import Runtime, runtimes_of
 from ubq.i18n import gettext as _
+from ubq.runtime.facts import Facts
 
 SCRIPT = "generate.py"
 _ARCHIVED_MODE = 0o644

@@ -26,12 +26,14 @@ MOST_DRAWN = 4
 class TorchScript:
     """NAME.pt in PyTorch; the sampling loop is in the file."""
 
-    def __init__(self, file: Path, threads: int) -> None:
+    def __init__(self, file: Path, threads: int, backend: str) -> None:
         import torch
 
         # before the file is loaded: PyTorch starts with another engine on a Pi, which is several times as slow
-        if "qnnpack" in torch.backends.quantized.supported_engines:
-            torch.backends.quantized.engine = "qnnpack"
+        supported = torch.backends.quantized.supported_engines
+        chosen = next((name for name in (backend, "qnnpack") if name in supported), None)
+        if chosen:
+            torch.backends.quantized.engine = chosen
         if threads:
             torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
@@ -82,7 +84,7 @@ class Stepping:
 class Onnx(Stepping):
     """NAME.onnx and NAME.decoders.onnx in ONNX Runtime."""
 
-    def __init__(self, file: Path, threads: int) -> None:
+    def __init__(self, file: Path, threads: int, _backend: str) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -106,7 +108,7 @@ class Onnx(Stepping):
 class Executorch(Stepping):
     """NAME.pte in ExecuTorch."""
 
-    def __init__(self, file: Path, threads: int) -> None:
+    def __init__(self, file: Path, threads: int, _backend: str) -> None:
         import torch
         from executorch.runtime import Runtime
 
@@ -154,7 +156,7 @@ def main() -> None:
             f"{sys.executable} -m pip install {alone}-r {here}/requirements-{name}.txt",
         )
     started = time.perf_counter()
-    model = kind(file, options.threads)
+    model = kind(file, options.threads, facts["backend"])
     load_seconds = time.perf_counter() - started
     print(f"{file.name}: loaded in {load_seconds:.1f} s", file=sys.stderr)
 
@@ -198,11 +200,11 @@ def main() -> None:
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Draw pairs of velocity map and shot gathers.")
     parser.add_argument("--count", type=positive, default=1, help="pairs to draw (1)")
-    parser.add_argument("--steps", type=int, default=0, help="sampling steps that the model offers; 0: its default")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same pairs (0)")
+    parser.add_argument("--steps", type=natural, default=0, help="sampling steps that the model offers; 0: its default")
+    parser.add_argument("--seed", type=natural, default=0, help="the same seed gives the same pairs (0)")
     parser.add_argument("--out", type=Path, default=Path("pairs"), help="folder to write to (pairs)")
     parser.add_argument("--runtime", choices=list(RUNTIMES), help="default: the first that is installed")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: the runtime's own choice")
+    parser.add_argument("--threads", type=natural, default=0, help="CPU threads; 0: the runtime's own choice")
     parser.add_argument("--json", action="store_true", help="print one JSON object with times and memory")
     return parser.parse_args()
 
@@ -211,6 +213,13 @@ def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+def natural(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("not below 0")
     return number
 
 
@@ -236,12 +245,16 @@ def choose_runtime(here: Path, facts: dict[str, Any]) -> str:
 
 
 def draw_noise(facts: dict[str, Any], seed: int, number: int, steps: int) -> Any:
-    """Start noise and step noise (steps, 1, 1, L) of one pair: of its own, so that it does not depend on --count."""
+    """Start noise and step noise, (steps, 1, 1, L), of pair ``number`` of a seed: the same wherever it is drawn.
+
+    The rule of ubq.runtime.noise, of which these lines are a copy.
+    """
     import numpy as np
 
     length, draws = facts["model"]["encoder_dim"], steps if facts["solver"] == "ddpm" else 1
     noise = np.zeros((steps, 1, 1, length), np.float32)  # deterministic solvers use the first alone
-    noise[:draws, 0, 0] = np.random.default_rng((seed, number)).standard_normal((draws, length), np.float32)
+    stream = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, number))))
+    noise[:draws, 0, 0] = stream.standard_normal((draws, length), np.float32)
     return noise
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ubq.export.guide import board_text, code, counts_text, inner, range_hint, table
-from ubq.export.manifest import Facts
 from ubq.export.runtimes import EXECUTORCH, ONNX, PI_TORCH, TORCHSCRIPT, Runtime
 from ubq.i18n import gettext as _
+from ubq.runtime.facts import Facts
 
 VENV = "~/ubq-pi"
 """Virtual environment that the guide makes on the Pi, and that ``ubq deploy`` looks for."""

@@ -17,8 +17,9 @@ from ubq.export.lower.integer import IntegerLayer
 from ubq.export.lower.qdq import Decoders, Dialect, DynamicLinear, Step, lowered, tables
 from ubq.export.lower.quiet import quiet
 from ubq.quant.generator import Generator
+from ubq.runtime.facts import FACTS
 from ubq.runtime.generator import TABLES
-from ubq.runtime.onnx import FACTS, WEIGHTS, decoders_file
+from ubq.runtime.onnx import WEIGHTS, decoders_file
 
 OPSET = 20
 

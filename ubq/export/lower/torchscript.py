@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from ubq.durable import replacing
 from ubq.errors import UsageError
 from ubq.export.lower.integer import Grid, IntegerLayer, integer_layers
-from ubq.export.manifest import FACTS
 from ubq.i18n import gettext as _
 from ubq.quant.generator import Generator, shared_copy, with_time_tables
+from ubq.runtime.facts import FACTS
 
 
 class _Grids(nn.Module):

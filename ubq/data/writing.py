@@ -1,0 +1,90 @@
+"""Writing generated pairs into files laid out as OpenFWI's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ubq.config.schema import Family
+from ubq.data.families import FAMILIES, SAMPLES_PER_FILE, FileId, Kind
+from ubq.errors import UsageError
+from ubq.i18n import gettext as _
+from ubq.runtime.generator import LoadedModel
+
+
+def file_ids(family: Family, count: int) -> list[FileId]:
+    """Names for ``count`` pairs, 500 in a file: the first ones of the family's training files.
+
+    Raises:
+        UsageError: more pairs than the family has training files for.
+    """
+    ids = FAMILIES[family].file_ids("train")
+    needed = -(-count // SAMPLES_PER_FILE)
+    if needed > len(ids):
+        raise UsageError(
+            _("{family} has file names for {most} pairs, not {count}").format(
+                family=family, most=len(ids) * SAMPLES_PER_FILE, count=count
+            ),
+            _("lower --count, or call ubq sample again with another --seed and --out"),
+        )
+    return ids[:needed]
+
+
+def write_pairs(
+    model: LoadedModel,
+    out: Path,
+    count: int,
+    steps: int = 0,
+    seed: int = 0,
+    batch: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Path]:
+    """Write pairs 0 to ``count`` of a seed; a file appears only once it is complete.
+
+    Args:
+        model: draws them.
+        out: folder, made when missing.
+        count: pairs.
+        steps, seed, batch: as ``LoadedModel.draw``.
+        progress: called with (done, total).
+
+    Returns:
+        The files, velocity and seismic of each 500 pairs in turn.
+
+    Raises:
+        UsageError: a file of that name exists.
+    """
+    shapes: dict[Kind, tuple[int, ...]] = {
+        "velocity": tuple(model.facts["velocity_shape"]),
+        "seismic": tuple(model.facts["seismic_shape"]),
+    }
+    ids = file_ids(model.facts["family"], count)
+    targets = [{kind: out / i.relative_path(kind) for kind in shapes} for i in ids]
+    for path in (p for target in targets for p in target.values()):
+        if path.exists():
+            raise UsageError(_("{path} exists").format(path=path), _("give another --out, or remove it"))
+    written: list[Path] = []
+    for first, target in zip(range(0, count, SAMPLES_PER_FILE), targets, strict=True):
+        pairs = range(first, min(first + SAMPLES_PER_FILE, count))
+        partial = {kind: path.with_name(f".{path.name}.part") for kind, path in target.items()}
+        for path in partial.values():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            arrays = {
+                kind: np.lib.format.open_memmap(partial[kind], "w+", np.float32, (len(pairs), *shape))
+                for kind, shape in shapes.items()
+            }
+            for number, (velocity, seismic) in enumerate(model.draw(pairs, steps, seed, batch)):
+                arrays["velocity"][number], arrays["seismic"][number] = velocity[0], seismic[0]
+                progress(first + number + 1, count)
+            for kind, array in arrays.items():
+                array.flush()
+                os.replace(partial[kind], target[kind])
+                written.append(target[kind])
+        finally:
+            for path in partial.values():
+                path.unlink(missing_ok=True)
+    return written
