@@ -1,0 +1,296 @@
+"""The wave equation in PyTorch: the shot gathers of velocity maps, in a form that TorchScript can carry.
+
+Constant density, second order in time, fourth in space, edges absorbed by convolutional perfectly matched layers
+(Pasalic & McGarry 2010). The numbers are those of deepwave's ``scalar`` (accuracy 4, ``pml_freq`` the wavelet's).
+``ubq.runtime.wave`` is the same in numpy.
+
+Three things make it quick where every operation is a pass over memory:
+
+- The shots of a map lie innermost, so that a whole wavefield is one flat vector, and a neighbour a shift of it.
+- The time step is as long as the map's fastest velocity allows. In the frequency domain, what a time step of second
+  order does to a wave is a change of frequency alone, so the source is made for the long step, and the records are
+  given back the dispersion of the reference's step exactly (Koene et al. 2018), while they are resampled.
+- Rows that a wave cannot reach, or cannot return from in time to be recorded, are left out.
+
+Signs: of four time steps, the third and fourth hold the wavefield negated. A step is then ``before += +-(...)`` in
+place, without a pass to negate ``before``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["WaveEquation"]
+
+
+class WaveEquation(nn.Module):
+    """Shot gathers of velocity maps.
+
+    Args:
+        sources: cells across of the sources.
+        samples: time samples of a gather, T; the first is one time step after the wavelet's start.
+        depth: of sources and receivers, cells.
+        cell: grid spacing, m.
+        time_step: sampling interval of the gathers, s.
+        peak_frequency: of the Ricker wavelet, Hz.
+        wavelet_peak: when the wavelet peaks, s.
+        absorbing_cells: width of the absorbing layers.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[int],
+        samples: int,
+        depth: int,
+        cell: float,
+        time_step: float,
+        peak_frequency: float,
+        wavelet_peak: float,
+        absorbing_cells: int,
+    ) -> None:
+        super().__init__()
+        self.sources = list(sources)
+        self.samples = samples
+        self.depth = depth
+        self.cell = cell
+        self.time_step = time_step
+        self.peak_frequency = peak_frequency
+        self.wavelet_peak = wavelet_peak
+        self.absorbing_cells = absorbing_cells
+        self.halo = 2  # reach of the differences, cells
+        self.longest_step = 2.5e-3  # s: slow maps could take longer ones, but the band must stay well sampled
+        self.courant = 0.56  # of the solver's step; these differences are stable up to 0.61
+        self.reference_courant = 0.6  # times 1 / sqrt 2: where the reference halves its step
+        self.reflection = 1e-3  # of the absorbing layers, by design
+        self.band = 4.2  # highest frequency kept, in peak frequencies: a Ricker wavelet holds 4e-7 of its peak there
+        self.tail = 0.04  # s solved beyond the last sample, over which the records fade out
+
+    def forward(self, velocity: Tensor) -> Tensor:
+        """Velocity (B, 1, H, W) in m/s -> gathers (B, S, T, W), a receiver at every cell across.
+
+        Raises:
+            ValueError: a velocity that is not positive and finite (``torch.jit.Error`` inside an exported file).
+        """
+        with torch.no_grad():
+            return torch.stack([self._gather(each[0].float()) for each in velocity])
+
+    def _gather(self, velocity: Tensor) -> Tensor:
+        """Map (H, W) -> (S, T, W)."""
+        fastest = float(velocity.max())
+        if not (float(velocity.min()) > 0.0 and fastest < math.inf):
+            raise ValueError("velocities must be positive and finite")
+        step = min(self.courant * self.cell / fastest, self.longest_step)
+        steps = int(math.ceil((self.samples * self.time_step + self.tail) / step))
+        amplitudes, analysis, synthesis = self._dispersion(fastest, step, steps)
+        records = self._solve(velocity, fastest, step, amplitudes)
+        gather = synthesis @ (analysis @ records)
+        return gather.view(self.samples, velocity.shape[1], len(self.sources)).permute(2, 0, 1).contiguous()
+
+    def _dispersion(self, fastest: float, step: float, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Source amplitudes (steps,), and the matrices that turn records into samples: (2F, steps), (T, 2F).
+
+        A second-order step h moves a wave of frequency w as the exact equation does one of 2/h sin(w h / 2). ``exact``
+        are frequencies under the reference's step, ``solved`` those of the same waves under ours.
+        """
+        double = torch.float64
+        duration = self.samples * self.time_step
+        halvings = math.ceil(fastest * self.time_step * math.sqrt(2.0) / self.cell / self.reference_courant)
+        reference = self.time_step / halvings
+        period = duration + self.tail + 0.1
+        count = int(math.ceil(self.band * self.peak_frequency * period))
+        exact = torch.arange(1, count + 1, dtype=double) * (2.0 * math.pi / period)
+        sine = torch.sin(exact * (reference / 2.0))
+        solved = torch.asin(sine * (step / reference)) * (2.0 / step)
+        stretch = torch.cos(exact * (reference / 2.0)) / torch.cos(solved * (step / 2.0))
+
+        time = torch.arange(self.samples + 1, dtype=double) * self.time_step
+        argument = (math.pi * self.peak_frequency * (time - self.wavelet_peak)).square()
+        wavelet = (1.0 - 2.0 * argument) * torch.exp(-argument)
+        phase = exact[:, None] * time
+        spectrum = torch.cat([torch.cos(phase), torch.sin(phase)]) @ wavelet * self.time_step
+        phase = solved[:, None] * (torch.arange(steps, dtype=double) * step)
+        amplitudes = (torch.cat([stretch, stretch]) * spectrum) @ torch.cat([torch.cos(phase), torch.sin(phase)])
+
+        recorded = torch.arange(1, steps + 1, dtype=double) * step
+        start = duration + 0.1 * self.tail
+        fade = 0.5 + 0.5 * torch.cos(math.pi * ((recorded - start) / (steps * step - start)).clamp(0.0, 1.0))
+        signs = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=double).repeat(steps // 4 + 1)[:steps]
+        phase = solved[:, None] * recorded
+        analysis = torch.cat([torch.cos(phase), torch.sin(phase)]) * (fade * signs)
+        phase = time[1:, None] * exact
+        synthesis = torch.cat([torch.cos(phase), torch.sin(phase)], dim=1) * (2.0 * step / period)
+        return (amplitudes * (2.0 / period)).float(), analysis.float(), synthesis.float()
+
+    def _solve(self, velocity: Tensor, fastest: float, step: float, amplitudes: Tensor) -> Tensor:
+        """Records (steps, W S) of the wavefield after each step, with the signs of the module's docstring.
+
+        A wavefield is (rows, columns, shots): the map and its absorbing layers, and around them a halo that stays zero.
+        The strips of the absorbing layers reach ``halo`` cells inwards, as far as their variables' derivatives do.
+        """
+        halo, layer, shots = self.halo, self.absorbing_cells, len(self.sources)
+        height, width = velocity.shape[0] + 2 * layer, velocity.shape[1] + 2 * layer
+        strip = layer + halo
+        pitch = (width + 2 * halo) * shots  # one row further in the flat vector
+        padded = nn.functional.pad(velocity[None, None], (layer, layer, layer, layer), mode="replicate")[0, 0]
+
+        # The differences are in units of 4/3 / cell^2, which makes the nearest neighbours' weight 1: those of second
+        # order are 1 -1/16 at 1 and 2 cells and -15/8 in the middle.
+        courant = nn.functional.pad((padded * (step / self.cell)).square() * (4.0 / 3.0), (halo, halo))
+        across, down = torch.ones(width + 2 * halo), torch.ones(height)
+        across[halo : halo + strip], across[-halo - strip : -halo] = 0.0, 0.0
+        down[:strip], down[-strip:] = 0.0, 0.0
+        # outside the strips, where it has no part in other terms, the middle is in the coefficient of the wavefield
+        middle = 2.0 - 1.875 * courant * (across + down[:, None])
+        square = courant[:, :, None].expand(-1, -1, shots).reshape(-1)
+        twice = middle[:, :, None].expand(-1, -1, shots).reshape(-1)
+
+        keep_x, gain_x = self._profiles(velocity.shape[1], fastest, step)
+        keep_y, gain_y = self._profiles(velocity.shape[0], fastest, step)
+        now, before = torch.zeros((height + 2 * halo) * pitch), torch.zeros((height + 2 * halo) * pitch)
+        second = torch.zeros(height * pitch)
+        second_y = torch.zeros(strip, pitch)
+        # Variables of the layers: psi (with a halo), zeta, a buffer for the slope, and their two coefficients.
+        apart = (width - strip) * shots  # from the left strip to the right one
+        psi_x = torch.zeros(height * 2 * (strip + 2 * halo) * shots)
+        side = [torch.zeros(height, 2, strip * shots), torch.zeros(height, 2, strip * shots)]
+        for profile in (keep_x, gain_x):
+            both = torch.stack([profile[halo : halo + strip], profile[-halo - strip : -halo]])
+            side.append(both[:, :, None].expand(-1, -1, shots).reshape(2, strip * shots))
+        top, bottom = [torch.zeros(strip, pitch), second_y.clone()], [torch.zeros(strip, pitch), second_y.clone()]
+        for profile in (keep_y, gain_y):
+            top.append(profile[halo : halo + strip, None])
+            bottom.append(profile[-halo - strip : -halo, None])
+        psi_top = _shifts(torch.zeros((strip + 2 * halo) * pitch), [strip, pitch], [pitch, 1], halo * pitch, pitch)
+        psi_bottom = _shifts(torch.zeros((strip + 2 * halo) * pitch), [strip, pitch], [pitch, 1], halo * pitch, pitch)
+
+        source = torch.zeros(width + 2 * halo, shots)
+        for shot, column in enumerate(self.sources):
+            source[halo + layer + column, shot] = velocity[self.depth, column].square() * (step * step)
+        source = source.view(-1)
+        line = (halo + layer + self.depth) * pitch
+        receivers = line + (halo + layer) * shots
+        count = velocity.shape[1] * shots
+        records = torch.empty(amplitudes.shape[0], count)
+        strength: list[float] = amplitudes.tolist()
+        rows = self._rows(padded, step, len(strength))
+
+        sign, sign_before = 1.0, -1.0
+        reach = 0
+        views, views_before = _no_views(), _no_views()
+        second_r, second_x, second_in, square_r, twice_r = second, second, second, square, twice
+        psi_r, side_r = psi_top, side
+        for i, strength_i in enumerate(strength):
+            if rows[i] != reach:
+                reach = rows[i]
+                inner = (reach - strip if reach < height else height - 2 * strip) * pitch
+                second_r, square_r, twice_r = second[: reach * pitch], square[: reach * pitch], twice[: reach * pitch]
+                second_x = second.as_strided([reach, 2, strip * shots], [pitch, apart, 1], halo * shots)
+                second_in = second[strip * pitch : strip * pitch + inner]
+                wide = (strip + 2 * halo) * shots
+                psi_r = _shifts(psi_x, [reach, 2, strip * shots], [2 * wide, wide, 1], halo * shots, shots)
+                side_r = [side[0][:reach], side[1][:reach], side[2], side[3]]
+                start, end = halo * pitch, (halo + height - strip) * pitch
+                sets: list[list[list[Tensor]]] = []
+                for field in (now, before):
+                    sets.append(
+                        [
+                            _shifts(field, [reach * pitch], [1], start, shots),
+                            _shifts(field, [reach, 2, strip * shots], [pitch, apart, 1], start + halo * shots, shots),
+                            _shifts(field, [strip, pitch], [pitch, 1], start, pitch),
+                            _shifts(field, [inner], [1], start + strip * pitch, pitch),
+                            _shifts(field, [strip, pitch], [pitch, 1], end, pitch),
+                            [field[line : line + pitch], field[receivers : receivers + count]],
+                        ]
+                    )
+                views, views_before = sets[0], sets[1]
+            flat, sides, upper, within, lower = views[0], views[1], views[2], views[3], views[4]
+
+            torch.add(flat[1], flat[3], out=second_r)
+            second_r.add_(flat[0], alpha=-0.0625).add_(flat[4], alpha=-0.0625)
+            second_x.add_(sides[2], alpha=-1.875)
+            _absorb(second_x, sides, psi_r, side_r, sign)
+            second_in.add_(within[1]).add_(within[3]).add_(within[0], alpha=-0.0625).add_(within[4], alpha=-0.0625)
+            _second_difference(second_y, upper)
+            _absorb(second_y, upper, psi_top, top, sign)
+            second[: strip * pitch].add_(second_y.view(-1))
+            if reach == height:
+                _second_difference(second_y, lower)
+                _absorb(second_y, lower, psi_bottom, bottom, sign)
+                second[-strip * pitch :].add_(second_y.view(-1))
+
+            turn = -sign_before * sign
+            views_before[0][2].addcmul_(twice_r, flat[2], value=turn).addcmul_(square_r, second_r, value=turn)
+            views_before[5][0].add_(source, alpha=-sign_before * strength_i)
+            records[i].copy_(views_before[5][1])
+            sign, sign_before = -sign_before, sign
+            now, before = before, now
+            views, views_before = views_before, views
+        return records
+
+    def _profiles(self, cells: int, fastest: float, step: float) -> tuple[Tensor, Tensor]:
+        """Coefficients a and b of the layers' variables along one axis, (cells + 2 layers + 2 halos,).
+
+        Each variable becomes a times itself plus b times what drives it (Komatitsch & Martin 2007).
+        """
+        layer, length = self.absorbing_cells, cells + 2 * (self.absorbing_cells + self.halo)
+        place = torch.arange(length, dtype=torch.float64)
+        inwards = torch.minimum(place, length - 1 - place)
+        depth = ((self.halo + layer - inwards) / layer).clamp(0.0, 1.0)
+        damping = (-3.0 * fastest * math.log(self.reflection) / (2.0 * layer * self.cell)) * depth.square()
+        shift = (math.pi * self.peak_frequency) * (1.0 - depth)
+        keep = torch.exp(-(damping + shift) * step)
+        gain = damping / (damping + shift) * (keep - 1.0)
+        return (keep * (depth > 0.0)).float(), gain.float()
+
+    def _rows(self, padded: Tensor, step: float, steps: int) -> list[int]:
+        """Rows to compute at each step: those a wave can have reached and can return from before the last sample.
+
+        Always the top layer and some rows below it; all rows as soon as the bottom layer is needed.
+        """
+        height, layer = padded.shape[0], self.absorbing_cells
+        times: list[float] = (self.cell / padded[layer:].amax(dim=1)).cumsum(0).tolist()
+        last = self.samples * self.time_step + self.tail
+        rows: list[int] = []
+        for i in range(steps):
+            limit = min(i * step, last - i * step)
+            row = 0
+            while row < len(times) and times[row] <= limit:
+                row += 1
+            row = (layer + row + 6 + 7) // 8 * 8  # in eights: new views are made where it changes
+            rows.append(max(row, layer + 8) if row <= height - layer - self.halo else height)
+        return rows
+
+
+def _no_views() -> list[list[Tensor]]:
+    """An empty list of a type that TorchScript knows."""
+    return [[torch.empty(0)]]
+
+
+def _shifts(field: Tensor, size: list[int], stride: list[int], start: int, step: int) -> list[Tensor]:
+    """Views of a flat buffer at -2, -1, 0, 1 and 2 steps from ``start``."""
+    return [field.as_strided(size, stride, start + i * step) for i in (-2, -1, 0, 1, 2)]
+
+
+def _second_difference(out: Tensor, field: list[Tensor]) -> None:
+    torch.add(field[1], field[3], out=out)
+    out.add_(field[0], alpha=-0.0625).add_(field[4], alpha=-0.0625).add_(field[2], alpha=-1.875)
+
+
+def _absorb(second: Tensor, field: list[Tensor], psi: list[Tensor], layer: list[Tensor], sign: float) -> None:
+    """Stretch one axis's second difference inside the absorbing layers, in place.
+
+    psi and zeta keep the true sign; ``second`` and ``field`` have that of the wavefield. The slope's own factor of 2/3
+    is in psi twice, hence 4/9 of 4/3: one third.
+    """
+    zeta, slope, keep, gain = layer[0], layer[1], layer[2], layer[3]
+    torch.sub(field[3], field[1], out=slope)
+    slope.add_(field[4], alpha=-0.125).add_(field[0], alpha=0.125)
+    psi[2].mul_(keep).addcmul_(gain, slope, value=sign / 3.0)
+    second.add_(psi[3], alpha=sign).add_(psi[1], alpha=-sign)
+    second.add_(psi[4], alpha=-0.125 * sign).add_(psi[0], alpha=0.125 * sign)
+    zeta.mul_(keep).addcmul_(gain, second, value=sign)
+    second.add_(zeta, alpha=sign)
