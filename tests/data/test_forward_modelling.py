@@ -15,9 +15,10 @@ import pytest
 from filelock import FileLock
 
 import ubq.data.forward
+from ubq.acquisition import SOURCES, WAVELET_PEAK
 from ubq.config.schema import DataConfig
 from ubq.data.families import FAMILIES
-from ubq.data.forward import SOURCES, WAVELET_PEAK, forward_files, forward_model
+from ubq.data.forward import forward_files, forward_model
 from ubq.data.pairs import open_pairs
 from ubq.data.synthetic import synthesise_velocity, write_synthetic
 from ubq.errors import DataError, HeldError, PreflightError, UsageError
@@ -167,6 +168,7 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 import ubq.data.forward
+from ubq.acquisition import SOURCES, WAVELET_PEAK
 ubq.data.forward._FLUSH_SECONDS = 0.0
 def kill(done, total):
     if done == 2:

@@ -1,7 +1,6 @@
 """Forward modelling: the shot gathers of a velocity map, with OpenFWI's acquisition.
 
-Constant-density acoustic wave equation, 10 m cells, 1 ms steps, a 15 Hz Ricker wavelet, sources and receivers one cell
-under the top, no free surface, absorbing edges (OpenFWI, Deng et al. 2022, appendix on forward modelling). Needs
+Constant-density acoustic wave equation, no free surface, absorbing edges; ``ubq.acquisition`` has the rest. Needs
 deepwave (``pip install 'ubq[physics]'``), which is imported when the first map is modelled.
 """
 
@@ -10,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import multiprocessing
 import os
 import shutil
@@ -27,6 +25,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from ubq.acquisition import ABSORBING_CELLS, CELL, DEPTH_CELL, PEAK_FREQUENCY, SOURCES, TIME_STEP, WAVELET_PEAK
 from ubq.config.extras import install_line, missing_modules
 from ubq.cpu import cores
 from ubq.data.array_file import ArrayFile, open_array
@@ -40,19 +39,6 @@ from ubq.i18n import gettext as _
 if TYPE_CHECKING:
     import torch
 
-CELL = 10.0
-"""Grid spacing, m."""
-TIME_STEP = 1e-3
-"""Sampling interval of the gathers, s."""
-PEAK_FREQUENCY = 15.0
-"""Of the Ricker wavelet, Hz."""
-WAVELET_PEAK = math.floor(1.1 / (PEAK_FREQUENCY * TIME_STEP)) * TIME_STEP
-"""When the wavelet peaks, s: its half width of 1.1 periods, in whole steps, so that it starts at zero."""
-SOURCES = (0, 17, 34, 52, 69)
-"""Cells across of the five sources; receivers are at every cell."""
-DEPTH_CELL = 1
-"""Depth of sources and receivers, cells."""
-ABSORBING_CELLS = 20
 ACCURACY: Literal[2, 4, 6, 8] = 4
 """Order of the spatial differences."""
 

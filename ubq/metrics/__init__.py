@@ -1,4 +1,4 @@
-"""Figures of merit: SSIM, relative errors, distribution distance, loss trend, physics residual."""
+"""Figures of merit: SSIM, relative errors, distribution distance, loss trend, physics error."""
 
 from ubq.metrics.distribution import (
     Distance,
@@ -11,21 +11,20 @@ from ubq.metrics.distribution import (
     sliced_wasserstein,
 )
 from ubq.metrics.errors import SeismicError, relative_l2, seismic_error
-from ubq.metrics.physics import PhysicsResidual, physics_residual
+from ubq.metrics.physics import physics_errors
 from ubq.metrics.ssim import ssim
 from ubq.metrics.trend import Trend, mann_kendall
 
 __all__ = [
     "Distance",
     "Interval",
-    "PhysicsResidual",
     "SeismicError",
     "Trend",
     "bootstrap_ratio",
     "mann_kendall",
     "nearest_distances",
     "pairwise_diversity",
-    "physics_residual",
+    "physics_errors",
     "ratio_interval",
     "real_floor",
     "relative_l2",

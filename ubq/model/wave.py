@@ -102,7 +102,9 @@ class WaveEquation(nn.Module):
         reference = self.time_step / halvings
         period = duration + self.tail + 0.1
         count = int(math.ceil(self.band * self.peak_frequency * period))
-        exact = torch.arange(1, count + 1, dtype=double) * (2.0 * math.pi / period)
+        exact = torch.arange(count + 1, dtype=double) * (2.0 * math.pi / period)
+        weights = torch.full([count + 1], 2.0 / period, dtype=double)
+        weights[0] *= 0.5
         sine = torch.sin(exact * (reference / 2.0))
         solved = torch.asin(sine * (step / reference)) * (2.0 / step)
         stretch = torch.cos(exact * (reference / 2.0)) / torch.cos(solved * (step / 2.0))
@@ -113,7 +115,8 @@ class WaveEquation(nn.Module):
         phase = exact[:, None] * time
         spectrum = torch.cat([torch.cos(phase), torch.sin(phase)]) @ wavelet * self.time_step
         phase = solved[:, None] * (torch.arange(steps, dtype=double) * step)
-        amplitudes = (torch.cat([stretch, stretch]) * spectrum) @ torch.cat([torch.cos(phase), torch.sin(phase)])
+        source = spectrum * (stretch * weights).repeat(2)
+        amplitudes = source @ torch.cat([torch.cos(phase), torch.sin(phase)])
 
         recorded = torch.arange(1, steps + 1, dtype=double) * step
         start = duration + 0.1 * self.tail
@@ -122,8 +125,8 @@ class WaveEquation(nn.Module):
         phase = solved[:, None] * recorded
         analysis = torch.cat([torch.cos(phase), torch.sin(phase)]) * (fade * signs)
         phase = time[1:, None] * exact
-        synthesis = torch.cat([torch.cos(phase), torch.sin(phase)], dim=1) * (2.0 * step / period)
-        return (amplitudes * (2.0 / period)).float(), analysis.float(), synthesis.float()
+        synthesis = torch.cat([torch.cos(phase), torch.sin(phase)], dim=1) * (weights * step).repeat(2)
+        return amplitudes.float(), analysis.float(), synthesis.float()
 
     def _solve(self, velocity: Tensor, fastest: float, step: float, amplitudes: Tensor) -> Tensor:
         """Records (steps, W S) of the wavefield after each step, with the signs of the module's docstring.
