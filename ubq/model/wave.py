@@ -183,52 +183,62 @@ class WaveEquation(nn.Module):
 
         sign, sign_before = 1.0, -1.0
         reach = 0
-        views, views_before = _no_views(), _no_views()
-        second_r, second_x, second_in, square_r, twice_r = second, second, second, square, twice
-        psi_r, side_r = psi_top, side
+        views, views_before = [[psi_top]], [[psi_top]]  # of the type they will have
+        second_x, psi_r, side_r = second, psi_top, side
+        seconds, seconds_in, squares, twices = side, side, side, side
         for i, strength_i in enumerate(strength):
             if rows[i] != reach:
                 reach = rows[i]
                 inner = (reach - strip if reach < height else height - 2 * strip) * pitch
-                second_r, square_r, twice_r = second[: reach * pitch], square[: reach * pitch], twice[: reach * pitch]
                 second_x = second.as_strided([reach, 2, strip * shots], [pitch, apart, 1], halo * shots)
-                second_in = second[strip * pitch : strip * pitch + inner]
+                seconds = _pieces(second, 0, reach * pitch)
+                seconds_in = _pieces(second, strip * pitch, inner)
+                squares, twices = _pieces(square, 0, reach * pitch), _pieces(twice, 0, reach * pitch)
                 wide = (strip + 2 * halo) * shots
                 psi_r = _shifts(psi_x, [reach, 2, strip * shots], [2 * wide, wide, 1], halo * shots, shots)
                 side_r = [side[0][:reach], side[1][:reach], side[2], side[3]]
                 start, end = halo * pitch, (halo + height - strip) * pitch
-                sets: list[list[list[Tensor]]] = []
+                sets: list[list[list[list[Tensor]]]] = []
                 for field in (now, before):
                     sets.append(
                         [
-                            _shifts(field, [reach * pitch], [1], start, shots),
-                            _shifts(field, [reach, 2, strip * shots], [pitch, apart, 1], start + halo * shots, shots),
-                            _shifts(field, [strip, pitch], [pitch, 1], start, pitch),
-                            _shifts(field, [inner], [1], start + strip * pitch, pitch),
-                            _shifts(field, [strip, pitch], [pitch, 1], end, pitch),
-                            [field[line : line + pitch], field[receivers : receivers + count]],
+                            _shifted_pieces(field, start, reach * pitch, shots),
+                            _shifted_pieces(field, start + strip * pitch, inner, pitch),
+                            [
+                                _shifts(
+                                    field, [reach, 2, strip * shots], [pitch, apart, 1], start + halo * shots, shots
+                                ),
+                                _shifts(field, [strip, pitch], [pitch, 1], start, pitch),
+                                _shifts(field, [strip, pitch], [pitch, 1], end, pitch),
+                                [field[line : line + pitch], field[receivers : receivers + count]],
+                            ],
                         ]
                     )
                 views, views_before = sets[0], sets[1]
-            flat, sides, upper, within, lower = views[0], views[1], views[2], views[3], views[4]
+            flat, within, strips = views[0], views[1], views[2]
 
-            torch.add(flat[1], flat[3], out=second_r)
-            second_r.add_(flat[0], alpha=-0.0625).add_(flat[4], alpha=-0.0625)
-            second_x.add_(sides[2], alpha=-1.875)
-            _absorb(second_x, sides, psi_r, side_r, sign)
-            second_in.add_(within[1]).add_(within[3]).add_(within[0], alpha=-0.0625).add_(within[4], alpha=-0.0625)
-            _second_difference(second_y, upper)
-            _absorb(second_y, upper, psi_top, top, sign)
+            for out, near in zip(seconds, flat):  # noqa: B905 (TorchScript's zip knows no strict)
+                torch.add(near[1], near[3], out=out)
+                out.add_(near[0], alpha=-0.0625).add_(near[4], alpha=-0.0625)
+            second_x.add_(strips[0][2], alpha=-1.875)
+            _absorb(second_x, strips[0], psi_r, side_r, sign)
+            for out, near in zip(seconds_in, within):  # noqa: B905
+                out.add_(near[1]).add_(near[3]).add_(near[0], alpha=-0.0625).add_(near[4], alpha=-0.0625)
+            _second_difference(second_y, strips[1])
+            _absorb(second_y, strips[1], psi_top, top, sign)
             second[: strip * pitch].add_(second_y.view(-1))
             if reach == height:
-                _second_difference(second_y, lower)
-                _absorb(second_y, lower, psi_bottom, bottom, sign)
+                _second_difference(second_y, strips[2])
+                _absorb(second_y, strips[2], psi_bottom, bottom, sign)
                 second[-strip * pitch :].add_(second_y.view(-1))
 
             turn = -sign_before * sign
-            views_before[0][2].addcmul_(twice_r, flat[2], value=turn).addcmul_(square_r, second_r, value=turn)
-            views_before[5][0].add_(source, alpha=-sign_before * strength_i)
-            records[i].copy_(views_before[5][1])
+            for i_piece, after in enumerate(views_before[0]):
+                after[2].addcmul_(twices[i_piece], flat[i_piece][2], value=turn)
+                after[2].addcmul_(squares[i_piece], seconds[i_piece], value=turn)
+            lines = views_before[2][3]
+            lines[0].add_(source, alpha=-sign_before * strength_i)
+            records[i].copy_(lines[1])
             sign, sign_before = -sign_before, sign
             now, before = before, now
             views, views_before = views_before, views
@@ -268,14 +278,26 @@ class WaveEquation(nn.Module):
         return rows
 
 
-def _no_views() -> list[list[Tensor]]:
-    """An empty list of a type that TorchScript knows."""
-    return [[torch.empty(0)]]
-
-
 def _shifts(field: Tensor, size: list[int], stride: list[int], start: int, step: int) -> list[Tensor]:
     """Views of a flat buffer at -2, -1, 0, 1 and 2 steps from ``start``."""
     return [field.as_strided(size, stride, start + i * step) for i in (-2, -1, 0, 1, 2)]
+
+
+def _pieces(field: Tensor, start: int, size: int) -> list[Tensor]:
+    """A stretch of a flat buffer in equal pieces, each too short for PyTorch to share it out among threads.
+
+    From 32,768 elements on it would, at every operation, and what threads need to meet takes longer than the work; on a
+    busy machine thirty times as long.
+    """
+    count = size // 32768 + 1
+    piece = (size + count - 1) // count
+    return [field[start + first : start + min(first + piece, size)] for first in range(0, size, piece)]
+
+
+def _shifted_pieces(field: Tensor, start: int, size: int, step: int) -> list[list[Tensor]]:
+    """``_pieces`` at -2, -1, 0, 1 and 2 steps: [piece][shift]."""
+    shifted = [_pieces(field, start + i * step, size) for i in (-2, -1, 0, 1, 2)]
+    return [[shift[i] for shift in shifted] for i in range(len(shifted[0]))]
 
 
 def _second_difference(out: Tensor, field: list[Tensor]) -> None:
