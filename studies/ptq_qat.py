@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from quality import SHUFFLED, SSIM, figures_of, held_out, models_of
+from quality import SSIM, figures_of, held_out, models_of
 from torch import Tensor
 
 from ubq.config.load import read_frozen
@@ -114,7 +114,7 @@ def table(pretrained: Values, found: Mapping[str, Sequence[Values]]) -> str:
             for other in ("PTQ", "float+")
         ]
         shown = " | ".join(f"{means[kind]:.4f} ({spreads[kind]:.4f})" for kind in found)
-        lines.append(f"| {name} | {value:.4f} | {shown} | {'' if name == SHUFFLED else ', '.join(verdicts)} |")
+        lines.append(f"| {name} | {value:.4f} | {shown} | {', '.join(verdicts)} |")
     return "\n".join(lines)
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from ubq.config.load import read_frozen
-from ubq.data.forward import forward_model
 from ubq.data.pairs import open_pairs
 from ubq.export.manifest import MANIFEST, read_manifest
-from ubq.metrics import Interval, bootstrap_ratio, physics_residual, ratio_interval, sliced_wasserstein
+from ubq.metrics import Interval, bootstrap_ratio, physics_errors, physics_reference, ratio_interval, sliced_wasserstein
 from ubq.runtime import SUFFIXES, load
+from ubq.runtime.wave import WaveEquation
 from ubq.stages.maps import data_of
 from ubq.stages.paths import RunPaths
 
@@ -34,23 +34,24 @@ def main() -> None:
     paths = RunPaths(arguments.run)
     config = read_frozen(paths.config)
     folder = arguments.exported or paths.exported
-    name = read_manifest(folder / MANIFEST)["name"]
+    facts = read_manifest(folder / MANIFEST)
+    name, solver = facts["name"], WaveEquation(**facts["acquisition"])
     files = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
     real = open_pairs(data_of(config, paths), config.seed, False).val
     maps = real.velocity_batch(range(len(real)))
 
-    print("| runtime | distance to held-out maps | ratio | physics residual | ratio |\n|---|---|---|---|---|")
+    print("| runtime | distance to held-out maps | ratio | E of the decoder's gathers | ratio |\n|---|---|---|---|---|")
     first = None
     for file in (f for f in files if f.is_file()):
-        drawn = load(file, config.threads).sample_pairs(arguments.pairs, seed=0, batch=BATCH)
+        drawn = load(file, config.threads).sample_pairs(arguments.pairs, seed=0, batch=BATCH, gathers="decoder")
         velocity = torch.from_numpy(drawn[0])
-        residual = physics_residual(*(part[: arguments.physics] for part in drawn), forward_model)
-        first = first or (velocity, residual)
+        pairs = [part[: arguments.physics] for part in drawn]
+        errors = physics_errors(pairs[1], *physics_reference(pairs[0], solver))
+        first = first or (velocity, errors)
         print(
             f"| {SUFFIXES[file.suffix]} | {sliced_wasserstein(velocity, maps).mean:.4f} "
             f"| {_text(ratio_interval(velocity, first[0], maps))} "
-            f"| {residual.matched:.3f} (shuffled {residual.shuffled:.3f}) "
-            f"| {_text(bootstrap_ratio(residual.each, first[1].each))} |",
+            f"| {errors.mean():.3f} | {_text(bootstrap_ratio(errors, first[1]))} |",
             flush=True,
         )
 

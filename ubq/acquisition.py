@@ -9,9 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ubq.errors import UsageError
-from ubq.i18n import gettext as _
-
 CELL = 10.0
 """Grid spacing, m."""
 TIME_STEP = 1e-3
@@ -42,21 +39,14 @@ class Acquisition:
     absorbing_cells: int = ABSORBING_CELLS
 
 
-def acquisition_for(velocity_shape: Sequence[int], seismic_shape: Sequence[int]) -> Acquisition:
-    """The acquisition that gives maps of (1, H, W) gathers of (S, T, R): sources spread evenly, a receiver at each cell.
+def acquisition_for(velocity_shape: Sequence[int], seismic_shape: Sequence[int]) -> Acquisition | None:
+    """What gives maps of (1, H, W) gathers of (S, T, R): sources spread evenly, a receiver at each cell.
 
-    Raises:
-        UsageError: no acquisition gives gathers of that shape.
+    None where there is none: another number of receivers than cells across, or more sources.
     """
     width, (sources, samples, receivers) = velocity_shape[-1], seismic_shape
     if receivers != width or not 1 <= sources <= width:
-        raise UsageError(
-            _(
-                "gathers of {sources} sources and {receivers} receivers cannot be modelled over a map {width} cells "
-                "across: it has a receiver at each cell, and at most as many sources"
-            ).format(sources=sources, receivers=receivers, width=width),
-            _("take the seismic decoder's: --gathers decoder"),
-        )
+        return None
     last = width - 1
     cells = [last // 2] if sources == 1 else [round(i * last / (sources - 1)) for i in range(sources)]
     return Acquisition(tuple(cells), samples)

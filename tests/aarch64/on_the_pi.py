@@ -2,8 +2,9 @@
 
     python on_the_pi.py RUNTIME OUT
 
-Draws two pairs with the bundle's generate.py. For TorchScript also puts inputs.npz (layer name -> input) through each
-integer layer under qnnpack, into OUT/layers.npz. OUT/result.json has seconds and versions.
+Draws two pairs with the bundle's generate.py, and models the gathers of maps.npy into OUT/gathers.npy: TorchScript's by
+the file itself, the others' by wave_equation.py. For TorchScript also puts inputs.npz (layer name -> input) through
+each integer layer under qnnpack, into OUT/layers.npz. OUT/result.json has seconds and versions.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ result = json.loads(printed.getvalue())
 result["machine"] = platform.machine()
 processors = Path("/proc/cpuinfo").read_text().splitlines()
 result["cpu_parts"] = sorted({line.split(":")[1].strip() for line in processors if "CPU part" in line})
+maps = np.load("maps.npy")
 if runtime == "torchscript":
     import torch
 
@@ -33,5 +35,10 @@ if runtime == "torchscript":
     layers = dict(model.named_modules())
     with torch.no_grad(), np.load("inputs.npz") as inputs:
         outputs = {name: layers[name](torch.from_numpy(inputs[name])).numpy() for name in inputs.files}
+        gathers = model.gathers(torch.from_numpy(maps)).numpy()
     np.savez(out / "layers.npz", **outputs)
+else:
+    acquisition = json.loads(Path("manifest.json").read_text())["acquisition"]
+    gathers = runpy.run_path("wave_equation.py")["WaveEquation"](**acquisition)(maps)
+np.save(out / "gathers.npy", gathers)
 (out / "result.json").write_text(json.dumps(result))

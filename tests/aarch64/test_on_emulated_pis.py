@@ -20,6 +20,7 @@ from emulated_pi import BOARDS, PI5, Board, EmulatedPi, Unavailable, cache_folde
 from tiny_generator import tiny_generator, tiny_recipe
 
 from ubq.config.extras import missing_modules
+from ubq.data.synthetic import synthesise_velocity
 from ubq.export.bundle.folder import Bundle, make_bundle
 from ubq.export.files import export_generator
 from ubq.export.lower.integer import integer_layers
@@ -63,6 +64,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
             levels = draw.integers(0, layer.input.levels + 1, shape)
             inputs[name] = ((levels - layer.input.zero_point) * np.float32(layer.input.scale)).astype(np.float32)
     np.savez(made.folder / "inputs.npz", **inputs)
+    np.save(made.folder / "maps.npy", synthesise_velocity("curvefault-a", 1, seed=1))
     return made
 
 
@@ -100,6 +102,7 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def pairs_agree(there: Path, here: Path) -> dict[str, float]:
+    """Relative L2 of the pairs drawn there to those drawn here, and of the modelled gathers of the same maps."""
     apart = {}
     for kind in ("velocity", "seismic"):
         found, wanted = np.load(there / f"{kind}.npy"), np.load(here / f"{kind}.npy")
@@ -107,6 +110,8 @@ def pairs_agree(there: Path, here: Path) -> dict[str, float]:
         assert relative(wanted[0], wanted[1]) > MOST_APART or kind == "velocity"  # another pair would not agree
         apart[kind] = relative(found, wanted)
         assert apart[kind] <= MOST_APART
+    apart["modelled"] = relative(np.load(there / "gathers.npy"), np.load(here / "gathers.npy"))
+    assert apart["modelled"] <= 1e-4
     return apart
 
 

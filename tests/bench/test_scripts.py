@@ -35,7 +35,7 @@ def test_ptq_against_qat_ends_in_a_table_and_quality_shows_both(run: Path, tmp_p
     command = (str(STUDIES / "ptq_qat.py"), str(run), "--out", str(tmp_path / "out"), "--seeds", "1", *few)
     table = script(*command)
     assert "| held-out figure | float | float+ | PTQ | QAT |" in table
-    assert "physics residual of generated pairs" in table
+    assert "E of generated pairs" in table
     assert script(*command) == table, "what is finished is not done again"
     shown = script(str(STUDIES / "quality.py"), str(run), "--ptq", str(tmp_path / "out/PTQ-0"), *few)
     assert "| held-out figure | PTQ | float | QAT | exported |" in shown

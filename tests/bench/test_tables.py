@@ -24,8 +24,11 @@ FIGURES = [quality.SSIM, *quality.BARS]
 @pytest.fixture(autouse=True)
 def modelled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward modelling in no time: what matters here is what becomes of it."""
-    gathers = np.ones((5, 1000, 70), np.float32)
-    monkeypatch.setattr(quality, "forward_model", lambda velocity: gathers * float(velocity.mean()))
+
+    def solver(velocity: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(velocity.mean((1, 2, 3), keepdims=True), (len(velocity), 5, 1000, 70))
+
+    monkeypatch.setattr(quality, "WaveEquation", lambda **acquisition: solver)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +122,7 @@ def test_float_fake_quantised_and_exported_stand_side_by_side(
 
 def contenders(**qat: float) -> str:
     """Table of three seeds in which QAT scores what is given."""
-    base = dict.fromkeys(FIGURES, 1.0) | {quality.SHUFFLED: 2.0}
+    base = dict.fromkeys(FIGURES, 1.0)
     spread = (0.99, 1.0, 1.01)
     found = {
         kind: [{name: value * s for name, value in base.items()} for s in spread] for kind in ("float+", "PTQ", "QAT")
@@ -134,4 +137,3 @@ def test_qat_counts_as_worse_beyond_the_spread_alone() -> None:
     assert "NO" not in contenders(**{quality.LOSS: 1.019})
     assert "NO, NO" in next(x for x in contenders(**{quality.LOSS: 1.03}).splitlines() if quality.LOSS in x)
     assert "NO, NO" in next(x for x in contenders(**{quality.SSIM: 0.97}).splitlines() if quality.SSIM in x)
-    assert "NO" not in contenders(**{quality.SHUFFLED: 9.0}), "no figure of merit"

@@ -45,9 +45,29 @@ def test_pairs_lie_as_openfwi_lays_them_out(exported: ExportedFiles, tmp_path: P
     assert len(find_files(out, "", need_seismic=True)) == 1  # ubq run reads it back
 
 
+def test_the_gathers_are_the_wave_equations_unless_the_decoders_are_asked_for(
+    exported: ExportedFiles, tmp_path: Path, capsys
+) -> None:
+    pairs = {}
+    for name in ("wave", "decoder"):
+        options = ["--count", "1", "--gathers", name, "--out", str(tmp_path / name), "--json"]
+        assert main(["sample", str(exported.model), *options]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert json.loads((tmp_path / name / "samples.json").read_text()) == told
+        assert told["gathers"] == name
+        assert (told["acquisition"] is None) == (name == "decoder")
+        pairs[name] = [np.load(tmp_path / name / f"{kind}2_1_0.npy") for kind in ("vel", "seis")]
+    assert np.array_equal(pairs["wave"][0], pairs["decoder"][0])
+    with torch.no_grad():
+        modelled = torch.jit.load(str(exported.model)).gathers(torch.from_numpy(pairs["wave"][0])).numpy()
+    assert np.array_equal(pairs["wave"][1], modelled)
+    assert not np.allclose(pairs["wave"][1], pairs["decoder"][1], atol=0.1)
+
+
 def test_the_seed_repeats_and_more_pairs_keep_the_first(exported: ExportedFiles, tmp_path: Path) -> None:
     for name, count, seed in (("a", 2, 3), ("b", 2, 3), ("c", 4, 3), ("d", 2, 4)):
         arguments = ["--count", str(count), "--seed", str(seed), "--batch", "2", "--out", str(tmp_path / name)]
+        arguments += ["--gathers", "decoder"]  # quicker
         assert main(["sample", str(exported.model), *arguments]) == 0
     a, b, c, d = (np.load(tmp_path / name / "vel2_1_0.npy") for name in "abcd")
     assert np.array_equal(a, b)
@@ -58,7 +78,7 @@ def test_the_seed_repeats_and_more_pairs_keep_the_first(exported: ExportedFiles,
 def test_files_split_at_500_and_are_named_by_family(exported: ExportedFiles, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(writing, "SAMPLES_PER_FILE", 2)
     seen: list[tuple[int, int]] = []
-    files = writing.write_pairs(load(exported.model), tmp_path, 5, 4, 0, 2, lambda *x: seen.append(x))
+    files = writing.write_pairs(load(exported.model), tmp_path, 5, 4, 0, 2, "decoder", lambda *x: seen.append(x))
     assert [f.name for f in files] == ["vel2_1_0.npy", "seis2_1_0.npy", "vel2_1_1.npy", "seis2_1_1.npy",
                                        "vel2_1_2.npy", "seis2_1_2.npy"]  # fmt: skip
     assert [len(np.load(f)) for f in files[::2]] == [2, 2, 1]

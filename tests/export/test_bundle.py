@@ -25,7 +25,7 @@ from ubq.export.manifest import damaged_files
 from ubq.export.runtimes import ONNX, RUNTIMES, TORCHSCRIPT, runtimes_of
 
 ONNX_HERE = not missing_modules("onnx")
-SHARED = {"generate.py", "deployment_guide.md", "tiny_info.txt", "manifest.json"}
+SHARED = {"generate.py", "wave_equation.py", "deployment_guide.md", "tiny_info.txt", "manifest.json"}
 OF_RUNTIME = {
     "torchscript": {"tiny.pt", "requirements-torchscript.txt"},
     "onnx": {"tiny.onnx", "tiny.decoders.onnx", "requirements-onnx.txt"},
@@ -108,7 +108,14 @@ def test_the_script_draws_the_pairs_that_ubq_draws(bundle: Bundle, runtime: str,
         assert np.linalg.norm(found - wanted) <= 1e-3 * np.linalg.norm(wanted)
     _told, one, _seismic = generated(bundle, runtime, tmp_path / "b", "--seed", "5")
     np.testing.assert_array_equal(one[0], velocity[0])
-    _told, other, _seismic = generated(bundle, runtime, tmp_path / "c", "--seed", "6", "--steps", "2")
+    assert json.loads((tmp_path / "a" / "pairs.json").read_text()) == told
+    assert (told["gathers"], told["acquisition"]["samples"]) == ("wave", 1000)
+    told, other, guess = generated(bundle, runtime, tmp_path / "c", "--seed", "5", "--gathers", "decoder")
+    np.testing.assert_array_equal(other[0], velocity[0])
+    assert np.linalg.norm(guess[0] - seismic[0]) > 0.1 * np.linalg.norm(seismic[0])
+    assert (told["gathers"], told["acquisition"]) == ("decoder", None)
+    options = ("--seed", "6", "--steps", "2", "--gathers", "decoder")
+    _told, other, _seismic = generated(bundle, runtime, tmp_path / "d", *options)
     assert not np.array_equal(other[0], velocity[0])
 
 

@@ -13,9 +13,11 @@ import onnx
 import pytest
 import torch
 
+from ubq.acquisition import SOURCES
 from ubq.errors import UsageError
 from ubq.runtime import load
 from ubq.runtime.generator import LoadedModel, SamplerTables, SteppingGenerator
+from ubq.runtime.wave import WaveEquation
 
 ONNX, TORCHSCRIPT = ".onnx", ".pt"
 
@@ -40,7 +42,7 @@ def test_a_seed_repeats_and_more_pairs_leave_the_first_as_they_are(loaded) -> No
     more, _gathers = loaded.sample(n=3, steps=2, seed=3)
     np.testing.assert_array_equal(more[:1], velocity)
     assert not np.array_equal(loaded.sample(1, 2, 4)[1], seismic)
-    assert not np.array_equal(loaded.sample(1)[1], loaded.sample(1)[1]), "without a seed every call draws anew"
+    assert not np.array_equal(loaded.sample(1)[0], loaded.sample(1)[0]), "without a seed every call draws anew"
     assert not np.array_equal(loaded(1)[0], loaded.forward(1)[0])
 
 
@@ -50,9 +52,34 @@ def test_the_three_calls_of_the_exported_file(loaded) -> None:
     assert latent.shape == x_T.shape == (3, 1, loaded.latent_length)
     np.testing.assert_array_equal(latent, loaded.sample(x_T=x_T, step_noise=step_noise, steps=0))
     velocity, seismic = loaded.decode(latent)
-    drawn = loaded.sample_pairs(3, 4, seed=5, batch=3)
+    drawn = loaded.sample_pairs(3, 4, seed=5, batch=3, gathers="decoder")
     np.testing.assert_array_equal(velocity, drawn[0])
     np.testing.assert_array_equal(seismic, drawn[1])
+
+
+def test_a_pairs_gather_is_the_wave_equations_unless_the_decoders_is_asked_for(loaded) -> None:
+    velocity, seismic = loaded.sample(n=1, steps=2, seed=3)
+    maps, guess = loaded.sample(n=1, steps=2, seed=3, gathers="decoder")
+    np.testing.assert_array_equal(maps, velocity)
+    assert np.linalg.norm(guess - seismic) > 0.1 * np.linalg.norm(seismic)
+    np.testing.assert_array_equal(loaded.gathers(velocity), seismic)
+    wanted = WaveEquation(SOURCES, 1000, 1, 10.0, 1e-3, 15.0, 0.073, 20)(velocity)
+    assert np.linalg.norm(seismic - wanted) < 1e-5 * np.linalg.norm(wanted)
+    maps, modelled = loaded.simulate(1, 2)
+    np.testing.assert_array_equal(loaded.gathers(maps), modelled)
+
+
+def test_what_cannot_be_modelled_is_one_clear_line(loaded, monkeypatch) -> None:
+    maps = np.full((1, 1, 70, 70), 2000, np.float32)
+    for wrong in (maps[:, :, :60], -maps, maps * np.nan):
+        with pytest.raises(UsageError, match=r"maps \(B, 1, 70, 70\) of positive velocities"):
+            loaded.gathers(wrong)
+    with pytest.raises(UsageError, match="must be wave or decoder"):
+        loaded.sample(1, gathers="none")
+    monkeypatch.setattr(loaded, "facts", {**loaded.facts, "acquisition": None})
+    with pytest.raises(UsageError, match="gathers='decoder'"):
+        loaded.sample(1)
+    assert loaded.sample(1, gathers="decoder")[1].shape == (1, 5, 1000, 70)
 
 
 def test_files_of_one_export_give_the_same_pairs_from_one_seed(with_onnx) -> None:

@@ -10,8 +10,7 @@ import torch
 
 from ubq.acquisition import SOURCES, Acquisition, acquisition_for
 from ubq.data.synthetic import synthesise_velocity
-from ubq.errors import UsageError
-from ubq.metrics.physics import physics_errors
+from ubq.metrics.physics import physics_errors, physics_reference
 from ubq.model.wave import WaveEquation
 from ubq.runtime import wave
 
@@ -50,9 +49,9 @@ def test_the_gathers_are_deepwaves(maps: np.ndarray) -> None:
 
     assert maps[0].max() < 4243 < maps[1].max()
     ours = in_torch(Acquisition(SOURCES, 1000))(torch.from_numpy(maps)).numpy()
-    for own, wanted in zip(ours, reference(maps), strict=True):
-        assert relative(own, wanted) < 1e-3
-    assert physics_errors(maps, ours, reference).max() < 0.02
+    wanted, direct = physics_reference(maps, reference)
+    assert max(relative(*pair) for pair in zip(ours, wanted, strict=True)) < 1e-3
+    assert physics_errors(ours, wanted, direct).max() < 0.02
 
 
 def test_numpy_and_torchscript_give_the_same_numbers(maps: np.ndarray, gathers: np.ndarray) -> None:
@@ -106,5 +105,4 @@ def test_the_acquisition_follows_the_shape_of_the_gathers(maps: np.ndarray) -> N
     assert in_numpy(fewer)(maps).shape == (2, 3, 64, 70)
     assert acquisition_for((1, 70, 70), (1, 8, 70)).sources == (34,)
     for shape in ((5, 1000, 35), (71, 1000, 70)):
-        with pytest.raises(UsageError, match="cannot be modelled"):
-            acquisition_for((1, 70, 70), shape)
+        assert acquisition_for((1, 70, 70), shape) is None

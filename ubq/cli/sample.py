@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,17 @@ PICTURE = "samples.png"
 MOST_IN_A_BATCH = 32
 _MEMORY_SHARE = 0.25
 """Part of the free memory that one batch may take."""
+FACTS = "samples.json"
+"""Beside the pairs: what ``--json`` prints."""
+DRAWN = 4
+"""Pairs in the picture."""
+
+
+class Gathers(StrEnum):
+    """``ubq.runtime.Gathers`` as typer wants it."""
+
+    wave = "wave"
+    decoder = "decoder"
 
 
 def sample(
@@ -32,6 +44,9 @@ def sample(
         int, typer.Option(min=0, help="Sampling steps, one of those the file offers; 0: its default.")
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same pairs.")] = 0,
+    gathers: Annotated[
+        Gathers, typer.Option(help="How the gathers are made: by the wave equation over each map, or by the decoder.")
+    ] = Gathers.wave,
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("samples"),
     batch: Annotated[int, typer.Option(min=0, help="Pairs drawn at once; 0: as the free memory allows.")] = 0,
     backend: Annotated[str, typer.Option(help="Integer engine; default: the one the file was made for.")] = "",
@@ -41,25 +56,28 @@ def sample(
     """Draw pairs of velocity map and seismic into files laid out as OpenFWI's, 500 pairs in each."""
     path = exported_file(source, runs_dir)
     import numpy as np
-    import torch
 
     from ubq.data.normalization import Normalization
     from ubq.data.writing import write_pairs
+    from ubq.durable import dump_json, write_atomic
     from ubq.runtime import SUFFIXES, load
-    from ubq.verify.picture import COLUMNS, draw_pairs
+    from ubq.runtime.wave import WaveEquation
+    from ubq.verify.picture import draw_pairs, rows_of
 
     model = load(path, backend=backend)
-    chosen_steps = model.check_steps(steps)
+    chosen_steps, how = model.check_steps(steps), model.check_gathers(gathers.value)
     chosen_batch = batch or fitting_batch(model.facts)
     started = time.monotonic()
     with progress(_("sampling"), _("pairs")) as show:
         show(0, count)
-        files = write_pairs(model, out, count, chosen_steps, seed, chosen_batch, show)
+        files = write_pairs(model, out, count, chosen_steps, seed, chosen_batch, how, show)
     seconds = time.monotonic() - started
     picture = out / PICTURE
-    velocity, seismic = (np.load(file, mmap_mode="r")[:COLUMNS] for file in files[:2])
-    ranges = Normalization.from_dict(model.facts["normalization"])
-    draw_pairs(picture, torch.from_numpy(velocity.copy()), torch.from_numpy(seismic.copy()), None, ranges)
+    velocity, seismic = (np.load(file, mmap_mode="r")[:DRAWN] for file in files[:2])
+    acquisition = model.facts.get("acquisition")
+    solver = WaveEquation(**acquisition) if acquisition else None
+    rows = rows_of("generated", velocity, solver, **{"decoded" if how == "decoder" else "modelled": seismic})
+    draw_pairs(picture, rows, Normalization.from_dict(model.facts["normalization"]))
     result = {
         "file": str(path),
         "out": str(out),
@@ -69,11 +87,14 @@ def sample(
         "steps": chosen_steps,
         "solver": model.facts["solver"],
         "seed": seed,
+        "gathers": how,
+        "acquisition": acquisition if how == "wave" else None,
         "batch": chosen_batch,
         "runtime": SUFFIXES[path.suffix],
         "backend": getattr(model, "backend", None),
         "seconds": round(seconds, 3),
     }
+    write_atomic(out / FACTS, dump_json(result, indent=2))
     if as_json:
         typer.echo(json.dumps(result, indent=2))
         return

@@ -12,7 +12,7 @@ from ubq.config.schema import Family
 from ubq.data.families import FAMILIES, SAMPLES_PER_FILE, FileId, Kind
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
-from ubq.runtime.generator import LoadedModel
+from ubq.runtime.generator import Gathers, LoadedModel
 
 
 def file_ids(family: Family, count: int) -> list[FileId]:
@@ -40,6 +40,7 @@ def write_pairs(
     steps: int = 0,
     seed: int = 0,
     batch: int = 1,
+    gathers: Gathers = "wave",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Path]:
     """Write pairs 0 to ``count`` of a seed; a file appears only once it is complete.
@@ -48,7 +49,7 @@ def write_pairs(
         model: draws them.
         out: folder, made when missing.
         count: pairs.
-        steps, seed, batch: as ``LoadedModel.draw``.
+        steps, seed, batch, gathers: as ``LoadedModel.draw``.
         progress: called with (done, total).
 
     Returns:
@@ -77,7 +78,7 @@ def write_pairs(
                 kind: np.lib.format.open_memmap(partial[kind], "w+", np.float32, (len(pairs), *shape))
                 for kind, shape in shapes.items()
             }
-            for number, (velocity, seismic) in enumerate(model.draw(pairs, steps, seed, batch)):
+            for number, (velocity, seismic) in enumerate(model.draw(pairs, steps, seed, batch, gathers)):
                 arrays["velocity"][number], arrays["seismic"][number] = velocity[0], seismic[0]
                 progress(first + number + 1, count)
             for kind, array in arrays.items():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from ubq import __version__
+from ubq.acquisition import acquisition_for
 from ubq.data.families import VELOCITY_SHAPE
 from ubq.durable import write_atomic
 from ubq.export.formats import require_formats, write_other_formats
@@ -84,6 +85,8 @@ def facts_of(recipe: Recipe, name: str, family: str, quantised: bool) -> Facts:
     """The facts of a recipe."""
     sizes = recipe.sizes
     offered = offered_steps(recipe.export, sizes.diffusion_steps)
+    seismic_shape = (sizes.sources, sizes.seismic_samples, sizes.receivers)
+    acquisition = acquisition_for(VELOCITY_SHAPE, seismic_shape)
     return Facts(
         name=name,
         family=family,
@@ -95,8 +98,9 @@ def facts_of(recipe: Recipe, name: str, family: str, quantised: bool) -> Facts:
         model=sizes.to_dict(),
         normalization=recipe.normalization.to_dict(),
         velocity_shape=VELOCITY_SHAPE,
-        seismic_shape=(sizes.sources, sizes.seismic_samples, sizes.receivers),
+        seismic_shape=seismic_shape,
         versions={"ubq": __version__, "torch": str(torch.__version__)},
+        acquisition=asdict(acquisition) if acquisition else None,
     )
 
 

@@ -17,6 +17,7 @@ GUIDE = "deployment_guide.md"
 
 def sample_script(facts: Facts) -> str:
     """A program of a few lines that generates one pair on a Pi."""
+    call = "model.simulate(1)" if facts.acquisition else "model(1)"
     return f"""\
 import torch
 
@@ -24,7 +25,7 @@ torch.backends.quantized.engine = "qnnpack"  # before torch.jit.load
 model = torch.jit.load("{facts.name}.pt")
 torch.manual_seed(0)
 with torch.no_grad():
-    velocity, seismic = model(1)  # {_shape(facts.velocity_shape)} m/s, {_shape(facts.seismic_shape)}
+    velocity, seismic = {call}  # {_shape(facts.velocity_shape)} m/s, {_shape(facts.seismic_shape)}
 print(velocity.shape, seismic.shape)
 torch.save({{"velocity": velocity, "seismic": seismic}}, "pair.pt")
 """
@@ -47,6 +48,7 @@ def info_text(
         (_("velocity"), f"(B, {inner(facts.velocity_shape)}) m/s"),
         (_("velocity range"), f"{ranges['velocity_min']:g} - {ranges['velocity_max']:g} m/s"),
         (_("seismic"), f"(B, {inner(facts.seismic_shape)})"),
+        (_("gathers"), _gathers_made(facts)),
         (_("amplitude range"), f"{ranges['amplitude_min']:g} - {ranges['amplitude_max']:g}"),
         (_("written by"), ", ".join(f"{name} {version}" for name, version in facts.versions.items())),
         ("sha256", file_sha256),
@@ -60,6 +62,11 @@ def info_text(
         "sample(x_T (B, 1, L), step_noise (steps-1, B, 1, L), steps) -> latent (B, 1, L)",
         "decode(latent (B, 1, L)) -> (velocity, seismic)",
     ]
+    if facts.acquisition:
+        calls += [
+            "simulate(batch_size=1, steps=0) -> (velocity, seismic by the wave equation)",
+            "gathers(velocity) -> seismic by the wave equation",
+        ]
     table = "".join(f"{name}: {value}\n" for name, value in lines)
     return table + "\n" + _("calls") + ":\n" + "".join(f"  {call}\n" for call in calls)
 
@@ -96,6 +103,7 @@ def guide_text(facts: Facts, file_bytes: int) -> str:
             " several times as many instructions."
         ),
         "\n".join(f"- {line}" for line in _hints(facts)),
+        *([gathers_text("`model.simulate(1)`", "`model(1)`")] if facts.acquisition else []),
         "## " + _("4. Memory and time"),
         _("Loading the file and the first call take about {need} MB at their peak.").format(need=need)
         + " "
@@ -131,6 +139,16 @@ def guide_text(facts: Facts, file_bytes: int) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def gathers_text(wave: str, decoder: str) -> str:
+    """Which gather to use when; both arguments are calls or options."""
+    return _(
+        "A gather belongs to its map where it obeys the wave equation: {wave} models it so, and its error E is 0. Train"
+        " and test inversions with these. {decoder} gives the seismic decoder's, which takes a fraction of the time and"
+        " knows little more than the direct wave; its E stands in `report.json`, mark `physics`. Use it where the map"
+        " alone matters."
+    ).format(wave=wave, decoder=decoder)
+
+
 def board_text(need_mb: int) -> str:
     """The smallest Raspberry Pi that has room for so much; the system takes its part of the memory, too."""
     board = next((gb for gb in (1, 2, 4, 8, 16) if need_mb < 0.7 * gb * 1000), None)
@@ -163,6 +181,23 @@ def range_hint(facts: Facts) -> str:
 def counts_text(facts: Facts) -> str:
     """Every step count that the file offers."""
     return ", ".join(map(str, facts.step_counts))
+
+
+def _gathers_made(facts: Facts) -> str:
+    """How the file's gathers are made."""
+    decoder = _("by the seismic decoder (forward, decode)")
+    if not facts.acquisition:
+        return decoder
+    return _(
+        "{decoder}; by the constant-density acoustic wave equation (simulate, gathers): {cell:g} m cells, {step:g} ms,"
+        " {frequency:g} Hz Ricker wavelet, sources at cells {sources}"
+    ).format(
+        decoder=decoder,
+        cell=facts.acquisition["cell"],
+        step=1000 * facts.acquisition["time_step"],
+        frequency=facts.acquisition["peak_frequency"],
+        sources=", ".join(map(str, facts.acquisition["sources"])),
+    )
 
 
 def _unet_text(model: Mapping[str, Any]) -> str:

@@ -62,7 +62,7 @@ def facts_from(manifest: Mapping[str, Any]) -> Facts:
         UsageError: one is missing.
     """
     try:
-        facts = Facts(**{name: manifest[name] for name in Facts.__dataclass_fields__})
+        facts = Facts.from_json(manifest)
     except KeyError as error:
         raise UsageError(
             _("the manifest lacks {key}").format(key=error.args[0]), _("export the model again")

@@ -172,6 +172,15 @@ def _beats_noise(config: Config, how: str) -> Fix:
     return Fix(cause, _("train the diffusion model longer"), _longer(config, "train-diffusion"))
 
 
+def _physics(config: Config, how: str) -> Fix:
+    if config.model.receivers != 70:
+        cause = _("gathers can be modelled with a receiver at each of the 70 cells across alone")
+        return Fix(cause, "", {"model.receivers": 70})
+    return Fix(
+        _("the file's own wave equation is not what this ubq computes"), _("export it again: ubq run --force export")
+    )
+
+
 MARKS: Mapping[str, tuple[str, Callable[[Config, str], Fix]]] = {
     "quantised_modules": (_("integer layers are what makes the file small and fast"), _quantised_modules),
     "conv1d_left": (_("a Conv1d runs in float, and the U-Net has 75"), _conv1d_left),
@@ -181,6 +190,7 @@ MARKS: Mapping[str, tuple[str, Callable[[Config, str], Fix]]] = {
     "int8_fidelity": (_("the integer file must say what the float model says"), _int8_fidelity),
     "diversity": (_("a generator that repeats itself adds nothing to a data set"), _diversity),
     "beats_noise": (_("the diffusion must draw better maps than decoded noise"), _beats_noise),
+    "physics": (_("a gather that ignores its map teaches an inversion nothing"), _physics),
 }
 """Success mark -> why it matters, and what fixes it, from the configuration and from how it was measured."""
 

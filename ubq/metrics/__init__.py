@@ -11,7 +11,7 @@ from ubq.metrics.distribution import (
     sliced_wasserstein,
 )
 from ubq.metrics.errors import SeismicError, relative_l2, seismic_error
-from ubq.metrics.physics import physics_errors
+from ubq.metrics.physics import physics_errors, physics_reference
 from ubq.metrics.ssim import ssim
 from ubq.metrics.trend import Trend, mann_kendall
 
@@ -25,6 +25,7 @@ __all__ = [
     "nearest_distances",
     "pairwise_diversity",
     "physics_errors",
+    "physics_reference",
     "ratio_interval",
     "real_floor",
     "relative_l2",

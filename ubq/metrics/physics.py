@@ -10,31 +10,39 @@ from numpy.typing import NDArray
 from ubq.acquisition import DEPTH_CELL
 
 
-def physics_errors(
-    velocity: np.ndarray, seismic: np.ndarray, forward: Callable[[np.ndarray], np.ndarray]
-) -> NDArray[np.float64]:
-    """E of each pair: |s - F(v)| / |F(v) - D(v)|, over the whole gather s in physical amplitude.
-
-    F(v) is what the wave equation gives for the map; D(v) what it gives for a constant medium with the mean velocity
-    of the source row: the direct wave. 0 obeys the wave equation, 1 knows the direct wave only; random reflections
-    of the right strength have about 1.4.
+def physics_reference(
+    velocity: np.ndarray, forward: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What ``physics_errors`` holds gathers against.
 
     Args:
         velocity: (N, 1, H, W) m/s.
-        seismic: (N, S, T, R) amplitude.
         forward: models maps (B, 1, H, W) -> (B, S, T, R); ``ubq.runtime.wave.WaveEquation``.
 
     Returns:
-        (N,); infinite for a map that is itself constant, unless its gather is exact.
-
-    Raises:
-        ValueError: counts that differ, or none.
+        F, what the wave equation gives for the maps, and D, what it gives for constant media with the mean velocity of
+        each map's source row: the direct waves. Both (N, S, T, R).
     """
-    if len(velocity) != len(seismic) or not len(velocity):
-        raise ValueError(f"needs pairs: {len(velocity)} maps, {len(seismic)} gathers")
-    errors = np.empty(len(velocity))
-    for i, (v, s) in enumerate(zip(velocity, seismic, strict=True)):
-        own, direct = forward(np.stack([v, np.full_like(v, v[..., DEPTH_CELL, :].mean())]))
-        wrong, reflected = (np.linalg.norm(np.ravel(d).astype(np.float64)) for d in (s - own, own - direct))
-        errors[i] = wrong / reflected if reflected else np.inf if wrong else 0.0
-    return errors
+    rows = velocity[..., DEPTH_CELL : DEPTH_CELL + 1, :].mean(-1, keepdims=True)
+    return forward(velocity), forward(np.broadcast_to(rows, velocity.shape).copy())
+
+
+def physics_errors(seismic: np.ndarray, own: np.ndarray, direct: np.ndarray) -> NDArray[np.float64]:
+    """E of each pair: |s - F| / |F - D| over its whole gather s, physical amplitudes.
+
+    0 obeys the wave equation; 1 knows the direct wave only.
+
+    Args:
+        seismic: (N, S, T, R), s.
+        own: (N, S, T, R), F, of ``physics_reference``.
+        direct: (N, S, T, R), D.
+
+    Returns:
+        (N,); infinite for a constant map, unless its gather is exact.
+    """
+
+    def norms(differences: np.ndarray) -> NDArray[np.float64]:
+        return np.linalg.norm(differences.reshape(len(differences), -1).astype(np.float64), axis=1)
+
+    wrong, reflected = norms(seismic - own), norms(own - direct)
+    return np.divide(wrong, reflected, out=np.where(wrong > 0, np.inf, 0.0), where=reflected > 0)

@@ -70,13 +70,14 @@ class WaveEquation(nn.Module):
         self.tail = 0.04  # s solved beyond the last sample, over which the records fade out
 
     def forward(self, velocity: Tensor) -> Tensor:
-        """Velocity (B, 1, H, W) in m/s -> gathers (B, S, T, W), a receiver at every cell across.
+        """Velocity (B, 1, H, W) in m/s -> gathers (B, S, T, W), a receiver at every cell across; computed on the CPU.
 
         Raises:
             ValueError: a velocity that is not positive and finite (``torch.jit.Error`` inside an exported file).
         """
         with torch.no_grad():
-            return torch.stack([self._gather(each[0].float()) for each in velocity])
+            gathers = [self._gather(each[0].float().cpu()) for each in velocity]
+            return torch.stack(gathers).to(velocity.device)
 
     def _gather(self, velocity: Tensor) -> Tensor:
         """Map (H, W) -> (S, T, W)."""
@@ -84,7 +85,7 @@ class WaveEquation(nn.Module):
         if not (float(velocity.min()) > 0.0 and fastest < math.inf):
             raise ValueError("velocities must be positive and finite")
         step = min(self.courant * self.cell / fastest, self.longest_step)
-        steps = int(math.ceil((self.samples * self.time_step + self.tail) / step))
+        steps = math.ceil((self.samples * self.time_step + self.tail) / step)
         amplitudes, analysis, synthesis = self._dispersion(fastest, step, steps)
         records = self._solve(velocity, fastest, step, amplitudes)
         gather = synthesis @ (analysis @ records)
@@ -101,10 +102,12 @@ class WaveEquation(nn.Module):
         halvings = math.ceil(fastest * self.time_step * math.sqrt(2.0) / self.cell / self.reference_courant)
         reference = self.time_step / halvings
         period = duration + self.tail + 0.1
-        count = int(math.ceil(self.band * self.peak_frequency * period))
+        count = math.ceil(self.band * self.peak_frequency * period)
         exact = torch.arange(count + 1, dtype=double) * (2.0 * math.pi / period)
         weights = torch.full([count + 1], 2.0 / period, dtype=double)
         weights[0] *= 0.5
+        # Each function meets a short vector first: MKL chooses its kernels at the first call, which several threads,
+        # given a long one, would make at once (PyTorch issue 188792).
         sine = torch.sin(exact * (reference / 2.0))
         solved = torch.asin(sine * (step / reference)) * (2.0 / step)
         stretch = torch.cos(exact * (reference / 2.0)) / torch.cos(solved * (step / 2.0))
@@ -135,38 +138,27 @@ class WaveEquation(nn.Module):
         The strips of the absorbing layers reach ``halo`` cells inwards, as far as their variables' derivatives do.
         """
         halo, layer, shots = self.halo, self.absorbing_cells, len(self.sources)
-        height, width = velocity.shape[0] + 2 * layer, velocity.shape[1] + 2 * layer
-        strip = layer + halo
-        pitch = (width + 2 * halo) * shots  # one row further in the flat vector
         padded = nn.functional.pad(velocity[None, None], (layer, layer, layer, layer), mode="replicate")[0, 0]
-
-        # The differences are in units of 4/3 / cell^2, which makes the nearest neighbours' weight 1: those of second
-        # order are 1 -1/16 at 1 and 2 cells and -15/8 in the middle.
-        courant = nn.functional.pad((padded * (step / self.cell)).square() * (4.0 / 3.0), (halo, halo))
-        across, down = torch.ones(width + 2 * halo), torch.ones(height)
-        across[halo : halo + strip], across[-halo - strip : -halo] = 0.0, 0.0
-        down[:strip], down[-strip:] = 0.0, 0.0
-        # outside the strips, where it has no part in other terms, the middle is in the coefficient of the wavefield
-        middle = 2.0 - 1.875 * courant * (across + down[:, None])
-        square = courant[:, :, None].expand(-1, -1, shots).reshape(-1)
-        twice = middle[:, :, None].expand(-1, -1, shots).reshape(-1)
-
-        keep_x, gain_x = self._profiles(velocity.shape[1], fastest, step)
-        keep_y, gain_y = self._profiles(velocity.shape[0], fastest, step)
+        height, width, strip = padded.shape[0], padded.shape[1], layer + halo
+        pitch = (width + 2 * halo) * shots  # one row further in the flat vector
+        square, twice = self._coefficients(padded, step)
         now, before = torch.zeros((height + 2 * halo) * pitch), torch.zeros((height + 2 * halo) * pitch)
-        second = torch.zeros(height * pitch)
-        second_y = torch.zeros(strip, pitch)
-        # Variables of the layers: psi (with a halo), zeta, a buffer for the slope, and their two coefficients.
-        apart = (width - strip) * shots  # from the left strip to the right one
-        psi_x = torch.zeros(height * 2 * (strip + 2 * halo) * shots)
+        second, second_y = torch.zeros(height * pitch), torch.zeros(strip, pitch)
+
+        # of each layer: zeta, a buffer for the slope and two coefficients; and psi, which has a halo
+        keep, gain = self._profiles(velocity.shape[1], fastest, step)
         side = [torch.zeros(height, 2, strip * shots), torch.zeros(height, 2, strip * shots)]
-        for profile in (keep_x, gain_x):
+        for profile in (keep, gain):
             both = torch.stack([profile[halo : halo + strip], profile[-halo - strip : -halo]])
             side.append(both[:, :, None].expand(-1, -1, shots).reshape(2, strip * shots))
-        top, bottom = [torch.zeros(strip, pitch), second_y.clone()], [torch.zeros(strip, pitch), second_y.clone()]
-        for profile in (keep_y, gain_y):
+        keep, gain = self._profiles(velocity.shape[0], fastest, step)
+        top = [torch.zeros(strip, pitch), torch.zeros(strip, pitch)]
+        bottom = [torch.zeros(strip, pitch), torch.zeros(strip, pitch)]
+        for profile in (keep, gain):
             top.append(profile[halo : halo + strip, None])
             bottom.append(profile[-halo - strip : -halo, None])
+        wide = (strip + 2 * halo) * shots
+        psi_x, apart = torch.zeros(height * 2 * wide), (width - strip) * shots
         psi_top = _shifts(torch.zeros((strip + 2 * halo) * pitch), [strip, pitch], [pitch, 1], halo * pitch, pitch)
         psi_bottom = _shifts(torch.zeros((strip + 2 * halo) * pitch), [strip, pitch], [pitch, 1], halo * pitch, pitch)
 
@@ -174,55 +166,35 @@ class WaveEquation(nn.Module):
         for shot, column in enumerate(self.sources):
             source[halo + layer + column, shot] = velocity[self.depth, column].square() * (step * step)
         source = source.view(-1)
-        line = (halo + layer + self.depth) * pitch
-        receivers = line + (halo + layer) * shots
-        count = velocity.shape[1] * shots
-        records = torch.empty(amplitudes.shape[0], count)
         strength: list[float] = amplitudes.tolist()
+        records = torch.empty(len(strength), velocity.shape[1] * shots)
         rows = self._rows(padded, step, len(strength))
 
         sign, sign_before = 1.0, -1.0
         reach = 0
-        views, views_before = [[psi_top]], [[psi_top]]  # of the type they will have
+        # of the types that they have from the first step on
+        views, views_before = [[psi_top]], [[psi_top]]
         second_x, psi_r, side_r = second, psi_top, side
         seconds, seconds_in, squares, twices = side, side, side, side
         for i, strength_i in enumerate(strength):
             if rows[i] != reach:
                 reach = rows[i]
+                views = self._views(now, reach, height, width)
+                views_before = self._views(before, reach, height, width)
                 inner = (reach - strip if reach < height else height - 2 * strip) * pitch
-                second_x = second.as_strided([reach, 2, strip * shots], [pitch, apart, 1], halo * shots)
-                seconds = _pieces(second, 0, reach * pitch)
-                seconds_in = _pieces(second, strip * pitch, inner)
+                seconds, seconds_in = _pieces(second, 0, reach * pitch), _pieces(second, strip * pitch, inner)
                 squares, twices = _pieces(square, 0, reach * pitch), _pieces(twice, 0, reach * pitch)
-                wide = (strip + 2 * halo) * shots
+                second_x = second.as_strided([reach, 2, strip * shots], [pitch, apart, 1], halo * shots)
                 psi_r = _shifts(psi_x, [reach, 2, strip * shots], [2 * wide, wide, 1], halo * shots, shots)
                 side_r = [side[0][:reach], side[1][:reach], side[2], side[3]]
-                start, end = halo * pitch, (halo + height - strip) * pitch
-                sets: list[list[list[list[Tensor]]]] = []
-                for field in (now, before):
-                    sets.append(
-                        [
-                            _shifted_pieces(field, start, reach * pitch, shots),
-                            _shifted_pieces(field, start + strip * pitch, inner, pitch),
-                            [
-                                _shifts(
-                                    field, [reach, 2, strip * shots], [pitch, apart, 1], start + halo * shots, shots
-                                ),
-                                _shifts(field, [strip, pitch], [pitch, 1], start, pitch),
-                                _shifts(field, [strip, pitch], [pitch, 1], end, pitch),
-                                [field[line : line + pitch], field[receivers : receivers + count]],
-                            ],
-                        ]
-                    )
-                views, views_before = sets[0], sets[1]
-            flat, within, strips = views[0], views[1], views[2]
+            across, down, strips = views[0], views[1], views[2]
 
-            for out, near in zip(seconds, flat):  # noqa: B905 (TorchScript's zip knows no strict)
+            for out, near in zip(seconds, across):  # noqa: B905 (TorchScript's zip knows no strict)
                 torch.add(near[1], near[3], out=out)
                 out.add_(near[0], alpha=-0.0625).add_(near[4], alpha=-0.0625)
             second_x.add_(strips[0][2], alpha=-1.875)
             _absorb(second_x, strips[0], psi_r, side_r, sign)
-            for out, near in zip(seconds_in, within):  # noqa: B905
+            for out, near in zip(seconds_in, down):  # noqa: B905
                 out.add_(near[1]).add_(near[3]).add_(near[0], alpha=-0.0625).add_(near[4], alpha=-0.0625)
             _second_difference(second_y, strips[1])
             _absorb(second_y, strips[1], psi_top, top, sign)
@@ -233,16 +205,58 @@ class WaveEquation(nn.Module):
                 second[-strip * pitch :].add_(second_y.view(-1))
 
             turn = -sign_before * sign
-            for i_piece, after in enumerate(views_before[0]):
-                after[2].addcmul_(twices[i_piece], flat[i_piece][2], value=turn)
-                after[2].addcmul_(squares[i_piece], seconds[i_piece], value=turn)
-            lines = views_before[2][3]
-            lines[0].add_(source, alpha=-sign_before * strength_i)
-            records[i].copy_(lines[1])
+            for piece, after in enumerate(views_before[0]):
+                after[2].addcmul_(twices[piece], across[piece][2], value=turn)
+                after[2].addcmul_(squares[piece], seconds[piece], value=turn)
+            source_row, receiver_row = views_before[2][3][0], views_before[2][3][1]
+            source_row.add_(source, alpha=-sign_before * strength_i)
+            records[i].copy_(receiver_row)
             sign, sign_before = -sign_before, sign
             now, before = before, now
             views, views_before = views_before, views
         return records
+
+    def _coefficients(self, padded: Tensor, step: float) -> tuple[Tensor, Tensor]:
+        """Of the second differences and of the wavefield in a step, flat and without the rows of the halo.
+
+        The differences are in units of 4/3 / cell^2, which makes the nearest neighbours' weight 1: those of second
+        order are then 1 and -1/16 at 1 and 2 cells, and -15/8 in the middle. The middle is in the wavefield's
+        coefficient, but in the strips, where it has a part in other terms.
+        """
+        halo, strip, shots = self.halo, self.absorbing_cells + self.halo, len(self.sources)
+        square = nn.functional.pad((padded * (step / self.cell)).square() * (4.0 / 3.0), (halo, halo))
+        across, down = torch.ones(square.shape[1]), torch.ones(square.shape[0])
+        across[halo : halo + strip], across[-halo - strip : -halo] = 0.0, 0.0
+        down[:strip], down[-strip:] = 0.0, 0.0
+        twice = 2.0 - 1.875 * square * (across + down[:, None])
+        return (
+            square[:, :, None].expand(-1, -1, shots).reshape(-1),
+            twice[:, :, None].expand(-1, -1, shots).reshape(-1),
+        )
+
+    def _views(self, field: Tensor, reach: int, height: int, width: int) -> list[list[list[Tensor]]]:
+        """Views of a wavefield's first rows, most of them at -2 to 2 cells.
+
+        In pieces the neighbours across, of all rows, and down, of the rows between the strips; then the strips at the
+        sides, top and bottom, and the row of the sources and that of the receivers.
+        """
+        halo, layer, shots = self.halo, self.absorbing_cells, len(self.sources)
+        strip, pitch = layer + halo, (width + 2 * halo) * shots
+        start, end = halo * pitch, (halo + height - strip) * pitch
+        inner = (reach - strip if reach < height else height - 2 * strip) * pitch
+        sides = [pitch, (width - strip) * shots, 1]
+        row = (halo + layer + self.depth) * pitch
+        first, last = row + (halo + layer) * shots, row + (halo + width - layer) * shots
+        return [
+            _shifted_pieces(field, start, reach * pitch, shots),
+            _shifted_pieces(field, start + strip * pitch, inner, pitch),
+            [
+                _shifts(field, [reach, 2, strip * shots], sides, start + halo * shots, shots),
+                _shifts(field, [strip, pitch], [pitch, 1], start, pitch),
+                _shifts(field, [strip, pitch], [pitch, 1], end, pitch),
+                [field[row : row + pitch], field[first:last]],
+            ],
+        ]
 
     def _profiles(self, cells: int, fastest: float, step: float) -> tuple[Tensor, Tensor]:
         """Coefficients a and b of the layers' variables along one axis, (cells + 2 layers + 2 halos,).

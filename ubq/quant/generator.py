@@ -9,15 +9,18 @@ Shapes: B batch, L latent length, N sampling steps, S sources, T time samples, R
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ubq.acquisition import acquisition_for
 from ubq.config.schema import ExportConfig, QuantConfig
+from ubq.data.families import VELOCITY_SHAPE
 from ubq.data.normalization import Normalization
 from ubq.model import ModelSizes, UBDiff
 from ubq.model.parts import DEPLOYED
+from ubq.model.wave import WaveEquation
 from ubq.quant import rewrites
 from ubq.quant.solver import COLUMNS, make_schedule, offered_steps, training_schedule
 from ubq.quant.ten_bit import add_ten_bit_io
@@ -78,6 +81,15 @@ class Sampler(nn.Module):
         return self.times.unique()
 
 
+class NoWaveEquation(nn.Module):
+    """In place of the wave equation where no acquisition gives gathers of the model's shape."""
+
+    def forward(self, velocity: Tensor) -> Tensor:
+        """Raises a ValueError."""
+        raise ValueError("gathers of this model's shape cannot be modelled: it needs a receiver at each cell across")
+        return velocity  # what TorchScript takes for the type
+
+
 class Generator(nn.Module):
     """Draws pairs of velocity map and shot gathers.
 
@@ -95,6 +107,8 @@ class Generator(nn.Module):
         self.seismic_projector = model.seismic_projector
         self.seismic_decoder = model.seismic_decoder
         self.sampler = Sampler(sizes.diffusion_steps, sizes.objective, recipe.export)
+        acquisition = acquisition_for(VELOCITY_SHAPE, (sizes.sources, sizes.seismic_samples, sizes.receivers))
+        self.wave = WaveEquation(**asdict(acquisition)) if acquisition else NoWaveEquation()
         self.latent_length: int = sizes.encoder_dim
         self.normalization: list[float] = ranges.to_list()
         self.velocity_half: float = 0.5 * (ranges.velocity_max - ranges.velocity_min)
@@ -111,6 +125,20 @@ class Generator(nn.Module):
         x_T = torch.randn([batch_size, 1, self.latent_length], device=self.sampler.coefficients.device)
         step_noise = torch.randn([count - 1, batch_size, 1, self.latent_length], device=x_T.device)
         return self.decode(self.sample(x_T, step_noise, count))
+
+    @torch.jit.export
+    def simulate(self, batch_size: int = 1, steps: int = 0) -> tuple[Tensor, Tensor]:
+        """Draw as ``forward`` does; the gathers are what the wave equation gives for the maps, not the decoder's."""
+        count = steps if steps > 0 else self.sampler.steps[0]
+        x_T = torch.randn([batch_size, 1, self.latent_length], device=self.sampler.coefficients.device)
+        step_noise = torch.randn([count - 1, batch_size, 1, self.latent_length], device=x_T.device)
+        velocity = self.decode_velocity(self.sample(x_T, step_noise, count))
+        return velocity, self.gathers(velocity)
+
+    @torch.jit.export
+    def gathers(self, velocity: Tensor) -> Tensor:
+        """Maps (B, 1, 70, 70) in m/s -> the shot gathers (B, S, T, R) that the wave equation gives for them."""
+        return self.wave(velocity)
 
     @torch.jit.export
     def sample(self, x_T: Tensor, step_noise: Tensor, steps: int) -> Tensor:
@@ -143,6 +171,12 @@ class Generator(nn.Module):
         velocity, seismic = self.decode_normalised(latent)
         log = seismic * self.log_half + self.log_middle
         return velocity * self.velocity_half + self.velocity_middle, torch.copysign(torch.expm1(log.abs()), log)
+
+    @torch.jit.export
+    def decode_velocity(self, latent: Tensor) -> Tensor:
+        """Latents (B, 1, L) -> the velocity of ``decode`` alone."""
+        velocity = self.velocity_decoder(self.velocity_projector(latent.flatten(1)))
+        return velocity * self.velocity_half + self.velocity_middle
 
     @torch.jit.export
     def decode_normalised(self, latent: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,11 +10,13 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from ubq.errors import UbqError
 from ubq.runtime import load
+from ubq.runtime.generator import Gathers
 
 
 def main() -> int:
@@ -23,15 +25,16 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1)
     parser.add_argument("--steps", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--gathers", choices=get_args(Gathers), default="wave")
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
     try:
         started = time.perf_counter()
         generator = load(options.file, options.threads)
         loaded = time.perf_counter()
-        velocity, seismic = generator.sample(options.count, options.steps, options.seed)
+        velocity, seismic = generator.sample(options.count, options.steps, options.seed, gathers=options.gathers)
         drawn = time.perf_counter()
-        again = generator.sample(options.count, options.steps, options.seed)
+        again = generator.sample(options.count, options.steps, options.seed, gathers=options.gathers)
     except UbqError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
@@ -40,6 +43,7 @@ def main() -> int:
         "finite": bool(np.isfinite(velocity).all() and np.isfinite(seismic).all()),
         "velocity_range": [float(velocity.min()), float(velocity.max())],
         "seed_repeats": bool(np.array_equal(velocity, again[0]) and np.array_equal(seismic, again[1])),
+        "gathers": options.gathers,
         "torch_imported": "torch" in sys.modules,
         "load_seconds": loaded - started,
         "seconds_per_pair": (drawn - loaded) / options.count,

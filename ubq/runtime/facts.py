@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class Facts:
         velocity_shape: of one map.
         seismic_shape: of one map's gathers.
         versions: of ubq and torch that wrote it.
+        acquisition: of the gathers that the file models (``ubq.acquisition.Acquisition``): by the constant-density
+            acoustic wave equation, where the decoder's are a network's. None: it cannot model any.
     """
 
     name: str
@@ -48,10 +50,18 @@ class Facts:
     velocity_shape: tuple[int, ...]
     seismic_shape: tuple[int, ...]
     versions: Mapping[str, str]
+    acquisition: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The facts as a JSON object."""
         return {"format_version": FORMAT_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Facts:
+        """Facts as read from JSON; raises a KeyError for one that is missing."""
+        return cls(
+            **{f.name: found[f.name] if f.default is MISSING else found.get(f.name, f.default) for f in fields(cls)}
+        )
 
 
 def is_torchscript(path: Path) -> bool:
@@ -75,7 +85,7 @@ def read_facts(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             (entry,) = [name for name in archive.namelist() if name.endswith(f"/extra/{FACTS}")]
             facts = json.loads(archive.read(entry))
-        Facts(**{name: facts[name] for name in Facts.__dataclass_fields__})
+        Facts.from_json(facts)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UsageError(
             _("{path} is not a model that ubq exported").format(path=path), _("give the .pt of exported_models")

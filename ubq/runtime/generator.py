@@ -10,7 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, overload
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,13 @@ from numpy.typing import NDArray
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.runtime.noise import pair_noise
+from ubq.runtime.wave import WaveEquation
 
 Array = NDArray[np.float32]
 TABLES = "ubq.tables"
 """Name, inside a file, of the JSON that ``SamplerTables`` reads."""
+Gathers = Literal["wave", "decoder"]
+"""How a pair's gathers are made: by the wave equation over its map, or by the seismic decoder from its latent."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,33 @@ class LoadedModel(ABC):
     def decode(self, latent: Array) -> tuple[Array, Array]:
         """Latents (B, 1, L) -> velocity (B, 1, 70, 70) in m/s, seismic (B, S, T, R) amplitude."""
 
-    def sample_pairs(self, n: int = 1, steps: int = 0, seed: int | None = None, batch: int = 1) -> tuple[Array, Array]:
+    def decode_velocity(self, latent: Array) -> Array:
+        """Latents (B, 1, L) -> the velocity of ``decode`` alone."""
+        return self.decode(latent)[0]
+
+    def gathers(self, velocity: Array) -> Array:
+        """Maps (B, 1, 70, 70) in m/s -> the gathers (B, S, T, R) that the wave equation gives for them.
+
+        Raises:
+            UsageError: the file cannot model gathers, or the maps are none.
+        """
+        self.check_gathers("wave")
+        wanted = tuple(self.facts["velocity_shape"])
+        if velocity.shape[1:] != wanted or not (np.isfinite(velocity).all() and (velocity > 0).all()):
+            raise UsageError(
+                _("gathers are modelled for maps (B, {shape}) of positive velocities").format(
+                    shape=", ".join(map(str, wanted))
+                )
+            )
+        return self.solve(np.asarray(velocity, np.float32))
+
+    def solve(self, velocity: Array) -> Array:
+        """``gathers`` of sound maps; in numpy, unless the file itself does it."""
+        return WaveEquation(**self.facts["acquisition"])(velocity)
+
+    def sample_pairs(
+        self, n: int = 1, steps: int = 0, seed: int | None = None, batch: int = 1, gathers: Gathers = "wave"
+    ) -> tuple[Array, Array]:
         """Draw pairs: velocity (n, 1, 70, 70) in m/s, seismic (n, S, T, R) amplitude.
 
         Args:
@@ -103,14 +132,20 @@ class LoadedModel(ABC):
             steps: one of ``steps``; 0 takes the default.
             seed: None draws anew at every call; else pair i is the one that every runtime draws for (seed, i).
             batch: pairs whose latents are computed at once; with 1 pair i does not depend on n to the bit.
+            gathers: how they are made; the maps are the same.
+
+        Raises:
+            UsageError: a step count that is not offered, gathers that cannot be made, fewer than one pair.
         """
         if n < 1 or batch < 1:
             raise UsageError(_("{n} pairs in batches of {batch}: both must be at least 1").format(n=n, batch=batch))
         root = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-        velocity, seismic = zip(*self.draw(range(n), steps, root, batch), strict=True)
+        velocity, seismic = zip(*self.draw(range(n), steps, root, batch, gathers), strict=True)
         return np.concatenate(velocity), np.concatenate(seismic)
 
-    def draw(self, pairs: range, steps: int = 0, seed: int = 0, batch: int = 1) -> Iterator[tuple[Array, Array]]:
+    def draw(
+        self, pairs: range, steps: int = 0, seed: int = 0, batch: int = 1, gathers: Gathers = "wave"
+    ) -> Iterator[tuple[Array, Array]]:
         """The pairs of these numbers, one after the other: velocity (1, 1, 70, 70), seismic (1, S, T, R).
 
         Args:
@@ -119,31 +154,43 @@ class LoadedModel(ABC):
             seed: of all of them (``ubq.runtime.noise``).
             batch: latents computed at once. Pairs are decoded one by one: the gather's last layer chooses its
                 integer grid at every call, so in a batch a pair would depend on its neighbours.
+            gathers: how they are made; the maps are the same.
         """
         if seed < 0:
             raise UsageError(_("the seed {seed} is negative").format(seed=seed))
         count = self.check_steps(steps)
+        self.check_gathers(gathers)
         for start in range(0, len(pairs), batch):
             latents = self.sample_latents(*self.noise(seed, pairs[start : start + batch], count), count)
             for latent in np.split(latents, len(latents)):
-                yield self.decode(latent)
+                if gathers == "decoder":
+                    yield self.decode(latent)
+                else:
+                    velocity = self.decode_velocity(latent)
+                    yield velocity, self.gathers(velocity)
 
     def noise(self, seed: int, pairs: Sequence[int], steps: int) -> tuple[Array, Array]:
         """Start noise (B, 1, L) and step noise (steps-1, B, 1, L) of the pairs of these numbers."""
         return pair_noise(seed, pairs, steps, self.latent_length, self.stochastic)
 
     def forward(self, batch_size: int = 1, steps: int = 0) -> tuple[Array, Array]:
-        """Draw ``batch_size`` pairs at once, others at every call."""
-        return self.sample_pairs(batch_size, steps, batch=batch_size)
+        """Draw ``batch_size`` pairs at once, others at every call; the gathers are the decoder's."""
+        return self.sample_pairs(batch_size, steps, batch=batch_size, gathers="decoder")
 
     __call__ = forward
 
+    def simulate(self, batch_size: int = 1, steps: int = 0) -> tuple[Array, Array]:
+        """Draw as ``forward`` does; the gathers are what the wave equation gives for the maps."""
+        return self.sample_pairs(batch_size, steps, batch=batch_size)
+
     @overload
-    def sample(self, n: int = 1, steps: int = 0, seed: int | None = None) -> tuple[Array, Array]: ...
+    def sample(
+        self, n: int = 1, steps: int = 0, seed: int | None = None, batch: int = 1, gathers: Gathers = "wave"
+    ) -> tuple[Array, Array]: ...
     @overload
     def sample(self, x_T: Array, step_noise: Array | None = None, steps: int = 0) -> Array: ...
     def sample(self, *args: Any, **kwargs: Any) -> Any:
-        """``sample(n, steps, seed)`` is ``sample_pairs``; ``sample(x_T, step_noise, steps)`` is ``sample_latents``.
+        """``sample(n, steps, seed, ...)`` is ``sample_pairs``, ``sample(x_T, step_noise, steps)`` ``sample_latents``.
 
         The latter is the call of the exported TorchScript file.
         """
@@ -164,6 +211,25 @@ class LoadedModel(ABC):
                 ),
             )
         return steps or self.steps[0]
+
+    def check_gathers(self, gathers: Gathers) -> Gathers:
+        """How the gathers are to be made.
+
+        Raises:
+            UsageError: there is no such way, or the file cannot model gathers.
+        """
+        if gathers not in get_args(Gathers):
+            raise UsageError(
+                _("gathers={given}: it must be {offered}").format(
+                    given=gathers, offered=_(" or ").join(get_args(Gathers))
+                )
+            )
+        if gathers == "wave" and self.facts.get("acquisition") is None:
+            raise UsageError(
+                _("this file cannot model gathers: they have another shape than its maps allow, or ubq was older"),
+                _("export the model again, or take the decoder's: --gathers decoder, in Python gathers='decoder'"),
+            )
+        return gathers
 
     def check_noise(self, x_T: Array, step_noise: Array | None, steps: int) -> None:
         """Raises a UsageError for noise of another shape than ``sample_latents`` takes."""

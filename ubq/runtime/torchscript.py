@@ -65,6 +65,14 @@ class TorchScriptGenerator(LoadedModel):
             velocity, seismic = self.module.decode(_tensor(latent))
         return velocity.numpy(), seismic.numpy()
 
+    def decode_velocity(self, latent: Array) -> Array:
+        with torch.no_grad():
+            return self.module.decode_velocity(_tensor(latent)).numpy()
+
+    def solve(self, velocity: Array) -> Array:
+        with torch.no_grad():
+            return self.module.gathers(_tensor(velocity)).numpy()
+
 
 def _engine(wanted: str, made_for: str) -> str:
     supported = [name for name in torch.backends.quantized.supported_engines if name != "none"]

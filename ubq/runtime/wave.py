@@ -102,25 +102,14 @@ class WaveEquation:
     def _solve(self, velocity: Array, fastest: float, step: float, strength: list[float]) -> Array:
         """Records (steps, W S) of the wavefield after each step."""
         layer, shots = self.absorbing_cells, len(self.sources)
-        height, width = velocity.shape[0] + 2 * layer, velocity.shape[1] + 2 * layer
-        strip = layer + HALO
-        pitch = (width + 2 * HALO) * shots
         padded = np.pad(velocity, layer, mode="edge")
-
-        courant = np.pad((padded * np.float32(step / self.cell)) ** 2 * np.float32(4.0 / 3.0), ((0, 0), (HALO, HALO)))
-        across, down = np.ones(width + 2 * HALO, np.float32), np.ones((height, 1), np.float32)
-        across[HALO : HALO + strip] = across[-HALO - strip : -HALO] = 0.0
-        down[:strip] = down[-strip:] = 0.0
-        middle = np.float32(2.0) - np.float32(1.875) * courant * (across + down)
-        square, twice = (np.repeat(each.reshape(-1), shots) for each in (courant, middle))
-
+        (height, width), strip = padded.shape, layer + HALO
+        pitch = (width + 2 * HALO) * shots
+        square, twice = self._coefficients(padded, step)
         now, before = _zeros((height + 2 * HALO) * pitch), _zeros((height + 2 * HALO) * pitch)
-        second, spare = _zeros(height * pitch), _zeros(height * pitch)
-        second_y = _zeros(strip, pitch)
-        apart = (width - strip) * shots
-        wide = (strip + 2 * HALO) * shots
-        psi_x = _zeros(height * 2 * wide)
-        # of each layer: zeta, two buffers, and the two coefficients of its variables
+        second, spare, second_y = _zeros(height * pitch), _zeros(height * pitch), _zeros(strip, pitch)
+
+        # of each layer: zeta, two buffers and two coefficients; and psi, which has a halo
         side = [_zeros(height, 2, strip * shots) for _ in range(3)]
         top, bottom = ([_zeros(strip, pitch) for _ in range(3)] for _ in range(2))
         for profile in self._profiles(velocity.shape[1], fastest, step):
@@ -129,6 +118,8 @@ class WaveEquation:
         for profile in self._profiles(velocity.shape[0], fastest, step):
             top.append(profile[HALO : HALO + strip, None])
             bottom.append(profile[-HALO - strip : -HALO, None])
+        wide = (strip + 2 * HALO) * shots
+        psi_x, apart = _zeros(height * 2 * wide), (width - strip) * shots
         psi_top, psi_bottom = (
             _shifts(_zeros((strip + 2 * HALO) * pitch), (strip, pitch), (pitch, 1), HALO * pitch, pitch)
             for _ in range(2)
@@ -138,45 +129,29 @@ class WaveEquation:
         for shot, column in enumerate(self.sources):
             source[HALO + layer + column, shot] = velocity[self.depth, column] ** 2 * np.float32(step * step)
         source, injected = source.reshape(-1), _zeros(pitch)
-        line = (HALO + layer + self.depth) * pitch
-        receivers = line + (HALO + layer) * shots
-        count = velocity.shape[1] * shots
-        records = np.empty((len(strength), count), np.float32)
-        rows = self._rows(padded, step, len(strength))
+        records = np.empty((len(strength), velocity.shape[1] * shots), np.float32)
 
         reach = 0
-        for i, strength_i in enumerate(strength):
-            if rows[i] != reach:
-                reach = rows[i]
-                inner = (reach - strip if reach < height else height - 2 * strip) * pitch
+        for i, rows in enumerate(self._rows(padded, step, len(strength))):
+            if rows != reach:
+                reach = rows
+                views, views_before = (self._views(field, reach, height, width) for field in (now, before))
+                inner = len(views[1][2])
                 second_r, spare_r = second[: reach * pitch], spare[: reach * pitch]
-                square_r, twice_r = square[: reach * pitch], twice[: reach * pitch]
-                two_sides = (reach, 2, strip * shots)
-                second_x = _view(second, two_sides, (pitch, apart, 1), HALO * shots)
                 second_in, spare_in = second[strip * pitch : strip * pitch + inner], spare[:inner]
-                psi_r = _shifts(psi_x, two_sides, (2 * wide, wide, 1), HALO * shots, shots)
+                square_r, twice_r = square[: reach * pitch], twice[: reach * pitch]
+                second_x = _view(second, (reach, 2, strip * shots), (pitch, apart, 1), HALO * shots)
+                psi_r = _shifts(psi_x, (reach, 2, strip * shots), (2 * wide, wide, 1), HALO * shots, shots)
                 side_r = [*(each[:reach] for each in side[:3]), *side[3:]]
-                start, end = HALO * pitch, (HALO + height - strip) * pitch
-                views, views_before = (
-                    (
-                        _shifts(field, (reach * pitch,), (1,), start, shots),
-                        _shifts(field, two_sides, (pitch, apart, 1), start + HALO * shots, shots),
-                        _shifts(field, (strip, pitch), (pitch, 1), start, pitch),
-                        _shifts(field, (inner,), (1,), start + strip * pitch, pitch),
-                        _shifts(field, (strip, pitch), (pitch, 1), end, pitch),
-                        [field[line : line + pitch], field[receivers : receivers + count]],
-                    )
-                    for field in (now, before)
-                )
-            flat, sides, upper, within, lower, _ = views
+            across, down, sides, upper, lower, _ = views
 
-            _neighbours(second_r, flat)
+            _neighbours(second_r, across)
             np.multiply(sides[2], _MIDDLE, out=side_r[1])
             second_x += side_r[1]
             _absorb(second_x, sides, psi_r, side_r)
-            np.add(within[1], within[3], out=spare_in)
+            np.add(down[1], down[3], out=spare_in)
             second_in += spare_in
-            np.add(within[0], within[4], out=spare_in)
+            np.add(down[0], down[4], out=spare_in)
             spare_in *= _FAR
             second_in += spare_in
             _second_difference(second_y, upper, top[1])
@@ -187,17 +162,50 @@ class WaveEquation:
                 _absorb(second_y, lower, psi_bottom, bottom)
                 second[-strip * pitch :] += second_y.reshape(-1)
 
-            after, (source_line, receiver_line) = views_before[0][2], views_before[5]
+            after, (source_row, receiver_row) = views_before[0][2], views_before[5]
             second_r *= square_r
-            np.multiply(twice_r, flat[2], out=spare_r)
+            np.multiply(twice_r, across[2], out=spare_r)
             second_r += spare_r
             np.subtract(second_r, after, out=after)
-            np.multiply(source, np.float32(strength_i), out=injected)
-            source_line += injected
-            records[i] = receiver_line
+            np.multiply(source, np.float32(strength[i]), out=injected)
+            source_row += injected
+            records[i] = receiver_row
             now, before = before, now
             views, views_before = views_before, views
         return records
+
+    def _coefficients(self, padded: Array, step: float) -> tuple[Array, Array]:
+        """Of the second differences and of the wavefield in a step, flat and without the rows of the halo."""
+        strip = self.absorbing_cells + HALO
+        square = np.pad((padded * np.float32(step / self.cell)) ** 2 * np.float32(4.0 / 3.0), ((0, 0), (HALO, HALO)))
+        across, down = np.ones(square.shape[1], np.float32), np.ones((square.shape[0], 1), np.float32)
+        across[HALO : HALO + strip] = across[-HALO - strip : -HALO] = 0.0
+        down[:strip] = down[-strip:] = 0.0
+        twice = np.float32(2.0) - np.float32(1.875) * square * (across + down)
+        shots = len(self.sources)
+        return np.repeat(square.reshape(-1), shots), np.repeat(twice.reshape(-1), shots)
+
+    def _views(self, field: Array, reach: int, height: int, width: int) -> list[list[Array]]:
+        """Views of a wavefield's first rows, all but the last two at -2 to 2 cells.
+
+        The neighbours across, of all rows, and down, of the rows between the strips; the strips at the sides, top and
+        bottom; the row of the sources and that of the receivers.
+        """
+        layer, shots = self.absorbing_cells, len(self.sources)
+        strip, pitch = layer + HALO, (width + 2 * HALO) * shots
+        start, end = HALO * pitch, (HALO + height - strip) * pitch
+        inner = (reach - strip if reach < height else height - 2 * strip) * pitch
+        sides = (pitch, (width - strip) * shots, 1)
+        row = (HALO + layer + self.depth) * pitch
+        first, last = row + (HALO + layer) * shots, row + (HALO + width - layer) * shots
+        return [
+            _shifts(field, (reach * pitch,), (1,), start, shots),
+            _shifts(field, (inner,), (1,), start + strip * pitch, pitch),
+            _shifts(field, (reach, 2, strip * shots), sides, start + HALO * shots, shots),
+            _shifts(field, (strip, pitch), (pitch, 1), start, pitch),
+            _shifts(field, (strip, pitch), (pitch, 1), end, pitch),
+            [field[row : row + pitch], field[first:last]],
+        ]
 
     def _profiles(self, cells: int, fastest: float, step: float) -> tuple[Array, Array]:
         """Coefficients of the layers' variables along one axis, (cells + 2 layers + 2 halos,)."""

@@ -25,6 +25,7 @@ class Export(Stage):
     """Reads ``final_qat_model.pt``, makes ``exported_models/``."""
 
     name = "export"
+    version = 2  # files that model gathers
     reads = ("export", "quant.backend", "quant.time_tables", "data.family")
     after = ("qat-diffusion",)
 

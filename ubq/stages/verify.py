@@ -24,6 +24,7 @@ class Verify(Stage):
     """Reads ``exported_models/``, the metrics and the held-out pairs, makes ``report.json`` and ``samples.png``."""
 
     name = "verify"
+    version = 2  # pairs against the wave equation
     reads = ("seed", "quant.backend", "export.formats")
     after = ("prepare", "train-autoencoder", "train-seismic", "train-diffusion", "qat-decoders", "qat-diffusion",
              "export")  # fmt: skip
@@ -45,6 +46,8 @@ class Verify(Stage):
             )
 
     def _measure(self, context: StageContext) -> Report:
+        import torch
+
         from ubq.data.normalization import Normalization
         from ubq.data.pairs import open_pairs
         from ubq.durable import read_rows
@@ -54,6 +57,7 @@ class Verify(Stage):
         from ubq.export.readback.torchscript import count_file
         from ubq.model import GaussianDiffusion, ModelSizes
         from ubq.stages import PIPELINE
+        from ubq.training.latents import load_latents
         from ubq.verify.child import Exported
         from ubq.verify.measure import Int8Counts, verify_export
 
@@ -98,15 +102,7 @@ class Verify(Stage):
             stages=[s.name for s in PIPELINE if s.trains and s.applies(config)],
             seed=config.seed,
             threads=config.threads,
-            forward=_forward_model(),
             picture=paths.exported / "samples.png",
+            latents=load_latents(paths.latents, torch.device("cpu")).val if paths.latents.is_file() else None,
             progress=progress,
         )
-
-
-def _forward_model():  # type: ignore[no-untyped-def]
-    """Forward modelling for the physics residual, where deepwave is installed."""
-    from ubq.config.extras import missing_modules
-    from ubq.data.forward import forward_model
-
-    return None if missing_modules("physics") else forward_model

@@ -62,8 +62,10 @@ def run_probe(
     threads: int,
     count: int,
     maps: int,
+    modelled: int,
     batch: int,
     progress: Callable[[int, int], None] | None,
+    held_out_latents: Sequence[Sequence[float]] = (),
 ) -> dict[str, Any]:
     """Run ``probe.py`` on the file; returns its ``result.json``, or what kept it from writing one as ``error``.
 
@@ -78,6 +80,8 @@ def run_probe(
         "threads": threads,
         "count": count,
         "maps": max(maps, count),
+        "modelled": modelled,
+        "held_out_latents": held_out_latents,
         "batch": batch,
         "steps": exported.steps,
         "latent": exported.latent,

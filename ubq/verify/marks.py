@@ -23,6 +23,7 @@ VELOCITY_MARGIN = 0.10
 MAX_ERROR = {"velocity": 0.05, "seismic": 0.05, "unet_step": 0.10}
 MIN_DIVERSITY = 0.7
 MAX_NOISE_RATIO = 0.5
+MAX_PHYSICS_ERROR = 0.05
 FULL_QUANTISATION_PHASES = ("activations", "frozen")
 GENERATION_CHECKS = ("without_ubq", "shapes", "finite", "velocity_range", "calls_differ", "seed_repeats")
 
@@ -179,3 +180,13 @@ def beats_noise(generated: Tensor, from_noise: Tensor, held_out: Tensor) -> tupl
     if len(held_out) < WANTED_HELD_OUT:
         how += f" (fewer held-out maps than the {WANTED_HELD_OUT} wanted)"
     return Mark("beats_noise", ratio <= MAX_NOISE_RATIO, ratio, MAX_NOISE_RATIO, how), own, noise
+
+
+def physics(modelled: Sequence[float], decoded: Sequence[float]) -> Mark:
+    """Do the pairs obey the wave equation? E of each pair with modelled gathers, and with the decoder's."""
+    value = math.fsum(modelled) / len(modelled)
+    how = (
+        f"E of {len(modelled)} pairs with gathers by the file's wave equation, in the mean; "
+        f"with its decoder's gathers {math.fsum(decoded) / len(decoded):.3g}"
+    )
+    return Mark("physics", value <= MAX_PHYSICS_ERROR, value, MAX_PHYSICS_ERROR, how)

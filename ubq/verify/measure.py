@@ -6,18 +6,32 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from ubq.acquisition import acquisition_for
 from ubq.data.pairs import Pairs
-from ubq.metrics import physics_residual, ratio_interval, real_floor, relative_l2, seismic_error, ssim
+from ubq.metrics import (
+    physics_errors,
+    physics_reference,
+    ratio_interval,
+    real_floor,
+    relative_l2,
+    seismic_error,
+    ssim,
+)
 from ubq.metrics.distribution import WANTED_HELD_OUT
+from ubq.runtime.wave import WaveEquation
 from ubq.verify import marks
 from ubq.verify.child import Exported, examine, run_probe
 from ubq.verify.report import Mark, Report
+
+if TYPE_CHECKING:
+    from ubq.verify.picture import Row
 
 GENERATED = 64
 GENERATED_MAPS = 512
@@ -27,7 +41,10 @@ MOST_HELD_OUT = 1000
 """Held-out maps used at most: beyond them the distance hardly changes and the sorts grow."""
 BLOCK = 512
 """Training maps read at a time."""
-PHYSICS_PAIRS = 8
+PHYSICS_PAIRS = 16
+"""Generated pairs whose gathers are modelled."""
+DRAWN = 3
+"""Generated pairs in the picture, and as many held-out ones."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +71,8 @@ def verify_export(
     count: int = GENERATED,
     maps: int = GENERATED_MAPS,
     batch: int = 16,
-    forward: Callable[[np.ndarray], np.ndarray] | None = None,
     picture: Path | None = None,
+    latents: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Measure every mark of an exported file.
@@ -64,7 +81,7 @@ def verify_export(
         exported: the file and its facts.
         run: name of the run, for the report.
         counts: what is int8.
-        held_out: validation samples; with seismic opened, some are drawn into the picture.
+        held_out: validation samples; some are drawn into the picture, with their gathers where those were opened.
         train: training samples; only velocity maps are read.
         rows: of ``metrics.jsonl``.
         stages: the stages of this run that train.
@@ -73,8 +90,8 @@ def verify_export(
         count: pairs to generate.
         maps: velocity maps to generate for the distribution distance, the pairs' among them.
         batch: pairs generated at a time.
-        forward: forward modelling of one map; None leaves the physics residual out.
         picture: where to draw generated beside held-out pairs.
+        latents: (M, L) of the held-out maps; with them the picture shows what the decoder makes of some.
         progress: called with (done, total) pairs now and then; what it raises ends the measurement.
 
     Returns:
@@ -89,8 +106,14 @@ def verify_export(
     ]
     details: dict[str, Any] = {"engine": exported.engine, "solver_steps": exported.steps, "seed": seed}
     details["losses"] = [asdict(t) for t in trends]
+    acquisition = acquisition_for(exported.velocity_shape, exported.seismic_shape)
+    solver = WaveEquation(**asdict(acquisition)) if acquisition else None
+    modelled = min(PHYSICS_PAIRS, count) if solver else 0
     with tempfile.TemporaryDirectory(prefix="ubq-verify-") as folder:
-        result = run_probe(exported, Path(folder), seed, threads, count, maps, batch, progress)
+        result = run_probe(
+            exported, Path(folder), seed, threads, count, maps, modelled, batch, progress,
+            [] if latents is None else latents[torch.from_numpy(_drawn_held_out(held_out))].tolist(),
+        )  # fmt: skip
         details["timing"] = result.get("timing", {})
         details["torch"] = result.get("torch")
         error = result.get("error")
@@ -106,16 +129,11 @@ def verify_export(
         tensors = _load(Path(folder) / "generated.pt")
         found.append(_fidelity(exported, result, tensors, details))
         found.extend(_distribution(tensors, held_out, train, error, details))
-        sound = result["checks"].get("finite") and result["checks"].get("velocity_range")
-        if forward is not None and "seismic" in tensors and sound:  # a wild map would blow the wave equation up
-            pairs = slice(0, PHYSICS_PAIRS)
-            details["physics_residual"] = asdict(
-                physics_residual(tensors["velocity"][pairs].numpy(), tensors["seismic"][pairs].numpy(), forward)
-            )
-        if picture is not None and "seismic" in tensors:
+        found.append(_physics(solver, tensors, error, details))
+        if picture is not None and "seismic" in tensors and not result["problems"]:
             from ubq.verify.picture import draw_pairs
 
-            draw_pairs(picture, tensors["velocity"], tensors["seismic"], held_out, exported.normalization)
+            draw_pairs(picture, _drawn(tensors, held_out, solver), exported.normalization)
     return Report(run, tuple(found), details)
 
 
@@ -174,6 +192,47 @@ def _distribution(
         ratio = ratio_interval(generated, tensors["float_velocity"], real)
         details["sliced_wasserstein"]["int8_over_float"] = asdict(ratio)
     return [diversity_mark, noise_mark]
+
+
+def _physics(
+    solver: WaveEquation | None, tensors: Mapping[str, Tensor], error: str | None, details: dict[str, Any]
+) -> Mark:
+    """E of the first generated pairs, with the gathers that the file modelled and with its decoder's.
+
+    Against the solver in numpy, which shares no code with the file's.
+    """
+    if solver is None or "gathers" not in tensors:
+        why = error or "the file modelled no gathers" if solver else "gathers of this shape cannot be modelled"
+        return marks.unmeasured("physics", marks.MAX_PHYSICS_ERROR, why)
+    count = len(tensors["gathers"])
+    own, direct = physics_reference(tensors["velocity"][:count].numpy(), solver)
+    modelled = physics_errors(tensors["gathers"].numpy(), own, direct).tolist()
+    decoded = physics_errors(tensors["seismic"][:count].numpy(), own, direct).tolist()
+    details["physics"] = {"modelled_gathers": modelled, "decoder_gathers": decoded, "pairs": count}
+    return marks.physics(modelled, decoded)
+
+
+def _drawn(tensors: Mapping[str, Tensor], held_out: Pairs, solver: WaveEquation | None) -> list[Row]:
+    """Rows of the picture: generated pairs, then held-out maps with what the decoder makes of their latents."""
+    from ubq.verify.picture import rows_of
+
+    velocity, decoded, modelled = (
+        tensors[name][:DRAWN].numpy() if name in tensors else None for name in ("velocity", "seismic", "gathers")
+    )
+    assert velocity is not None
+    rows = rows_of("generated", velocity, solver, decoded, modelled)
+    chosen = _drawn_held_out(held_out)
+    if len(chosen):
+        maps = held_out.velocity_batch(chosen).numpy()
+        recorded = held_out.seismic_batch(chosen).numpy() if held_out.has_seismic else None
+        decoded = tensors["held_out_seismic"].numpy() if "held_out_seismic" in tensors else None
+        rows += rows_of("held out", maps, solver, decoded, recorded=recorded)
+    return rows
+
+
+def _drawn_held_out(held_out: Pairs) -> NDArray[np.int64]:
+    """Numbers of the held-out pairs in the picture, spread evenly over the set."""
+    return np.linspace(0, len(held_out) - 1, min(DRAWN, len(held_out))).round().astype(np.int64)
 
 
 def _sample(pairs: Pairs, most: int) -> Tensor:

@@ -8,6 +8,8 @@ each batch. The job's keys:
     folder            where to write
     engine, threads   integer engine, CPU threads (0: torch's own choice)
     count, batch      pairs to generate, pairs in one call
+    modelled          of the pairs, how many also have their gathers modelled; 0: the file cannot
+    held_out_latents  whose gathers are decoded for the picture
     maps              velocity maps to generate in all, the pairs' among them, and as many decoded from plain noise
     steps             sampling steps
     latent            length of the latent
@@ -66,6 +68,11 @@ class Probe:
         timing["load_seconds"] = time.perf_counter() - start
         self._calls(model)
         self._generate(model)
+        if job["held_out_latents"]:
+            latents = torch.tensor(job["held_out_latents"])[:, None]
+            self.tensors["held_out_seismic"] = model.decode(latents)[1]
+        if job["modelled"]:
+            self._model_gathers(model)
         timing["peak_memory_bytes"] = _peak_memory()
         if job["reference"]:
             inputs = self._unet_inputs(model)
@@ -104,6 +111,25 @@ class Probe:
             model(1)
             seconds.append(time.perf_counter() - start)
         self.result["timing"]["seconds_per_pair"] = statistics.median(seconds)
+
+    def _model_gathers(self, model: Any) -> None:
+        """The gathers that the file itself models for the first maps, and its pairs of one call."""
+        import torch
+
+        if not all(self.result["checks"].get(name) for name in ("finite", "velocity_range")):
+            return  # a wild map would blow the wave equation up
+        torch.manual_seed(self.job["seed"])
+        maps = model(1)[0]
+        torch.manual_seed(self.job["seed"])
+        velocity, seismic = model.simulate(1)
+        own = torch.equal(velocity, maps) and torch.equal(seismic, model.gathers(maps))
+        self.check("simulate", own, "simulate(1) is not a map of model(1) with the gathers of that map")
+        rows = self.tensors["velocity"][: self.job["modelled"]]
+        start = time.perf_counter()
+        gathers = [model.gathers(row[None]) for row in rows]
+        self.result["timing"]["seconds_per_gather"] = (time.perf_counter() - start) / len(rows)
+        self.tensors["gathers"] = torch.cat(gathers)
+        self._sound(rows, self.tensors["gathers"])
 
     def _sound(self, velocity: Any, seismic: Any) -> None:
         import torch

@@ -28,6 +28,7 @@ MARK_IDS = (
     "int8_fidelity",
     "diversity",
     "beats_noise",
+    "physics",
 )
 Figure = float | int | None | Mapping[str, float | int | None]
 """One number, or several by name; None where nothing could be measured."""
@@ -104,6 +105,7 @@ def title(mark_id: str) -> str:
         "int8_fidelity": _("int8 agrees with float"),
         "diversity": _("generated maps differ"),
         "beats_noise": _("better than decoded noise"),
+        "physics": _("pairs obey the wave equation"),
     }
     return titles.get(mark_id, mark_id)
 
@@ -115,8 +117,8 @@ def value_text(mark: Mark) -> str:
 
 def threshold_text(mark: Mark) -> str:
     """The figure to reach for people: ``> 30 %``, ``<= 0.5``."""
-    sign = {"quantised_modules": "> ", "file_size": "< ", "int8_fidelity": "<= ", "beats_noise": "<= "}
-    sign |= {"diversity": ">= ", "conv1d_left": "= ", "generation": "= "}
+    sign = {"quantised_modules": "> ", "file_size": "< ", "diversity": ">= ", "conv1d_left": "= ", "generation": "= "}
+    sign |= dict.fromkeys(("int8_fidelity", "beats_noise", "physics"), "<= ")
     return sign.get(mark.id, "") + _figure_text(mark.id, mark.threshold)
 
 

@@ -3,7 +3,9 @@
 
     python generate.py --count 2
 
-Writes velocity.npy (N, 1, 70, 70) in m/s, seismic.npy (N, 5, 1000, 70) and, where matplotlib is installed, pairs.png.
+Writes velocity.npy (N, 1, 70, 70) in m/s, seismic.npy (N, 5, 1000, 70), pairs.json, which says how they were made, and,
+where matplotlib is installed, pairs.png. Each gather is what the wave equation gives for its map; with
+--gathers decoder it is the model's quicker guess, which knows little more than the direct wave.
 Needs what one of the requirements-*.txt beside it lists, and nothing else.
 """
 
@@ -40,9 +42,15 @@ class TorchScript:
         self._tensor = torch.from_numpy
         self._model = torch.jit.load(str(file))
 
-    def pair(self, x_T: Any, step_noise: Any, steps: int) -> tuple[Any, Any]:
-        """Noise (1, 1, L) and (steps-1, 1, 1, L) -> velocity (1, 1, 70, 70) in m/s, seismic (1, 5, 1000, 70)."""
+    def pair(self, x_T: Any, step_noise: Any, steps: int, solver: Any) -> tuple[Any, Any]:
+        """Noise (1, 1, L) and (steps-1, 1, 1, L) -> velocity (1, 1, 70, 70) in m/s, seismic (1, 5, 1000, 70).
+
+        ``solver`` models the gathers of maps; None: the decoder's gathers.
+        """
         latent = self._model.sample(self._tensor(x_T), self._tensor(step_noise), steps)
+        if solver is not None:
+            velocity = self._model.decode_velocity(latent).numpy()
+            return velocity, solver(velocity)
         velocity, seismic = self._model.decode(latent)
         return velocity.numpy(), seismic.numpy()
 
@@ -60,7 +68,7 @@ class Stepping:
         """Latent (1, 1, L) -> velocity in [-1, 1], gather on its logarithmic scale."""
         raise NotImplementedError
 
-    def pair(self, x_T: Any, step_noise: Any, steps: int) -> tuple[Any, Any]:
+    def pair(self, x_T: Any, step_noise: Any, steps: int, solver: Any) -> tuple[Any, Any]:
         """As TorchScript's."""
         import numpy as np
 
@@ -77,8 +85,11 @@ class Stepping:
             x0_before = x0
         velocity, seismic = self.decode(x)
         (half, middle), (log_half, log_middle) = tables["velocity"], tables["log_amplitude"]
+        velocity = velocity * np.float32(half) + np.float32(middle)
+        if solver is not None:
+            return velocity, solver(velocity)
         log = seismic * np.float32(log_half) + np.float32(log_middle)
-        return velocity * np.float32(half) + np.float32(middle), np.copysign(np.expm1(np.abs(log)), log)
+        return velocity, np.copysign(np.expm1(np.abs(log)), log)
 
 
 class Onnx(Stepping):
@@ -155,6 +166,7 @@ def main() -> None:
             f"{sys.executable} lacks {module} or numpy",
             f"{sys.executable} -m pip install {alone}-r {here}/requirements-{name}.txt",
         )
+    solver = load_solver(here, facts) if options.gathers == "wave" else None
     started = time.perf_counter()
     model = kind(file, options.threads, facts["backend"])
     load_seconds = time.perf_counter() - started
@@ -171,7 +183,7 @@ def main() -> None:
     for i in range(options.count):
         started = time.perf_counter()
         noise = draw_noise(facts, options.seed, i, steps)
-        velocity[i : i + 1], seismic[i : i + 1] = model.pair(noise[0], noise[1:], steps)
+        velocity[i : i + 1], seismic[i : i + 1] = model.pair(noise[0], noise[1:], steps, solver)
         seconds.append(time.perf_counter() - started)
         print(f"pair {i + 1} of {options.count}: {seconds[-1]:.2f} s", file=sys.stderr)
     velocity.flush()
@@ -186,6 +198,8 @@ def main() -> None:
         "count": options.count,
         "steps": steps,
         "seed": options.seed,
+        "gathers": options.gathers,
+        "acquisition": facts["acquisition"] if solver else None,
         "load_seconds": round(load_seconds, 3),
         "first_pair_seconds": round(seconds[0], 3),
         # the first pair also pays for what the runtime does once
@@ -194,6 +208,7 @@ def main() -> None:
         "velocity_range": [float(velocity.min()), float(velocity.max())],
         "files": [str(options.out / f) for f in ("velocity.npy", "seismic.npy", *([picture.name] if picture else []))],
     }
+    (options.out / "pairs.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result) if options.json else "\n".join(result["files"]))
 
 
@@ -202,6 +217,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--count", type=positive, default=1, help="pairs to draw (1)")
     parser.add_argument("--steps", type=natural, default=0, help="sampling steps that the model offers; 0: its default")
     parser.add_argument("--seed", type=natural, default=0, help="the same seed gives the same pairs (0)")
+    parser.add_argument(
+        "--gathers", choices=("wave", "decoder"), default="wave", help="by the wave equation (wave) or the decoder"
+    )
     parser.add_argument("--out", type=Path, default=Path("pairs"), help="folder to write to (pairs)")
     parser.add_argument("--runtime", choices=list(RUNTIMES), help="default: the first that is installed")
     parser.add_argument("--threads", type=natural, default=0, help="CPU threads; 0: the runtime's own choice")
@@ -242,6 +260,22 @@ def choose_runtime(here: Path, facts: dict[str, Any]) -> str:
     if not there:
         fail(f"there is no model beside {here / 'generate.py'}", "copy the whole folder again")
     return next((name for name in there if importlib.util.find_spec(RUNTIMES[name][2])), there[0])
+
+
+def load_solver(here: Path, facts: dict[str, Any]) -> Any:
+    """The wave equation of wave_equation.py, for this model's gathers."""
+    file = here / "wave_equation.py"
+    if not facts.get("acquisition"):
+        fail("gathers of this model's shape cannot be modelled", "use --gathers decoder")
+    if not file.is_file():
+        fail(f"{file} does not exist", "copy the whole folder again, or use --gathers decoder")
+    # by its path: an isolated Python (-I) does not look beside the script
+    spec = importlib.util.spec_from_file_location("wave_equation", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.WaveEquation(**facts["acquisition"])
 
 
 def draw_noise(facts: dict[str, Any], seed: int, number: int, steps: int) -> Any:

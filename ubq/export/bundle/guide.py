@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ubq.export.guide import board_text, code, counts_text, inner, range_hint, table
+from ubq.export.guide import board_text, code, counts_text, gathers_text, inner, range_hint, table
 from ubq.export.runtimes import EXECUTORCH, ONNX, PI_TORCH, TORCHSCRIPT, Runtime
 from ubq.i18n import gettext as _
 from ubq.runtime.facts import Facts
@@ -75,6 +75,7 @@ def bundle_guide_text(facts: Facts, sizes: Mapping[Runtime, int]) -> str:
         "## " + _("4. Generate"),
         code("sh", "cd ~/ubq", f"{VENV}/bin/python generate.py --count 2"),
         "\n".join(f"- {line}" for line in _hints(facts, runtimes)),
+        gathers_text("`generate.py`", "`--gathers decoder`") if facts.acquisition else "",
         "## " + _("5. Memory and time"),
         *(_budget(size, r) for r, size in sizes.items()),
         _("The first pair is slower than the others. Close other programs, and cool the board: a hot Pi slows down."),
@@ -168,7 +169,7 @@ def _torchscript_lines(facts: Facts) -> tuple[str, ...]:
         'torch.backends.quantized.engine = "qnnpack"  # before torch.jit.load',
         f'model = torch.jit.load("{facts.name}.pt")',
         "with torch.no_grad():",
-        "    velocity, seismic = model(1)",
+        f"    velocity, seismic = model{'.simulate' if facts.acquisition else ''}(1)",
     )
 
 
