@@ -22,7 +22,7 @@ from ubq.acquisition import acquisition_for
 from ubq.config.load import read_frozen
 from ubq.config.schema import Config
 from ubq.data.normalization import Normalization
-from ubq.data.pairs import open_pairs
+from ubq.data.split import SampleIds
 from ubq.export.lower.torchscript import engine, load_torchscript
 from ubq.metrics import (
     Interval,
@@ -44,7 +44,7 @@ from ubq.quant.generator import Generator, deployable
 from ubq.runtime.wave import WaveEquation
 from ubq.stages.export import name_of
 from ubq.stages.floatmodel import trained_parts
-from ubq.stages.maps import data_of, seismic_shape
+from ubq.stages.maps import open_split
 from ubq.stages.paths import RunPaths
 from ubq.stages.qat import recipe_of
 from ubq.training.latents import load_latents
@@ -159,14 +159,14 @@ class HeldOut:
 def held_out(config: Config, paths: RunPaths) -> HeldOut:
     recipe = recipe_of(config, paths)
     sizes = recipe.sizes
-    split = open_pairs(data_of(config, paths), config.seed, True, seismic_shape(config))
+    split = open_split(config, paths, seismic=True)
     chosen = range(min(len(split.val), 256))
     return HeldOut(
         maps=split.val.velocity_batch(chosen),
         gathers=split.val.seismic_batch(chosen),
         real=split.val.velocity_batch(range(len(split.val))),
         train=split.train.velocity_batch(range(min(len(split.train), 1000))),
-        latents=load_latents(paths.latents, CPU).val[:, None],
+        latents=load_latents(paths.latents, CPU, SampleIds.of(split)).val[:, None],
         scale=recipe.normalization,
         diffusion=GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant),
     )

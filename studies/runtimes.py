@@ -13,12 +13,11 @@ from pathlib import Path
 import torch
 
 from ubq.config.load import read_frozen
-from ubq.data.pairs import open_pairs
 from ubq.export.manifest import MANIFEST, read_manifest
 from ubq.metrics import Interval, bootstrap_ratio, physics_errors, physics_reference, ratio_interval, sliced_wasserstein
 from ubq.runtime import SUFFIXES, load
 from ubq.runtime.wave import WaveEquation
-from ubq.stages.maps import data_of
+from ubq.stages.maps import open_split
 from ubq.stages.paths import RunPaths
 
 BATCH = 8
@@ -37,7 +36,7 @@ def main() -> None:
     facts = read_manifest(folder / MANIFEST)
     name, solver = facts["name"], WaveEquation(**facts["acquisition"])
     files = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
-    real = open_pairs(data_of(config, paths), config.seed, False).val
+    real = open_split(config, paths, seismic=False).val
     maps = real.velocity_batch(range(len(real)))
 
     print("| runtime | distance to held-out maps | ratio | E of the decoder's gathers | ratio |\n|---|---|---|---|---|")

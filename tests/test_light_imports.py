@@ -42,7 +42,19 @@ def test_light_packages_import_nothing_heavy(package: str) -> None:
 
 
 def test_the_names_at_the_root_are_light() -> None:
-    names = ("ubq", "ubq.errors", "ubq.i18n", "ubq.interface", "ubq.durable", "ubq.cpu", "ubq.model.parts")
+    names = (
+        "ubq",
+        "ubq.errors",
+        "ubq.i18n",
+        "ubq.interface",
+        "ubq.durable",
+        "ubq.cpu",
+        "ubq.model.parts",
+        "ubq.data.files",
+        "ubq.data.content",
+        "ubq.runtime.facts",
+        "ubq.runtime",
+    )
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, ",".join(names), ",".join(HEAVY)], capture_output=True, text=True
     )

@@ -14,7 +14,7 @@ from tiny_generator import tiny_generator, tiny_recipe
 
 from ubq.cli import main
 from ubq.data import writing
-from ubq.data.pairs import find_files
+from ubq.data.pairs import open_files
 from ubq.export.files import ExportedFiles, export_generator
 from ubq.runtime import load
 
@@ -42,7 +42,7 @@ def test_pairs_lie_as_openfwi_lays_them_out(exported: ExportedFiles, tmp_path: P
     assert (result["steps"], result["solver"], result["count"]) == (4, "ddpm", 3)
     assert (out / "samples.png").read_bytes()[:4] == b"\x89PNG"
     assert not list(out.glob(".*"))
-    assert len(find_files(out, "", need_seismic=True)) == 1  # ubq run reads it back
+    assert len(open_files(out, "", need_seismic=True)) == 1  # ubq run reads it back
 
 
 def test_the_gathers_are_the_wave_equations_unless_the_decoders_are_asked_for(

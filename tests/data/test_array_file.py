@@ -78,7 +78,7 @@ def test_pickled_objects_are_refused_unread(tmp_path: Path) -> None:
     array = np.empty(1, object)
     array[0] = Payload(trace)
     np.save(path, array, allow_pickle=True)
-    with pytest.raises(DataError, match=r"model1.npy holds Python objects.*numpy.save"):
+    with pytest.raises(DataError, match=r"model1.npy holds Python objects.*as float32"):
         open_array(path, "velocity")
     assert not trace.exists()
     pickle.loads(pickle.dumps(Payload(trace)))
@@ -102,7 +102,7 @@ def test_number_types_are_converted(tmp_path: Path, dtype: str) -> None:
         (np.zeros((0, 1, 70, 70), np.float32), "no samples"),
         (np.zeros((2, 1, 70, 70), np.complex64), "complex64, not float32"),
         (np.zeros((2, 1, 70, 70), bool), "bool, not float32"),
-        (np.zeros((2, 1, 70, 70), "U3"), "not float32"),
+        (np.zeros((2, 1, 70, 70), "U3"), "holds text"),
         (np.asfortranarray(np.zeros((2, 1, 70, 70), np.float32)), "Fortran order"),
     ],
 )

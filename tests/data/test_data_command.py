@@ -135,8 +135,8 @@ def _nan(folder: Path) -> Path:
 
 def _no_partner(folder: Path) -> Path:
     np.save(folder / "model1.npy", np.full((1, 1, 70, 70), 2000, np.float32))
-    np.save(folder / "model2.npy", np.full((1, 1, 70, 70), 2000, np.float32))
-    np.save(folder / "data1.npy", np.zeros((1, 5, 1000, 70), np.float32))
+    for number in (1, 2):
+        np.save(folder / f"data{number}.npy", np.zeros((1, 5, 1000, 70), np.float32))
     return folder
 
 
@@ -144,13 +144,13 @@ def _no_partner(folder: Path) -> Path:
     ("make", "message"),
     [
         (_missing, "none does not exist"),
-        (_empty, "holds no .npy file"),
-        (_foreign, "holds no velocity file"),
+        (_empty, "is empty"),
+        (_foreign, "holds notes.npy, not named as OpenFWI names its velocity files"),
         (_truncated, "model1.npy is truncated"),
         (_objects, "model1.npy holds Python objects"),
         (_wrong_shape, "model1.npy has shape (2, 70, 70)"),
         (_nan, "model1.npy, sample 1: holds NaN"),
-        (_no_partner, "model2.npy has no partner data2.npy"),
+        (_no_partner, "data2.npy has no partner model2.npy"),
     ],
 )
 def test_bad_input_gives_one_line_and_nothing_is_written(

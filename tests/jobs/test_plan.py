@@ -11,9 +11,9 @@ import pytest
 import toy
 
 from ubq.config.schema import Config
+from ubq.data import content
 from ubq.durable import read_rows
 from ubq.errors import EXIT_OK, EXIT_USAGE, UsageError
-from ubq.jobs import fingerprints
 from ubq.jobs.console import QuietConsole
 from ubq.jobs.fingerprints import changes, file_signature
 from ubq.jobs.plan import Planned, Selection
@@ -255,8 +255,8 @@ def test_a_key_that_a_newer_ubq_added_at_its_default_changes_nothing() -> None:
 def test_large_files_are_sampled_from_the_first_byte_to_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fingerprints, "WHOLE_BYTES", 1 << 16)
-    monkeypatch.setattr(fingerprints, "BLOCK_BYTES", 16)
+    monkeypatch.setattr(content, "WHOLE_BYTES", 1 << 16)
+    monkeypatch.setattr(content, "BLOCK_BYTES", 16)
     size = 1 << 18
     seen = set()
     for position in (None, 0, 15, size - 1, size - 16, size // 2):

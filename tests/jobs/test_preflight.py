@@ -147,11 +147,19 @@ def test_a_failed_check_ends_the_run_before_its_first_stage(
     assert start() == EXIT_PREFLIGHT
     shown = capsys.readouterr().err
     assert shown.splitlines()[0] == f"error: {tmp_path}/absent.npy does not exist"
+    assert "resume" not in shown
+    assert not paths.root.exists(), "a start that is refused leaves no run behind"
+    paths.root.mkdir()
+    (paths.root / "mine.txt").touch()
+    assert start() == EXIT_PREFLIGHT
+    assert [p.name for p in paths.root.iterdir()] == ["mine.txt"]
+
+    assert start_run(toy.toy_config(epochs=1), paths, stages=toy.stages()[:1], console=QuietConsole()) == 0
+    assert start() == EXIT_PREFLIGHT
     shot = snapshot(paths.root)
     assert (shot.shown, shot.state.exit_code) == ("failed", EXIT_PREFLIGHT)
     assert [c["status"] for c in shot.state.preflight if c["id"] == "data"] == ["failed"]
-    assert all(s.state == "pending" for s in shot.state.stages)
-    assert not paths.checkpoints("autoencoder").exists()
+    assert [s.state for s in shot.state.stages][1:] == ["pending"] * (len(stages) - 1)
     assert start(preflight=False) == 0
 
 

@@ -21,7 +21,7 @@ def test_folders_patterns_files_and_what_is_not_there(tmp_path: Path, monkeypatc
         (tmp_path / name).write_bytes(b"")
     maps = [str(tmp_path / n) for n in ("model/model1.npy", "model/model2.npy")]
     assert inputs(tmp_path / "model") == maps
-    assert inputs(tmp_path) == [*maps, str(tmp_path / "vel2_1_0.npy")]
+    assert inputs(tmp_path) == [str(tmp_path / "vel2_1_0.npy")], "as the loader: its own files before its subfolders'"
     assert inputs(tmp_path / "model" / "model[12].npy") == maps
     assert inputs(tmp_path / "vel2_1_0.npy") == [str(tmp_path / "vel2_1_0.npy")]
     assert inputs(tmp_path / "absent") == [str(tmp_path / "absent")]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ubq.acquisition import acquisition_for
 from ubq.data.normalization import Normalization
-from ubq.data.pairs import Pairs, find_files
+from ubq.data.pairs import Pairs, open_files
 from ubq.model.wave import WaveEquation
 from ubq.verify import probe
 from ubq.verify.child import Exported
@@ -115,7 +115,7 @@ def scripted(path: Path, model: nn.Module) -> Path:
 def maps(path: Path, count: int, seed: int) -> Pairs:
     latent = 0.3 * torch.randn(count, 1, LATENT, generator=torch.Generator().manual_seed(seed))
     np.save(path, Layers().decode(latent)[0].numpy())
-    files = find_files(path, "", need_seismic=False)
+    files = open_files(path, "", need_seismic=False)
     return Pairs(tuple(files), np.stack([np.zeros(count, np.int64), np.arange(count)], 1))
 
 

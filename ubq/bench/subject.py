@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ubq.config.load import read_frozen
 from ubq.config.schema import ExportConfig, QuantConfig
 from ubq.data.normalization import Normalization
-from ubq.data.pairs import open_pairs
 from ubq.errors import UsageError
 from ubq.export.files import facts_of
 from ubq.export.lower.torchscript import engine, write_torchscript
@@ -28,7 +27,7 @@ from ubq.quant.phases import set_phase
 from ubq.quant.prepare import calibrate, prepare_qat
 from ubq.runtime.torchscript import TorchScriptGenerator
 from ubq.stages.floatmodel import normalization_of, sizes_of, trained_parts
-from ubq.stages.maps import data_of
+from ubq.stages.maps import open_split
 from ubq.stages.paths import RunPaths
 
 GENERATOR_PARTS = tuple(part for part in PARTS if part != "encoder")
@@ -125,7 +124,7 @@ def held_out_maps(run: Path) -> Tensor:
     """Held-out velocity maps of a run, (N, 1, 70, 70) m/s, at most ``MOST_HELD_OUT``."""
     paths = RunPaths(run)
     config = read_frozen(paths.config)
-    pairs = open_pairs(data_of(config, paths), config.seed, need_seismic=False).val
+    pairs = open_split(config, paths, seismic=False).val
     return pairs.velocity_batch(range(min(len(pairs), MOST_HELD_OUT)))
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ubq.config.load import read_frozen
 from ubq.config.schema import Config, QatTraining, TrainingConfig
-from ubq.data.pairs import list_files
+from ubq.data.files import data_files
 from ubq.model import GaussianDiffusion
 from ubq.model.parts import AUTOENCODER, DECODERS, SEISMIC, UNET
 from ubq.quant.generator import decoders
@@ -32,7 +32,7 @@ from ubq.quant.prepare import calibrate
 from ubq.stages.autoencoder import TrainAutoencoder
 from ubq.stages.base import Stopped
 from ubq.stages.floatmodel import new_parts, normalization_of, state_of, trained_parts
-from ubq.stages.maps import open_maps
+from ubq.stages.maps import open_maps, sample_ids
 from ubq.stages.paths import RunPaths
 from ubq.stages.pipeline import PIPELINE
 from ubq.stages.qat import qat_generator
@@ -138,7 +138,7 @@ def stand_in(config: Config, paths: RunPaths, stage: str) -> None:
     for name, modules in made.items():
         save_tensors(paths.checkpoints(f"train-{name}") / f"{name}.pt", state_of(modules))
     train, val = open_maps(config, paths, normalization_of(config, paths), CPU, seismic=False)
-    save_latents(made["autoencoder"]["encoder"], {"train": train, "val": val}, paths.latents)
+    save_latents(made["autoencoder"]["encoder"], {"train": train, "val": val}, paths.latents, sample_ids(paths))
 
 
 def run_stage(config: Config, paths: RunPaths, stage: str, steps: int) -> Clock:
@@ -177,7 +177,7 @@ def plain_loop(config: Config, paths: RunPaths, stage: str, steps: int) -> Clock
 
 def _whole(place: str, kind: str) -> Tensor:
     """Every sample of every file, (N, ...) float32."""
-    return torch.from_numpy(np.concatenate([np.load(path) for _id, path in list_files(place, kind)]))  # type: ignore[arg-type]
+    return torch.from_numpy(np.concatenate([np.load(file.path) for file in data_files(place, kind)]))  # type: ignore[arg-type]
 
 
 def _plain_task(

@@ -76,7 +76,10 @@ class DataConfig(Table):
     train_seismic: str = ""
     """Folder or file of training shot gathers, (N, 5, 1000, 70) per file; empty: beside train_velocity."""
     train_velocity: str = ""
-    """Folder or file of training velocity maps, (N, 1, 70, 70) per file, m/s; empty: synthesise."""
+    """Folder or file of training velocity maps, (N, 1, 70, 70) per file, m/s.
+
+    empty: synth_samples synthesised pairs, or with 0 of those the data set where it lies in the working folder.
+    """
     val_seismic: str = ""
     """Held-out shot gathers; empty: beside val_velocity."""
     val_velocity: str = ""
@@ -86,8 +89,8 @@ class DataConfig(Table):
 
     auto: those that an imported checkpoint was trained with, else OpenFWI's.
     """
-    synth_samples: Positive = 1024
-    """How many pairs to synthesise when no data folder is given."""
+    synth_samples: Count = 1024
+    """How many pairs to synthesise when no data folder is given; 0: none, the run asks for data."""
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     """Share of samples held out when the official split leaves a side empty."""
     min_val_samples: Positive = 250
@@ -306,6 +309,17 @@ class QatDiffusionTraining(QatTraining, ConvolutionalTraining):
     """Share of the float U-Net's own outputs in what the quantised one is trained towards; 0: the data alone."""
 
 
+QAT_PARTS = ("decoders", "diffusion")
+"""Sub-tables of [qat]."""
+
+
+def qat_heirs(path: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The keys that a key also sets: one of [qat] that its sub-tables share sets theirs."""
+    if len(path) != 2 or path[0] != "qat" or path[1] not in QatTraining.model_fields:
+        return []
+    return [("qat", part, path[1]) for part in QAT_PARTS]
+
+
 class QatConfig(QatTraining):
     """Quantisation-aware training of both stages; the two tables below override it."""
 
@@ -320,12 +334,12 @@ class QatConfig(QatTraining):
         """A key of [qat] is the default of both sub-tables."""
         if not isinstance(values, dict):
             return values
-        shared = {k: v for k, v in values.items() if k not in ("decoders", "diffusion")}
         merged = dict(values)
-        for part in ("decoders", "diffusion"):
-            own = values.get(part, {})
-            if isinstance(own, dict):
-                merged[part] = {**{k: v for k, v in shared.items() if k in QatTraining.model_fields}, **own}
+        for key, value in values.items():
+            for _qat, part, _key in qat_heirs(("qat", key)):
+                own = merged.get(part, {})
+                if isinstance(own, dict):
+                    merged[part] = {key: value, **own}
         return merged
 
 

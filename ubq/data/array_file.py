@@ -19,6 +19,19 @@ from ubq.i18n import gettext as _
 
 SHAPES: dict[Kind, tuple[int, ...]] = {"velocity": VELOCITY_SHAPE, "seismic": SEISMIC_SHAPE}
 _BAD_HEADER = (ValueError, TypeError, KeyError, SyntaxError, EOFError, RecursionError, MemoryError, OverflowError)
+_HEAD = 256
+"""First bytes of a file, which tell its format."""
+_FORMATS = (
+    (b"PK\x03\x04", "zip (.npz, .pt)"),
+    (b"\x1f\x8b", "gzip"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ", "xz"),
+    (b"7z\xbc\xaf", "7z"),
+    (b"Rar!", "rar"),
+    (b"\x89HDF", "HDF5"),
+    (b"MATLAB", "MATLAB (.mat)"),
+    (b"\x80", "pickle"),
+)
 
 
 @dataclass(frozen=True)
@@ -88,9 +101,14 @@ def open_array(path: Path, kind: Kind, sample_shape: tuple[int, ...] | None = No
         DataError: not a ``.npy`` file, truncated, wrong dtype or shape, no samples.
     """
     wanted = sample_shape or SHAPES[kind]
-    shape_text = "(N, " + ", ".join(map(str, wanted)) + ")"
+    if path.exists() and not path.is_file():
+        raise DataError(_("{path} is not a file").format(path=path), _("remove it, or give another folder"))
     try:
         with open(path, "rb") as stream:
+            head = stream.read(_HEAD)
+            if not head.startswith(np.lib.format.MAGIC_PREFIX):
+                raise _other_format(path, head)
+            stream.seek(0)
             version = np.lib.format.read_magic(stream)
             if version not in ((1, 0), (2, 0)):
                 raise ValueError(f"version {version}")
@@ -107,23 +125,10 @@ def open_array(path: Path, kind: Kind, sample_shape: tuple[int, ...] | None = No
             _("{path} is not a readable .npy file: its header is damaged").format(path=path),
             _("write it with numpy.save"),
         ) from error
-    if dtype.hasobject:
-        raise DataError(
-            _("{path} holds Python objects, which ubq never loads").format(path=path),
-            _("save it with numpy.save(path, array.astype(numpy.float32))"),
-        )
     if dtype.kind not in "fiu" or dtype.itemsize > 8:
-        raise DataError(
-            _("{path} holds {dtype}, not float32").format(path=path, dtype=dtype),
-            _("save it with numpy.save(path, array.astype(numpy.float32))"),
-        )
+        raise _not_numbers(path, dtype)
     if len(shape) != len(wanted) + 1 or shape[1:] != wanted:
-        raise DataError(
-            _("{path} has shape {shape}, but {kind} files have {wanted}").format(
-                path=path, shape=shape, kind=_kind_text(kind), wanted=shape_text
-            ),
-            _("reshape it, or name the right folder"),
-        )
+        raise _other_shape(path, kind, shape, wanted)
     if shape[0] < 1:
         raise DataError(_("{path} has no samples").format(path=path), _("remove it"))
     if fortran_order:
@@ -135,6 +140,68 @@ def open_array(path: Path, kind: Kind, sample_shape: tuple[int, ...] | None = No
     if size < offset + shape[0] * array.sample_bytes:
         raise _truncated(path)
     return array
+
+
+def _other_format(path: Path, head: bytes) -> DataError:
+    """The error for a file that is no ``.npy`` file at all, by its first bytes."""
+    again, convert = _("copy or download it again"), _("write its array with numpy.save")
+    text = head.lstrip().lower()
+    if not head:
+        return DataError(_("{path} is empty").format(path=path), again)
+    if not head.strip(b"\0"):
+        return DataError(_("{path} begins with zeros: a copy or a download that was cut off").format(path=path), again)
+    if text.startswith((b"version https://git-lfs", b"/annex/objects/")):
+        return DataError(
+            _("{path} is the pointer of a large file, not the file itself").format(path=path),
+            _("fetch it, in its folder: {command}").format(
+                command="git annex get ." if text.startswith(b"/annex") else "git lfs pull"
+            ),
+        )
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return DataError(_("{path} is a web page, not data: the download was refused").format(path=path), again)
+    for magic, format in _FORMATS:
+        if head.startswith(magic):
+            return DataError(_("{path} is not a .npy file but {format}").format(path=path, format=format), convert)
+    lines = head.decode(errors="ignore").splitlines()
+    if lines and lines[0].isprintable() and b"\0" not in head:
+        return DataError(
+            _("{path} is a text file ({line}), not a .npy file").format(path=path, line=lines[0][:40]),
+            _("give the .npy files themselves: a folder, a file or a pattern"),
+        )
+    return DataError(_("{path} is not a .npy file").format(path=path), convert)
+
+
+def _not_numbers(path: Path, dtype: np.dtype) -> DataError:
+    fix = _("save it with numpy.save(path, array.astype(numpy.float32))")
+    if dtype.hasobject:
+        text = _("{path} holds Python objects (a list of arrays, or a dictionary), which ubq never loads")
+        return DataError(text.format(path=path), _("save the one array of numbers in it, as float32"))
+    if dtype.kind in "US":
+        text = _("{path} holds text, such as a list of names, not samples")
+        return DataError(text.format(path=path), _("give the files of the samples themselves"))
+    return DataError(_("{path} holds {dtype}, not float32").format(path=path, dtype=dtype), fix)
+
+
+def _other_shape(path: Path, kind: Kind, shape: tuple[int, ...], wanted: tuple[int, ...]) -> DataError:
+    other = next((k for k, s in SHAPES.items() if k != kind and shape[1:] == s), None)
+    if other:
+        return DataError(
+            _("{path} holds {other} samples {shape}, where {kind} ones are wanted").format(
+                path=path, other=_kind_text(other), shape=shape, kind=_kind_text(kind)
+            ),
+            _("velocity maps are given as --train-label (data.train_velocity), gathers as --train-data"),
+        )
+    fix = _("reshape it, or name the right folder")
+    if shape[1:] == wanted[1:] or shape == wanted:
+        fix = _("save it with its missing axis: array[{axes}]").format(
+            axes=":, None" if shape[1:] == wanted[1:] else "None"
+        )
+    return DataError(
+        _("{path} has shape {shape}, but {kind} files have {wanted}").format(
+            path=path, shape=shape, kind=_kind_text(kind), wanted="(N, " + ", ".join(map(str, wanted)) + ")"
+        ),
+        fix,
+    )
 
 
 def _kind_text(kind: Kind) -> str:

@@ -30,7 +30,7 @@ from ubq.config.extras import install_line, missing_modules
 from ubq.cpu import cores
 from ubq.data.array_file import ArrayFile, open_array
 from ubq.data.families import SEISMIC_SHAPE
-from ubq.data.pairs import list_files
+from ubq.data.files import data_files
 from ubq.data.plausible import check_velocity
 from ubq.durable import dump_json, write_atomic
 from ubq.errors import DataError, HeldError, PreflightError, StageError, UsageError
@@ -208,7 +208,7 @@ def forward_files(
     at most being done twice. A file that was modelled from other maps of the same name is modelled again.
 
     Args:
-        velocity_dir: a folder, file or pattern of velocity maps (``list_files``).
+        velocity_dir: a folder, file or pattern of velocity maps (``ubq.data.files``).
         out_dir: where the seismic files go; made where it is missing, may be ``velocity_dir``.
         workers: processes, one thread each; 0: one for each core.
         progress: called with (maps done, maps in all).
@@ -226,7 +226,7 @@ def forward_files(
     require_deepwave()
     report, stop = progress or (lambda done, total: None), should_stop or (lambda: False)
     velocity_files = [
-        (path, open_array(path, "velocity"), id) for id, path in list_files(velocity_dir, "velocity")
+        (file.path, open_array(file.path, "velocity"), file.id) for file in data_files(velocity_dir, "velocity")
     ]  # fails before anything is written
     for path, _array, id in velocity_files:
         if id is None:

@@ -1,7 +1,8 @@
-"""Velocity maps and the shot gathers that belong to them: found by name, split, read a batch at a time."""
+"""Velocity maps and the shot gathers that belong to them: opened, split, read a batch at a time."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 import torch
 
 from ubq.data.array_file import ArrayFile, open_array
-from ubq.data.families import FAMILIES, SEISMIC_SHAPE, FileId, Kind, parse_name
+from ubq.data.families import FAMILIES, SEISMIC_SHAPE, FileId, Kind
+from ubq.data.files import match_files
 from ubq.data.normalization import Normalization
 from ubq.errors import DataError
 from ubq.i18n import gettext as _
@@ -25,12 +27,19 @@ _SPLIT_KEY = 0x5B11
 
 @dataclass(frozen=True)
 class FilePair:
-    """One velocity file and, where it was asked for, the seismic file of the same samples."""
+    """One velocity file and, where there is one, the seismic file of the same samples.
+
+    Attributes:
+        velocity: opened.
+        seismic: opened; None where there is none, or it was not asked for.
+        id: None for a single file that is not named as OpenFWI names its files.
+        paired: whether there is a seismic file, opened or not.
+    """
 
     velocity: ArrayFile
     seismic: ArrayFile | None
     id: FileId | None
-    """None for a single file that is not named as OpenFWI names its files."""
+    paired: bool = True
 
     @property
     def samples(self) -> int:
@@ -54,8 +63,17 @@ class Pairs:
 
     @property
     def has_seismic(self) -> bool:
-        """Whether the gathers were asked for when the pairs were opened."""
-        return all(pair.seismic is not None for pair in self.files)
+        """Whether every sample has gathers that were asked for when the pairs were opened."""
+        return all(self.files[number].seismic is not None for number in np.unique(self.members[:, 0]))
+
+    @property
+    def paired(self) -> np.ndarray:
+        """Whether each sample has gathers, (N,) bool."""
+        return np.array([pair.paired for pair in self.files], bool)[self.members[:, 0]]
+
+    def with_seismic(self) -> Pairs:
+        """Those samples that have gathers."""
+        return self if self.paired.all() else self.subset(np.flatnonzero(self.paired))
 
     def velocity(self, index: int) -> torch.Tensor:
         """One map, (1, 70, 70) float32, m/s."""
@@ -86,44 +104,67 @@ class Pairs:
     def _read(self, indices: Sequence[int] | np.ndarray, kind: Kind) -> torch.Tensor:
         rows = self.members[np.asarray(indices, np.int64)]
         arrays = [pair.velocity if kind == "velocity" else pair.seismic for pair in self.files]
-        first = arrays[0]
-        assert first is not None, "opened without seismic"
-        batch = np.empty((len(rows), *first.sample_shape), np.float32)
+        shape = next((array.sample_shape for array in arrays if array is not None), None)
+        assert shape is not None, "opened without seismic"
+        batch = np.empty((len(rows), *shape), np.float32)
         for position, (file, row) in enumerate(rows):
             array = arrays[file]
-            assert array is not None, "opened without seismic"
+            assert array is not None, "this sample has no seismic, or was opened without"
             array.read_into(batch[position : position + 1], (int(row),))
         return torch.from_numpy(batch)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Training and held-out samples, and in words how they were told apart."""
+    """Training and held-out samples, and in words how they were told apart.
+
+    ``sha256``: of the split that a run has written down (``ubq.data.split``); empty before.
+    """
 
     train: Pairs
     val: Pairs
     rule: str
+    sha256: str = ""
+
+    def pairs(self) -> Split:
+        """Both sides without the maps that have no gathers.
+
+        Raises:
+            DataError: a side has none left.
+        """
+        maps = self.train.files[0].velocity.path.parent
+        there = next((pair.seismic.path.parent for pair in self.train.files if pair.seismic), maps)
+        found = Split(self.train.with_seismic(), self.val.with_seismic(), self.rule, self.sha256)
+        for side, name in ((found.train, _("training")), (found.val, _("held-out"))):
+            if not len(side):
+                raise DataError(
+                    _("no {side} map has shot gathers, of which the seismic decoder learns").format(side=name),
+                    _("model them: {command}").format(
+                        command=shlex.join(["ubq", "data", "forward", "--velocity", str(maps), "--out", str(there)])
+                    ),
+                )
+        return found
 
 
 def open_pairs(
     data: DataConfig, seed: int, need_seismic: bool = True, seismic_shape: tuple[int, ...] = SEISMIC_SHAPE
 ) -> Split:
-    """Find the files that a configuration names and split them into training and validation.
+    """Find the files that a configuration names (``ubq.data.files``) and split them into training and validation.
 
-    Folders may hold both kinds of file, subfolders of them (``data/`` and ``model/``), or one kind each; a path may
-    also be a single file or a pattern (``maps/model*.npy``). The split is, in this order: the validation folders that
-    were given; the family's official file numbers; a random share ``val_fraction`` keyed by ``seed``, but at least
-    ``min_val_samples`` and at most half. It never depends on ``need_seismic``.
+    The split is, in this order: the validation folders that were given; the family's official file numbers; a random
+    share ``val_fraction`` keyed by ``seed``, but at least ``min_val_samples`` and at most half. Where only some maps
+    have gathers, a side that has none of them is as good as empty: the share is then drawn from the maps with gathers
+    and from the others alike. It never depends on ``need_seismic``.
 
     Args:
         need_seismic: False promises that no seismic file is opened.
 
     Raises:
-        DataError: nothing found, a file without partner or that cannot be used, too few samples to split.
+        DataError: nothing found, a file that cannot be used, too few samples to split.
     """
-    train_files = find_files(data.train_velocity, data.train_seismic, need_seismic, seismic_shape)
+    train_files = open_files(data.train_velocity, data.train_seismic, need_seismic, seismic_shape)
     if data.val_velocity or data.val_seismic:
-        val_files = find_files(data.val_velocity, data.val_seismic, need_seismic, seismic_shape)
+        val_files = open_files(data.val_velocity, data.val_seismic, need_seismic, seismic_shape)
         shared = {pair.velocity.path.resolve() for pair in train_files} & {
             pair.velocity.path.resolve() for pair in val_files
         }
@@ -134,22 +175,26 @@ def open_pairs(
             )
         return Split(_all_of(train_files), _all_of(val_files), _("validation folder given"))
 
-    facts = FAMILIES[data.family]
+    facts, every = FAMILIES[data.family], _all_of(train_files)
     ids = [pair.id for pair in train_files]
     if all(id is not None and facts.owns(id) for id in ids):
-        held_out = [id is not None and facts.held_out(id) for id in ids]
-        if any(held_out) and not all(held_out):
-            every = _all_of(train_files)
-            side = np.asarray(held_out)[every.members[:, 0]]
+        held_out = np.array([id is not None and facts.held_out(id) for id in ids])
+        side = held_out[every.members[:, 0]]
+        # with no gathers at all there is nothing to balance
+        counted = every.paired if every.paired.any() else np.ones(len(every), bool)
+        if (side & counted).any() and (~side & counted).any():
             return Split(
-                Pairs(every.files, every.members[~side]),
-                Pairs(every.files, every.members[side]),
+                every.subset(np.flatnonzero(~side)),
+                every.subset(np.flatnonzero(side)),
                 _("official file numbers of {family}").format(family=data.family),
             )
         reason = _("the official file numbers of {family} leave one side empty").format(family=data.family)
+        if side.any() and not side.all():
+            reason = _("the official file numbers of {family} leave one side without gathers").format(
+                family=data.family
+            )
     else:
         reason = _("the file names are not those of {family}").format(family=data.family)
-    every = _all_of(train_files)
     total = len(every)
     if total < 2:
         raise DataError(
@@ -158,12 +203,16 @@ def open_pairs(
             ),
             _("add samples, or give data.val_velocity"),
         )
-    held = held_out_samples(total, data)
     order = np.random.default_rng((seed, _SPLIT_KEY)).permutation(total)
+    paired = every.paired[order]
+    held = np.zeros(total, bool)
+    held[order[paired][: held_out_samples(int(paired.sum()), data)]] = True
+    rest = held_out_samples(total, data) - int(held.sum())
+    held[order[~paired][: min(max(rest, 0), int((~paired).sum()) // 2)]] = True
     rule = _("random {held} of {total} samples held out with seed {seed}, because {reason}").format(
-        held=held, total=total, seed=seed, reason=reason
+        held=int(held.sum()), total=total, seed=seed, reason=reason
     )
-    return Split(every.subset(np.sort(order[held:])), every.subset(np.sort(order[:held])), rule)
+    return Split(every.subset(np.flatnonzero(~held)), every.subset(np.flatnonzero(held)), rule)
 
 
 def held_out_samples(total: int, data: DataConfig) -> int:
@@ -179,131 +228,26 @@ def _all_of(files: Sequence[FilePair]) -> Pairs:
     return Pairs(tuple(files), np.concatenate(parts))
 
 
-def find_files(
+def open_files(
     velocity: str | Path, seismic: str | Path, need_seismic: bool, seismic_shape: tuple[int, ...] = SEISMIC_SHAPE
 ) -> list[FilePair]:
-    """Pair the files of two places; either may be empty when the other holds both kinds.
+    """The velocity files of one place with their partners in another (``ubq.data.files.match_files``), opened.
 
     Raises:
         DataError: as :func:`open_pairs`.
     """
-    velocity, seismic = str(velocity), str(seismic)
-    if not velocity and not seismic:
-        raise DataError(
-            _("no data folder is given"), _("set data.train_velocity and data.train_seismic, or leave both to ubq run")
-        )
-    velocity_paths = list_files(velocity or seismic, "velocity")
-    if not need_seismic:
-        return [FilePair(open_array(path, "velocity"), None, id) for id, path in velocity_paths]
-    seismic_paths = list_files(seismic or velocity, "seismic")
-    if len(velocity_paths) == 1 and len(seismic_paths) == 1 and None in (velocity_paths[0][0], seismic_paths[0][0]):
-        # Two single files belong together whatever their names are.
-        matched = [(velocity_paths[0][0], velocity_paths[0][1], seismic_paths[0][1])]
-    else:
-        matched = _match(velocity_paths, seismic_paths, seismic or velocity, velocity or seismic)
     pairs = []
-    for id, velocity_path, seismic_path in matched:
-        pair = FilePair(open_array(velocity_path, "velocity"), open_array(seismic_path, "seismic", seismic_shape), id)
-        assert pair.seismic is not None
-        if pair.seismic.samples != pair.samples:
-            raise DataError(
-                _("{seismic} has {given} samples, but {velocity} has {wanted}").format(
-                    seismic=seismic_path, given=pair.seismic.samples, velocity=velocity_path, wanted=pair.samples
-                ),
-                _(
-                    "remove both, or the gathers and model them: ubq data forward --velocity {folder} --out {out}"
-                ).format(folder=velocity_path.parent, out=seismic_path.parent),
-            )
-        pairs.append(pair)
+    for found in match_files(velocity, seismic):
+        maps = open_array(found.velocity.path, "velocity")
+        gathers = None
+        if need_seismic and found.seismic is not None:
+            gathers = open_array(found.seismic.path, "seismic", seismic_shape)
+            if gathers.samples != maps.samples:
+                raise DataError(
+                    _("{seismic} has {given} samples, but {velocity} has {wanted}").format(
+                        seismic=gathers.path, given=gathers.samples, velocity=maps.path, wanted=maps.samples
+                    ),
+                    _("remove both, or model the seismic again with ubq data forward"),
+                )
+        pairs.append(FilePair(maps, gathers, found.id, paired=found.seismic is not None))
     return pairs
-
-
-def _match(
-    velocity: list[tuple[FileId | None, Path]],
-    seismic: list[tuple[FileId | None, Path]],
-    seismic_place: str,
-    velocity_place: str,
-) -> list[tuple[FileId | None, Path, Path]]:
-    seismic_by_id, velocity_ids = dict(seismic), {id for id, _path in velocity}
-    for id, path in velocity:
-        if id is None or id not in seismic_by_id:
-            raise DataError(
-                _("{path} has no partner {partner} in {folder}").format(
-                    path=path,
-                    partner=id.name("seismic") if id else _("(its name is not one of OpenFWI's)"),
-                    folder=seismic_place,
-                ),
-                _("make it with ubq data forward --velocity {folder} --out {out}").format(
-                    folder=path.parent, out=seismic_place
-                ),
-            )
-    for id, path in seismic:
-        if id not in velocity_ids:
-            raise DataError(
-                _("{path} has no partner {partner} in {folder}").format(
-                    path=path,
-                    partner=id.name("velocity") if id else _("(its name is not one of OpenFWI's)"),
-                    folder=velocity_place,
-                ),
-                _("add the velocity maps, or remove the file"),
-            )
-    return [(id, path, seismic_by_id[id]) for id, path in velocity]
-
-
-def list_files(place: str | Path, kind: Kind) -> list[tuple[FileId | None, Path]]:
-    """Files of one kind in a folder (or its subfolders), a single file, or a pattern; in the order of their numbers.
-
-    Raises:
-        DataError: the place is missing, empty, unreadable, or holds two files of one name.
-    """
-    path = Path(place).expanduser()
-    found: dict[FileId, Path] = {}
-    try:
-        if path.is_file():
-            parsed = parse_name(path.name)
-            return [(parsed[1] if parsed and parsed[0] == kind else None, path)]
-        if path.is_dir():
-            candidates = _candidates(path, kind)
-        elif any(c in path.name for c in "*?["):
-            candidates = sorted(path.parent.glob(path.name))
-        else:
-            raise DataError(_("{path} does not exist").format(path=path), _("check the path"))
-    except OSError as error:
-        raise DataError(_("cannot read {path}: {why}").format(path=path, why=error.strerror or error)) from error
-    for candidate in candidates:
-        parsed = parse_name(candidate.name)
-        if parsed is None or parsed[0] != kind:
-            continue
-        if parsed[1] in found:
-            raise DataError(
-                _("{first} and {second} have the same name").format(first=found[parsed[1]], second=candidate),
-                _("name one folder, not the folder above both"),
-            )
-        found[parsed[1]] = candidate
-    if not found:
-        wanted = "model*.npy, vel*.npy" if kind == "velocity" else "data*.npy, seis*.npy"
-        if not candidates:
-            text = _("{path} holds no .npy file").format(path=path)
-        else:
-            text = _("{path} holds no {kind} file ({wanted})").format(
-                path=path, kind=_("velocity") if kind == "velocity" else _("seismic"), wanted=wanted
-            )
-        raise DataError(text, _("name the folder with the OpenFWI files"))
-    return [(id, found[id]) for id in sorted(found)]
-
-
-def has_files(place: str | Path, kind: Kind) -> bool:
-    """Whether a folder has files of one kind, in itself or in its subfolders."""
-    path = Path(place).expanduser()
-    if not path.is_dir():
-        return False
-    return any((parsed := parse_name(p.name)) and parsed[0] == kind for p in _candidates(path, kind))
-
-
-def _candidates(folder: Path, kind: Kind) -> list[Path]:
-    """``.npy`` files of the folder itself or, where it has none of this kind, of its subfolders."""
-    here = sorted(folder.glob("*.npy"))
-    if any((parsed := parse_name(path.name)) and parsed[0] == kind for path in here):
-        return here
-    below = sorted(path for path in folder.glob("*/*.npy") if not path.parent.name.startswith("."))
-    return here + below

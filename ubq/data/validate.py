@@ -13,8 +13,9 @@ import numpy as np
 from ubq.config.schema import Family
 from ubq.data.array_file import ArrayFile
 from ubq.data.families import FAMILIES, SEISMIC_SHAPE, VELOCITY_RANGE, Kind, recognise
+from ubq.data.files import has_files
 from ubq.data.normalization import Normalization, for_config
-from ubq.data.pairs import FilePair, Pairs, find_files, has_files, open_pairs
+from ubq.data.pairs import FilePair, Pairs, Split, open_files, open_pairs
 from ubq.data.plausible import check_finite, check_velocity
 from ubq.i18n import gettext as _
 
@@ -56,6 +57,8 @@ class DataReport:
     seismic_shape: tuple[int, ...] | None
     velocity_range: tuple[float, float]
     seismic_range: tuple[float, float] | None
+    without_seismic: int
+    """Maps that have no gathers, where others do: the autoencoder and the U-Net learn from them alone."""
     train_samples: int | None
     val_samples: int | None
     split_rule: str
@@ -68,7 +71,7 @@ class DataReport:
 
     def summary(self) -> str:
         """One line for people."""
-        kinds = _("pairs") if self.seismic_shape else _("velocity maps")
+        kinds = _("pairs") if self.seismic_shape and not self.without_seismic else _("velocity maps")
         text = _("{samples} {kinds} in {files} files, {low:.0f} to {high:.0f} m/s").format(
             samples=self.samples,
             kinds=kinds,
@@ -76,6 +79,10 @@ class DataReport:
             low=self.velocity_range[0],
             high=self.velocity_range[1],
         )
+        if self.without_seismic:
+            text += _("; {count} maps without gathers, for the autoencoder and the U-Net alone").format(
+                count=self.without_seismic
+            )
         if self.train_samples is None:
             return text
         return text + _("; {train} for training, {val} held out: {rule}").format(
@@ -99,6 +106,13 @@ def validate(
         DataError: the first thing found that training could not use, with file, sample and fix.
     """
     split = open_pairs(data, seed, need_seismic, seismic_shape)
+    if need_seismic:
+        split.pairs()  # neither side is without
+    return validate_split(split, data, progress)
+
+
+def validate_split(split: Split, data: DataConfig, progress: Callable[[int, int], None] | None = None) -> DataReport:
+    """Read every sample of a split; ``data`` says what it should be. As :func:`validate`."""
     files = {pair.velocity.path: pair for side in (split.train, split.val) for pair in side.files}
     return _report(tuple(files.values()), progress, split.train, split.val, split.rule, for_config(data), data.family)
 
@@ -115,7 +129,7 @@ def inspect_folder(
         DataError: as :func:`validate`.
     """
     need_seismic = seismic is not None or has_files(folder, "seismic")
-    return _report(tuple(find_files(folder, seismic or folder, need_seismic)), progress)
+    return _report(tuple(open_files(folder, seismic or folder, need_seismic)), progress)
 
 
 def _report(
@@ -148,7 +162,7 @@ def _report(
     velocity_range = _range(reports, "velocity")
     assert velocity_range is not None
     seismic_range = _range(reports, "seismic")
-    seismic = files[0].seismic
+    seismic = next((pair.seismic for pair in files if pair.seismic is not None), None)
     return DataReport(
         samples=sum(pair.samples for pair in files),
         files=tuple(reports),
@@ -157,6 +171,7 @@ def _report(
         seismic_shape=seismic.sample_shape if seismic is not None else None,
         velocity_range=velocity_range,
         seismic_range=seismic_range,
+        without_seismic=sum(pair.samples for pair in files if seismic is not None and pair.seismic is None),
         train_samples=train_samples,
         val_samples=val_samples,
         split_rule=rule,

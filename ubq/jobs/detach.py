@@ -53,7 +53,7 @@ def start_detached(arguments: Sequence[str], run: Path, wait: float = PREFLIGHT_
         raise held_by(run, holder)
     try:
         run.mkdir(parents=True, exist_ok=True)
-        output = open(log, "ab")  # noqa: SIM115
+        output = open(log, "a+b")  # noqa: SIM115
     except UNWRITABLE as error:
         raise unwritable(run, error) from error
     with output:
@@ -65,20 +65,19 @@ def start_detached(arguments: Sequence[str], run: Path, wait: float = PREFLIGHT_
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    deadline = time.monotonic() + wait
-    started = False
-    while time.monotonic() < deadline and process.poll() is None:
-        owner = read_owner(run)
-        if owner is not None and owner.pid == process.pid:
-            state = read_state(run / "state.json")
-            if state is not None and state.state == RUNNING:
-                started = True
-                break
-        time.sleep(0.05)
-    code = process.poll()
-    with open(log, "rb") as file:
-        file.seek(begin)
-        text = file.read().decode(errors="replace")
+        deadline = time.monotonic() + wait
+        started = False
+        while time.monotonic() < deadline and process.poll() is None:
+            owner = read_owner(run)
+            if owner is not None and owner.pid == process.pid:
+                state = read_state(run / "state.json")
+                if state is not None and state.state == RUNNING:
+                    started = True
+                    break
+            time.sleep(0.05)
+        code = process.poll()
+        output.seek(begin)  # not opened again: a start that is refused takes its files back
+        text = output.read().decode(errors="replace")
     if code is None:
         process.returncode = 0  # the job is on its own now; this silences Popen's warning about it
     return Detached(process.pid, code, started, text)

@@ -20,11 +20,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ubq.config.rendering import values_of
+from ubq.data.content import content_of
+from ubq.data.files import PLACES
 from ubq.durable import plain
 from ubq.i18n import gettext as _
 from ubq.stages.settings import TABLES
@@ -35,61 +37,28 @@ if TYPE_CHECKING:
     from ubq.stages.base import Stage
     from ubq.stages.paths import RunPaths
 
-WHOLE_BYTES = 64 << 20
-BLOCKS = 64
-BLOCK_BYTES = 32 << 10
-
 Values = dict[str, Any]
 
 # Keys that decide where, how often and how fast, never what comes out. Smaller parts of a batch are what a stage
 # that runs out of memory changes to by itself, so that asking for them must not start it again either.
 WITHOUT_EFFECT = ("extends", "run", "tracking", "data.workers", *(f"{table}.accumulate" for table in TABLES.values()))
 
-_seen: dict[tuple[str, int, int, int, int], str] = {}
-
 
 def file_signature(path: Path) -> str:
     """Identity of a file's or folder's content; ``missing`` where there is none."""
-    try:
-        stat = os.stat(path)
-    except OSError:
+    if not path.exists():
         return "missing"
     if path.is_dir():
         digest = hashlib.sha256()
         for child in sorted(p for p in path.rglob("*") if p.is_file()):
             digest.update(f"{child.relative_to(path).as_posix()} {file_signature(child)}\n".encode())
         return f"folder {digest.hexdigest()}"
-    # Within this process alone, an unchanged inode is not read twice.
-    key = (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-    if key not in _seen:
-        _seen[key] = _content_signature(path, stat.st_size)
-    return _seen[key]
-
-
-def _content_signature(path: Path, size: int) -> str:
-    with open(path, "rb") as file:
-        if size <= WHOLE_BYTES:
-            return f"{size} bytes, sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
-        digest = hashlib.sha256()
-        for i in range(BLOCKS):
-            file.seek((size - BLOCK_BYTES) * i // (BLOCKS - 1))
-            digest.update(file.read(BLOCK_BYTES))
-        return f"{size} bytes, sampled {digest.hexdigest()}"
+    return content_of(path)
 
 
 def config_values(config: Config) -> Values:
     """Every key of a configuration, dotted; lists are one value."""
-    flat: Values = {}
-
-    def walk(prefix: str, table: Mapping[str, Any]) -> None:
-        for key, value in table.items():
-            if isinstance(value, Mapping):
-                walk(f"{prefix}{key}.", value)
-            else:
-                flat[prefix + key] = value
-
-    walk("", config.model_dump(mode="json"))
-    return flat
+    return {".".join(path): value for path, value in values_of(config).items()}
 
 
 def fingerprint(
@@ -106,11 +75,13 @@ def fingerprint(
         UbqError: the stage cannot list its inputs.
     """
     values: Values = {"version": stage.version}
+    # where data are given, how many pairs would be synthesised decides nothing
+    unread = (*WITHOUT_EFFECT, *(("data.synth_samples",) if config.data.train_velocity else ()))
     for key, value in config_values(config).items():
-        if _covers(stage.reads, key) and not _covers(WITHOUT_EFFECT, key):
-            values[key] = value
+        if _covers(stage.reads, key) and not _covers(unread, key):
+            values[key] = str(Path(value).expanduser().resolve()) if key in PLACES and value else value
     values |= {f"fact {name}": plain(value) for name, value in stage.facts(config).items()}
-    values |= {f"input {path}": file_signature(Path(path)) for path in stage.inputs(config)}
+    values |= {f"input {Path(path).resolve()}": file_signature(Path(path)) for path in stage.inputs(config)}
     for other in stages:
         if other.name in stage.after and other.applies(config):
             entry = state.stage(other.name) if state else None
@@ -135,6 +106,8 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[st
         if key == "version":
             reasons.append(_("stage version {before} -> {after}").format(before=before, after=after))
         elif kind == "input":
+            if key not in new and file_signature(Path(name)) == before:
+                continue  # another ubq took it for data; which places are read stands in the keys
             reasons.append(_what_happened(name, key, old, new))
         elif kind == "after":
             reasons.append(_("{stage} ran again with other values").format(stage=name))

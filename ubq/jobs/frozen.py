@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from ubq.cpu import cores
+from ubq.data.files import with_data_found
 from ubq.durable import write_atomic
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
@@ -21,6 +22,7 @@ def freeze(config: Config, paths: RunPaths, preset: str) -> Config:
     The thread count and the device are those of the run's first start, since others give other last bits. What
     ``device = "auto"`` is on a machine only torch knows: the run asks it, before its first stage that trains.
     """
+    config = with_data_found(config)
     threads, device = config.threads, config.device
     if (not threads or device == "auto") and paths.config.is_file():
         with contextlib.suppress(UsageError):  # one that this ubq cannot read is replaced

@@ -128,29 +128,43 @@ def _start(
     console: Console | None,
     command: str,
 ) -> int:
-    fresh = not paths.root.exists()
-    with Hold(paths.root, command or " ".join(sys.argv)):
-        config = freeze(config, paths, preset)
-        state = read_state(paths.state)
-        try:
-            planned = plan(config, paths, stages, state, selection)
-        except UbqError:
-            if fresh:
-                _remove_empty(paths)
-            raise
-        console = console or console_for(sys.stdout, paths.log)
-        try:
-            whole = not (selection.only or selection.until)
-            if state and state.state == COMPLETED and whole and all(p.action == UP_TO_DATE for p in planned):
-                write_config(paths, config)
-                console.line(_("run {run} is complete and up to date").format(run=paths.root.name))
-                if state.error:
-                    console.line(_("error: {error}").format(error=state.error["message"]))
-                return state.exit_code or EXIT_OK
-            with contextlib.closing(_Runner(config, paths, preset, state, selection, stages, console)) as job:
-                return job.run(planned, preflight)
-        finally:
-            console.close()
+    fresh = not (paths.state.exists() or paths.config.exists())
+    code = EXIT_PREFLIGHT
+    try:
+        with Hold(paths.root, command or " ".join(sys.argv)):
+            code = _held(config, paths, preset, selection, preflight, stages, console)
+    finally:
+        if fresh and code == EXIT_PREFLIGHT:
+            _remove_refused(paths)
+    return code
+
+
+def _held(
+    config: Config,
+    paths: RunPaths,
+    preset: str,
+    selection: Selection,
+    preflight: bool,
+    stages: Sequence[Stage],
+    console: Console | None,
+) -> int:
+    """Plan and run, while this process holds the run."""
+    config = freeze(config, paths, preset)
+    state = read_state(paths.state)
+    planned = plan(config, paths, stages, state, selection)
+    console = console or console_for(sys.stdout, paths.log)
+    try:
+        whole = not (selection.only or selection.until)
+        if state and state.state == COMPLETED and whole and all(p.action == UP_TO_DATE for p in planned):
+            write_config(paths, config)
+            console.line(_("run {run} is complete and up to date").format(run=paths.root.name))
+            if state.error:
+                console.line(_("error: {error}").format(error=state.error["message"]))
+            return state.exit_code or EXIT_OK
+        with contextlib.closing(_Runner(config, paths, preset, state, selection, stages, console)) as job:
+            return job.run(planned, preflight)
+    finally:
+        console.close()
 
 
 def resume_run(
@@ -189,13 +203,14 @@ def dry_run(
     return plan(freeze(config, paths, preset), paths, stages, read_state(paths.state), selection)
 
 
-def _remove_empty(paths: RunPaths) -> None:
-    """Take a folder back that was made only to find that nothing can be started in it."""
-    for path in (*paths.root.glob("owner.json"), *paths.root.glob("run.lock"), paths.root):
-        try:
-            path.rmdir() if path.is_dir() else path.unlink()
-        except OSError:
-            return
+def _remove_refused(paths: RunPaths) -> None:
+    """Take back what a start that was refused has made of a new run; what else lies in its folder stays."""
+    made = (paths.root / "owner.json", paths.root / "run.lock", paths.log, paths.state, paths.config, paths.events)
+    for path in (*made, paths.metrics):
+        with contextlib.suppress(OSError):
+            path.unlink()
+    with contextlib.suppress(OSError):
+        paths.root.rmdir()
 
 
 def _set_threads(threads: int) -> None:
@@ -224,6 +239,7 @@ class _Runner:
         self.selection = selection
         self.stages = stages
         self.console = console
+        self.fresh = state is None
         state = state or RunState(run=paths.root.name, created=now())
         state.run, state.preset = paths.root.name, preset or state.preset
         known = {s.name: s for s in state.stages}
@@ -461,6 +477,8 @@ class _Runner:
         if is_out_of_memory(error) or (error.__cause__ and is_out_of_memory(error.__cause__)):
             state.error["cause"] = "memory"
         state.state, state.exit_code = FAILED, code
+        if code == EXIT_PREFLIGHT and self.fresh:
+            state.next_command = ""  # nothing of the run is kept
         self._report(message, fix, where)
         try:
             if not isinstance(error, UbqError) and not full:

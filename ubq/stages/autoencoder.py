@@ -11,7 +11,7 @@ from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
 from ubq.stages.floatmodel import imported, new_parts, normalization_of, state_of
 from ubq.stages.loop import run_training
-from ubq.stages.maps import open_maps
+from ubq.stages.maps import open_maps, sample_ids
 from ubq.stages.paths import RunPaths
 from ubq.training.files import save_tensors
 
@@ -54,5 +54,5 @@ class TrainAutoencoder(Stage):
         train, val = open_maps(config, paths, normalization_of(config, paths), device, seismic=False)
         run_training(context, AutoencoderTask(model, train, val, settings), settings, device)
         order_latent(model, encode_all(model.encoder, train, ENCODER_BATCH))
-        save_latents(model.encoder, {"train": train, "val": val}, paths.latents)
+        save_latents(model.encoder, {"train": train, "val": val}, paths.latents, sample_ids(paths))
         save_tensors(paths.checkpoints(self.name) / "autoencoder.pt", state_of(parts))

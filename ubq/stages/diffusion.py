@@ -11,6 +11,7 @@ from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
 from ubq.stages.floatmodel import imported, new_parts, sizes_of, state_of
 from ubq.stages.loop import run_training
+from ubq.stages.maps import open_latents
 from ubq.stages.paths import RunPaths
 from ubq.training.files import save_tensors
 
@@ -44,7 +45,6 @@ class TrainDiffusion(Stage):
 
     def run(self, context: StageContext) -> None:
         from ubq.model import GaussianDiffusion
-        from ubq.training.latents import load_latents
         from ubq.training.tasks import BFLOAT16_CHANNELS, DiffusionTask
 
         config, paths = context.config, context.paths
@@ -55,6 +55,6 @@ class TrainDiffusion(Stage):
         uniform = settings.loss_weight == "uniform"
         diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant, uniform).to(device)
         wide = sizes.unet_dim >= BFLOAT16_CHANNELS
-        task = DiffusionTask(parts["unet"], diffusion, load_latents(paths.latents, device), wide=wide)
+        task = DiffusionTask(parts["unet"], diffusion, open_latents(paths, device), wide=wide)
         run_training(context, task, settings, device)
         save_tensors(paths.checkpoints(self.name) / "diffusion.pt", state_of(parts))

@@ -264,8 +264,8 @@ def file_bytes(generator: Generator, quant: QuantConfig) -> int:
 
 
 def has_data(config: Config) -> bool:
-    """Whether the run reads a data set; the presets of OpenFWI sets are meant for one, wherever it lies."""
-    return bool(config.data.train_velocity) or "OpenFWI" in config.description
+    """Whether the run reads a data set, given already or still asked for."""
+    return bool(config.data.train_velocity) or not config.data.synth_samples
 
 
 def training_samples(config: Config) -> int:

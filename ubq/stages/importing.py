@@ -10,7 +10,7 @@ from ubq.i18n import gettext as _
 from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
 from ubq.stages.floatmodel import IMPORT_FACTS, IMPORTED, imported
-from ubq.stages.maps import open_maps
+from ubq.stages.maps import open_maps, sample_ids
 from ubq.stages.paths import RunPaths
 from ubq.training.files import save_json, save_tensors
 
@@ -88,4 +88,6 @@ class Import(Stage):
             {n.removeprefix("encoder."): t for n, t in found.state.items() if n.startswith("encoder.")}
         )
         sides = open_maps(config, paths, normalization, device, seismic=False)
-        save_latents(encoder.to(device), dict(zip(("train", "val"), sides, strict=True)), paths.latents)
+        save_latents(
+            encoder.to(device), dict(zip(("train", "val"), sides, strict=True)), paths.latents, sample_ids(paths)
+        )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ubq.config.load import read_frozen
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
+from ubq.stages.maps import open_latents
 from ubq.stages.paths import RunPaths
 from ubq.stages.qat import HELD_OUT_INPUTS
 from ubq.stages.qat_decoders import TRAINED as DECODERS
@@ -34,14 +35,13 @@ def layer_costs(paths: RunPaths, checkpoint: QatCheckpoint, worst: int | None) -
 
     from ubq.model import GaussianDiffusion
     from ubq.quant.sensitivity import layer_sensitivities
-    from ubq.training.latents import load_latents
 
     if not paths.latents.is_file():
         raise UsageError(
             _("run {run} has no held-out latents to measure layers on").format(run=paths.root.name),
             _("ubq resume {run}").format(run=paths.root.name),
         )
-    latents = load_latents(paths.latents, torch.device("cpu")).val[:HELD_OUT_INPUTS]
+    latents = open_latents(paths, torch.device("cpu")).val[:HELD_OUT_INPUTS]
     generator, sizes = checkpoint.generator.eval(), checkpoint.recipe.sizes
     diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant)
     seed = read_frozen(paths.config).seed

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ubq.config.schema import Config, DataConfig
 from ubq.stages.paths import RunPaths
+from ubq.training.files import load_json
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 
     from ubq.data.normalization import Normalization
-    from ubq.data.pairs import Pairs
+    from ubq.data.pairs import Pairs, Split
+    from ubq.data.split import SampleIds
+    from ubq.training.latents import Latents
+
+DATASET = "dataset.json"
+"""What ``prepare`` says of the data: every file, and the split."""
 
 
 def synthetic_folder(paths: RunPaths) -> Path:
@@ -49,6 +56,11 @@ class NormalisedMaps:
     def __len__(self) -> int:
         return len(self._pairs)
 
+    @property
+    def ids(self) -> np.ndarray:
+        """File and row of each sample, (N, 2) int64."""
+        return self._pairs.members
+
     def velocity(self, samples: Tensor) -> Tensor:
         """(B, 1, 70, 70) in [-1, 1]."""
         velocity = self._pairs.velocity_batch(samples.tolist())
@@ -80,11 +92,60 @@ class NormalisedMaps:
             self._ahead = wanted, self._reader.submit(self._pinned_gathers, wanted)
 
 
+def open_split(config: Config, paths: RunPaths, *, seismic: bool) -> Split:
+    """The split that ``prepare`` decided; with ``seismic`` its pairs alone, without it every map.
+
+    Without ``seismic`` no seismic file is opened. Runs of ubq 0.1.0 have not written their split down: theirs follows
+    from the configuration.
+
+    Raises:
+        DataError: a file is gone or is no longer what ``prepare`` read, or a side has no pair.
+    """
+    from ubq.data.pairs import open_pairs
+    from ubq.data.split import split_from_dict
+
+    shape = seismic_shape(config)
+    written = _written_split(paths)
+    if written:
+        split = split_from_dict(written, paths.root, seismic, shape)
+    else:
+        split = open_pairs(data_of(config, paths), config.seed, seismic, shape)
+    return split.pairs() if seismic else split
+
+
+def sample_ids(paths: RunPaths) -> SampleIds | None:
+    """Which samples the run's split has; no file of data is opened. None: the run has not written it down."""
+    from ubq.data.split import SampleIds
+
+    written = _written_split(paths)
+    return SampleIds.from_dict(written) if written else None
+
+
+def _written_split(paths: RunPaths) -> dict[str, Any] | None:
+    file = paths.data / DATASET
+    return load_json(file).get("split") if file.is_file() else None
+
+
 def open_maps(
     config: Config, paths: RunPaths, normalization: Normalization, device: torch.device, *, seismic: bool
 ) -> tuple[NormalisedMaps, NormalisedMaps]:
-    """Training and held-out samples; without ``seismic`` no seismic file is opened."""
-    from ubq.data.pairs import open_pairs
-
-    split = open_pairs(data_of(config, paths), config.seed, seismic, seismic_shape(config))
+    """Training and held-out samples; with ``seismic`` the pairs alone, without it no seismic file is opened."""
+    split = open_split(config, paths, seismic=seismic)
     return NormalisedMaps(split.train, normalization, device), NormalisedMaps(split.val, normalization, device)
+
+
+def open_latents(
+    paths: RunPaths, device: torch.device, maps: tuple[NormalisedMaps, NormalisedMaps] | None = None
+) -> Latents:
+    """Latents of the frozen encoder: of these samples, or of every map of the run's split.
+
+    Raises:
+        StageError: the latents are of other samples.
+    """
+    from ubq.data.split import SampleIds
+    from ubq.training.latents import load_latents
+
+    known = sample_ids(paths)
+    if maps is not None:
+        known = SampleIds(maps[0].ids, maps[1].ids, known.sha256 if known else "")
+    return load_latents(paths.latents, device, known)

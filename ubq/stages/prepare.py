@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ubq.config.schema import Config
+from ubq.errors import DataError
 from ubq.i18n import gettext as _
 from ubq.stages.base import Stage, StageContext, Stopped
-from ubq.stages.maps import data_of, seismic_shape, synthetic_folder
+from ubq.stages.maps import DATASET, data_of, seismic_shape, synthetic_folder
 from ubq.stages.paths import RunPaths
 from ubq.training.files import save_json
 
@@ -31,27 +32,31 @@ class Prepare(Stage):
     )
 
     def inputs(self, config: Config) -> Iterable[Path]:
-        data = config.data
-        given = {data.train_seismic, data.train_velocity, data.val_seismic, data.val_velocity} - {""}
-        return [file for place in sorted(given) for file in _files_of(place)]
+        from ubq.data.files import files_of
+
+        return files_of(config.data)
 
     def outputs(self, config: Config, paths: RunPaths) -> Iterable[Path]:
-        return [paths.data / "dataset.json"]
+        return [paths.data / DATASET]
 
     def run(self, context: StageContext) -> None:
-        from ubq.data.validate import validate
+        from ubq.data.files import no_data
+        from ubq.data.pairs import open_pairs
+        from ubq.data.split import split_to_dict
+        from ubq.data.validate import validate_split
 
-        if not context.config.data.train_velocity:
+        config, paths = context.config, context.paths
+        if not config.data.train_velocity:
+            if not config.data.synth_samples:
+                raise DataError(*no_data(config))
             self._synthesise(context)
-        report = validate(
-            data_of(context.config, context.paths),
-            context.config.seed,
-            lambda done, total: context.progress(done, total, phase="validate"),
-            seismic_shape=seismic_shape(context.config),
-        )
+        data = data_of(config, paths)
+        split = open_pairs(data, config.seed, seismic_shape=seismic_shape(config))
+        split.pairs()  # neither side is without
+        report = validate_split(split, data, lambda done, total: context.progress(done, total, phase="validate"))
         for warning in report.warnings:
             context.log(_("warning: {warning}").format(warning=warning))
-        save_json(context.paths.data / "dataset.json", report.to_dict())
+        save_json(paths.data / DATASET, {**report.to_dict(), "split": split_to_dict(split, paths.root)})
         context.log(report.summary())
 
     def _synthesise(self, context: StageContext) -> None:
@@ -78,17 +83,3 @@ class Prepare(Stage):
         )
         if not finished:
             raise Stopped
-
-
-def _files_of(place: str) -> list[Path]:
-    """The ``.npy`` files that a data path may mean: a folder, with its subfolders, a pattern, or a file.
-
-    What else lies in a folder decides nothing. A path that means no file is returned itself.
-    """
-    path = Path(place).expanduser()
-    files: list[Path] = []
-    if path.is_dir():
-        files = sorted((*path.glob("*.npy"), *path.glob("*/*.npy")))
-    elif any(c in path.name for c in "*?["):
-        files = sorted(path.parent.glob(path.name))
-    return files or [path]

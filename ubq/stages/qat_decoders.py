@@ -13,7 +13,7 @@ from ubq.model.parts import DECODERS
 from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
 from ubq.stages.loop import run_training
-from ubq.stages.maps import open_maps
+from ubq.stages.maps import open_latents, open_maps
 from ubq.stages.paths import RunPaths
 from ubq.stages.qat import (
     HELD_OUT_INPUTS,
@@ -66,7 +66,6 @@ class QatDecoders(Stage):
         from ubq.quant.checkpoint import is_qat, save_qat
         from ubq.quant.generator import decoders
         from ubq.quant.prepare import calibrate
-        from ubq.training.latents import load_latents
         from ubq.training.qat import QatDecodersTask
 
         config, paths = context.config, context.paths
@@ -78,8 +77,8 @@ class QatDecoders(Stage):
         generator, recipe = qat_generator(config, paths, DECODERS, device)
         model = decoders(generator)
         settings = settings_for(model, config.qat.decoders)
-        latents = load_latents(paths.latents, device)
         train, val = open_maps(config, paths, recipe.normalization, device, seismic=True)
+        latents = open_latents(paths, device, (train, val))
 
         def forward(latent):  # type: ignore[no-untyped-def]
             return lambda: [decoder(latent) for decoder in model.values()]

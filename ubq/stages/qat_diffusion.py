@@ -12,6 +12,7 @@ from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
 from ubq.stages.diffusion import UNET_KEYS
 from ubq.stages.loop import run_training
+from ubq.stages.maps import open_latents
 from ubq.stages.paths import RunPaths
 from ubq.stages.qat import (
     HELD_OUT_INPUTS,
@@ -66,14 +67,13 @@ class QatDiffusion(Stage):
         from ubq.quant.checkpoint import load_parts, save_qat
         from ubq.quant.generator import decoders
         from ubq.quant.prepare import calibrate
-        from ubq.training.latents import load_latents
         from ubq.training.qat import QatDiffusionTask
 
         config, paths = context.config, context.paths
         device = use_device(config)
         generator, recipe = qat_generator(config, paths, UNET, device)
         settings = settings_for(generator.unet, config.qat.diffusion)
-        latents = load_latents(paths.latents, device)
+        latents = open_latents(paths, device)
         sizes = recipe.sizes
         diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant).to(device)
         passes = calibration_passes(generator, diffusion, latents.train, settings, config.seed)

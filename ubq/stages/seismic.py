@@ -11,7 +11,7 @@ from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
 from ubq.stages.floatmodel import imported, new_parts, normalization_of, state_of
 from ubq.stages.loop import run_training
-from ubq.stages.maps import open_maps
+from ubq.stages.maps import open_latents, open_maps
 from ubq.stages.paths import RunPaths
 from ubq.training.files import save_tensors
 
@@ -44,7 +44,6 @@ class TrainSeismic(Stage):
 
     def run(self, context: StageContext) -> None:
         from ubq.training.head import fit_head
-        from ubq.training.latents import load_latents
         from ubq.training.modules import SeismicBranch
         from ubq.training.tasks import SeismicTask
 
@@ -54,7 +53,7 @@ class TrainSeismic(Stage):
         parts = new_parts(config, paths, SEISMIC, device, self.name)
         model = SeismicBranch(**parts)
         train, val = open_maps(config, paths, normalization_of(config, paths), device, seismic=True)
-        latents = load_latents(paths.latents, device)
+        latents = open_latents(paths, device, (train, val))
         if settings.fit_head and not context.store.latest_step():
             fit_head(model, latents.train, train, settings.batch_size)
         task = SeismicTask(model, latents, train, val, settings)

@@ -11,7 +11,7 @@ from ubq.errors import MarkFailedError
 from ubq.i18n import gettext as _
 from ubq.stages.base import Stage, StageContext, Stopped
 from ubq.stages.export import name_of, reference_file
-from ubq.stages.maps import data_of, seismic_shape
+from ubq.stages.maps import open_split
 from ubq.stages.paths import RunPaths
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ class Verify(Stage):
         import torch
 
         from ubq.data.normalization import Normalization
-        from ubq.data.pairs import open_pairs
         from ubq.durable import read_rows
         from ubq.export.formats import loadable_files
         from ubq.export.lower.torchscript import engine, load_torchscript
@@ -67,7 +66,7 @@ class Verify(Stage):
         sizes = ModelSizes.from_dict(facts["model"])
         with engine(facts["backend"]):
             counted = count_file(load_torchscript(file, facts["backend"]))
-        split = open_pairs(data_of(config, paths), config.seed, True, seismic_shape(config))
+        split = open_split(config, paths, seismic=True)
 
         def progress(done: int, total: int) -> None:
             context.progress(done, total, phase="generate")

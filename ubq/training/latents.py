@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ubq.data.split import SampleIds
+from ubq.errors import StageError
+from ubq.i18n import gettext as _
 from ubq.training.files import load_tensors, save_tensors
 
 ENCODER_BATCH = 64
@@ -57,12 +61,50 @@ def encode_all(encoder: nn.Module, maps: Maps, batch_size: int) -> Tensor:
     return torch.cat([encoder(maps.velocity(part)).flatten(1).float().cpu() for part in parts])
 
 
-def save_latents(encoder: nn.Module, sides: Mapping[str, Maps], path: Path) -> None:
-    """Encode the training and the held-out maps (``train`` and ``val``)."""
-    save_tensors(path, {side: encode_all(encoder, maps, ENCODER_BATCH) for side, maps in sides.items()})
+def save_latents(encoder: nn.Module, sides: Mapping[str, Maps], path: Path, ids: SampleIds | None = None) -> None:
+    """Encode the training and the held-out maps (``train`` and ``val``); the file carries whose latents they are."""
+    tensors = {side: encode_all(encoder, maps, ENCODER_BATCH) for side, maps in sides.items()}
+    if ids is not None:
+        tensors |= {"train_ids": torch.from_numpy(ids.train), "val_ids": torch.from_numpy(ids.val)}
+        tensors["split"] = torch.frombuffer(bytearray.fromhex(ids.sha256), dtype=torch.uint8)
+    save_tensors(path, tensors)
 
 
-def load_latents(path: Path, device: torch.device) -> Latents:
-    """Latents of the frozen encoder, on the training device."""
+def load_latents(path: Path, device: torch.device, ids: SampleIds | None = None) -> Latents:
+    """Latents of the frozen encoder, on the training device.
+
+    Args:
+        path: what ``save_latents`` wrote.
+        device: to put them on.
+        ids: the samples wanted, in order; None: all.
+
+    Raises:
+        StageError: the file is of another split, or lacks one of the samples.
+    """
     stored = load_tensors(path)
-    return Latents(**{side: stored[side].clone().to(device) for side in ("train", "val")})
+    if ids is None:
+        return Latents(**{side: stored[side].clone().to(device) for side in ("train", "val")})
+    if "split" in stored and ids.sha256 and bytes(stored["split"].tolist()).hex() != ids.sha256:
+        raise _other_samples(path)
+    rows = {side: _rows(path, stored, side, getattr(ids, side)) for side in ("train", "val")}
+    return Latents(**{side: stored[side][chosen].to(device) for side, chosen in rows.items()})
+
+
+def _rows(path: Path, stored: Mapping[str, Tensor], side: str, wanted: np.ndarray) -> Tensor:
+    """Where the latents of these samples lie."""
+    if f"{side}_ids" not in stored:  # ubq 0.1.0 kept no ids: by position
+        if len(stored[side]) != len(wanted):
+            raise _other_samples(path)
+        return torch.arange(len(wanted))
+    place = {sample: row for row, sample in enumerate(map(tuple, stored[f"{side}_ids"].tolist()))}
+    try:
+        return torch.tensor([place[sample] for sample in map(tuple, wanted.tolist())], dtype=torch.int64)
+    except KeyError:
+        raise _other_samples(path) from None
+
+
+def _other_samples(path: Path) -> StageError:
+    return StageError(
+        _("{path} is not of the samples that the stage prepare chose").format(path=path),
+        _("remove the file and resume: its stage runs again"),
+    )

@@ -71,11 +71,12 @@ def _data(loaded: Loaded) -> dict[str, Any]:
     """Files, pairs, shapes and data set, from the files' headers; ``bytes`` of the samples, none of them read."""
     import numpy as np
 
+    from ubq.data.files import with_data_found
     from ubq.data.pairs import open_pairs
     from ubq.jobs.checks.check import Check
     from ubq.jobs.checks.configuration import data
 
-    config = loaded.config
+    config = with_data_found(loaded.config)
     checks, total = list(data(config, None)), 0
     if config.data.train_velocity:
         split = open_pairs(config.data, config.seed)
@@ -91,10 +92,11 @@ def _data(loaded: Loaded) -> dict[str, Any]:
 
 def _content(loaded: Loaded) -> dict[str, Any]:
     """Every sample read, as the stage ``prepare`` will: damaged, implausible or doubled ones."""
+    from ubq.data.files import with_data_found
     from ubq.data.validate import validate
     from ubq.jobs.checks.check import Check
 
-    config = loaded.config
+    config = with_data_found(loaded.config)
     model = config.model
     shape = (model.sources, model.seismic_samples, model.receivers)
     report = validate(config.data, config.seed, seismic_shape=shape)

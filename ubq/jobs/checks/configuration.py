@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ubq.errors import UbqError
+from ubq.errors import DataError, UbqError
 from ubq.i18n import gettext as _
 from ubq.jobs.checks.check import Check, read_json
 from ubq.stages.paths import RunPaths
 
 if TYPE_CHECKING:
     from ubq.config.schema import Config
+    from ubq.data.pairs import Split
     from ubq.stages.base import Stage
 
 
@@ -48,20 +49,12 @@ def parameters(config: Config) -> Iterator[Check]:
 
 
 def data(config: Config, run: Path | None) -> Iterator[Check]:
-    """Files and pairs: found, paired, split. Headers alone are read."""
-    why = _("a stage that meets a damaged file stops hours later")
-    if not config.data.train_velocity:
-        count = config.data.synth_samples
-        figure = _("none given: {count} {family}-like pairs will be synthesised")
-        yield Check(id="data.files", status="ok", figure=figure.format(count=count, family=config.data.family), why=why)
-    else:
-        from ubq.data.families import recognise
-        from ubq.data.pairs import open_pairs
+    """Files and pairs: found, paired, split, of the family that is named. Headers alone are read."""
+    from ubq.data.families import recognise
 
-        split = open_pairs(config.data, config.seed)
-        figure = _("{train} training and {val} held-out pairs: {rule}")
-        figure = figure.format(train=len(split.train), val=len(split.val), rule=split.rule)
-        yield Check(id="data.files", status="ok", figure=figure, why=why)
+    check, split = data_files(config)
+    yield check
+    if split is not None:
         files = [pair for side in (split.train, split.val) for pair in side.files]
         ids = [pair.id for pair in files if pair.id is not None]
         folders = {part for pair in files for part in pair.velocity.path.resolve().parent.parts[-3:]}
@@ -79,9 +72,40 @@ def data(config: Config, run: Path | None) -> Iterator[Check]:
             fix="" if fits else f"--set data.family={families[0]}",
             apply={} if fits else {"data.family": families[0]},
         )
+    why = check.why
     if run is not None and (seen := read_json(RunPaths(run).data / "dataset.json")):
         for warning in seen.get("warnings", []):
             yield Check(id="data.content", status="warning", figure=str(warning), why=why)
+
+
+def data_files(config: Config) -> tuple[Check, Split | None]:
+    """Whether there are pairs to train on, and their split where files were given; headers alone are read."""
+    from ubq.data.files import no_data, with_data_found
+    from ubq.data.pairs import open_pairs
+    from ubq.stages.maps import seismic_shape
+
+    why = _("a stage that meets a damaged file stops hours later")
+    given, config = config, with_data_found(config)
+    if not config.data.train_velocity:
+        if not config.data.synth_samples:
+            figure, fix = no_data(config)
+            return Check(id="data.files", status="failed", figure=figure, why=why, fix=fix), None
+        figure = _("none given: {count} {family}-like pairs will be synthesised")
+        figure = figure.format(count=config.data.synth_samples, family=config.data.family)
+        return Check(id="data.files", status="ok", figure=figure, why=why), None
+    try:
+        split = open_pairs(config.data, config.seed, seismic_shape=seismic_shape(config))
+        pairs = split.pairs()
+    except DataError as error:
+        return Check(id="data.files", status="failed", figure=error.message, why=why, fix=error.fix), None
+    figure = _("{train} training and {val} held-out pairs: {rule}")
+    figure = figure.format(train=len(pairs.train), val=len(pairs.val), rule=split.rule)
+    if given is not config:
+        figure = _("found in {folder}").format(folder=config.data.train_velocity) + "; " + figure
+    alone = len(split.train) + len(split.val) - len(pairs.train) - len(pairs.val)
+    if alone:
+        figure += _("; {count} maps without gathers, for the autoencoder and the U-Net alone").format(count=alone)
+    return Check(id="data.files", status="ok", figure=figure, why=why), split
 
 
 def checkpoint(config: Config) -> Iterator[Check]:
@@ -158,25 +182,30 @@ def _importable(config: Config, path: Path) -> Iterator[Check]:
     )
 
 
-def check_inputs(config: Config, todo: Sequence[Stage]) -> Check:
-    """Whether the files are there that the stages read from outside the run."""
-    missing = [path for stage in todo for path in stage.inputs(config) if not Path(path).exists()]
+def check_inputs(config: Config, todo: Sequence[Stage]) -> list[Check]:
+    """Whether what the stages read from outside the run is there, the data as far as their headers tell."""
+    checks = [data_files(config)[0]] if any(stage.name == "prepare" for stage in todo) else []
+    others = [stage for stage in todo if stage.name != "prepare"]
+    missing = [path for stage in others for path in stage.inputs(config) if not Path(path).exists()]
     if not missing:
-        return Check(id="data", status="ok", figure=_("all input files are there"))
-    return Check(
-        id="data",
-        status="failed",
-        figure=_("{path} does not exist").format(path=missing[0]),
-        why=_("a stage reads it"),
-        fix=_("correct the path in the configuration or on the command line"),
-    )
+        return [*checks, Check(id="data", status="ok", figure=_("all input files are there"))]
+    return [
+        *checks,
+        Check(
+            id="data",
+            status="failed",
+            figure=_("{path} does not exist").format(path=missing[0]),
+            why=_("a stage reads it"),
+            fix=_("correct the path in the configuration or on the command line"),
+        ),
+    ]
 
 
 def check_synthesis(config: Config, names: Sequence[str]) -> list[Check]:
     """Whether pairs can be synthesised, where no data were given."""
     from ubq.config.extras import install_line, missing_modules
 
-    if "prepare" not in names or config.data.train_velocity:
+    if "prepare" not in names or config.data.train_velocity or not config.data.synth_samples:
         return []
     missing = missing_modules("physics")
     return [

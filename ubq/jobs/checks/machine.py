@@ -88,7 +88,7 @@ def _extras(config: Config | None) -> Iterator[Check]:
     present = [extra for extra in EXTRAS if not missing_modules(extra)]
     needed = []
     if config is not None:
-        if not config.data.train_velocity and not config.pretrained.path:
+        if not config.data.train_velocity and config.data.synth_samples:
             needed.append("physics")
         needed += [f for f in config.export.formats if f in EXTRAS]
         needed += [config.tracking] if config.tracking in EXTRAS else []

@@ -29,7 +29,7 @@ def check_run(config: Config, paths: RunPaths, todo: Sequence[Stage]) -> list[Ch
     if not todo:
         return []
     names = [stage.name for stage in todo]
-    checks = [check_inputs(config, todo), *check_synthesis(config, names)]
+    checks = [*check_inputs(config, todo), *check_synthesis(config, names)]
     if any("device" in stage.reads for stage in todo):
         checks.append(check_device(config.device, paths))
     if any(check.failed for check in checks):
