@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from ubq.config.schema import Config, QatTraining
+from ubq.config.schema import Config
 
 Path = tuple[str, ...]
 
@@ -171,7 +171,3 @@ def suggest_key(path: Path) -> str:
         return ".".join((*path[:-1], near))
     elsewhere = [".".join(p) for p in all_keys() if p[-1] == path[-1]]
     return elsewhere[0] if elsewhere else did_you_mean(".".join(path), [".".join(p) for p in all_keys()])
-
-
-QAT_SHARED = frozenset(QatTraining.model_fields)
-"""Keys of [qat] that are also those of [qat.decoders] and [qat.diffusion]."""

@@ -13,7 +13,8 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from ubq.config.findings import Finding
-from ubq.config.keys import QAT_SHARED, Path, all_keys
+from ubq.config.keys import Path, all_keys
+from ubq.config.schema import qat_heirs
 from ubq.i18n import gettext as _
 
 ENVIRONMENT_PREFIX = "UBQ_"
@@ -92,11 +93,9 @@ def inherit(layer: Layer) -> Layer:
     ``steps`` that a lower layer set, since steps would win.
     """
     for path, entry in list(layer.entries.items()):
-        if len(path) == 2 and path[0] == "qat" and path[1] in QAT_SHARED:
-            for part in ("decoders", "diffusion"):
-                own = ("qat", part, path[1])
-                if own not in layer.entries and ("qat", part) not in layer.entries:
-                    layer.put(own, entry.value, entry.source, path)
+        for own in qat_heirs(path):
+            if own not in layer.entries and own[:2] not in layer.entries:
+                layer.put(own, entry.value, entry.source, path)
     for path, entry in list(layer.entries.items()):
         steps = (*path[:-1], "steps")
         if path[-1] == "epochs" and steps in all_keys() and steps not in layer.entries:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ubq.config import keys
 from ubq.config.flags import FLAGS
+from ubq.config.schema import QAT_PARTS, qat_heirs
 
 INTRODUCTION = """# Configuration
 
@@ -56,10 +57,10 @@ def _table(path: keys.Path) -> str:
     if table:
         rows += [table.help, ""]
     own = {p: k for p, k in keys.leaves().items() if p[:-1] == path}
-    if path in {("qat", "decoders"), ("qat", "diffusion")}:
+    if path[:1] == ("qat",) and path[1:] in {(part,) for part in QAT_PARTS}:
         named = [f"{', '.join(options[k.name])} sets `{k.name}`" for k in own.values() if k.name in options]
         rows += ["The keys of `[qat]`, but for `decoders` and `diffusion` themselves.", *(f"{n}." for n in named), ""]
-        own = {p: k for p, k in own.items() if p[-1] not in keys.QAT_SHARED}
+        own = {p: k for p, k in own.items() if not qat_heirs(("qat", p[-1]))}
     if not own:
         return "\n".join(rows)
     rows += ["| key | default | allowed | meaning | old option |", "|---|---|---|---|---|"]
