@@ -97,7 +97,7 @@ def data_files(config: Config) -> tuple[Check, Split | None]:
         split = open_pairs(config.data, config.seed, seismic_shape=seismic_shape(config))
         pairs = split.pairs()
     except DataError as error:
-        return Check(id="data.files", status="failed", figure=error.message, why=why, fix=error.fix), None
+        return Check(id="data.readable", status="failed", figure=error.message, why=why, fix=error.fix), None
     figure = _("{train} training and {val} held-out pairs: {rule}")
     figure = figure.format(train=len(pairs.train), val=len(pairs.val), rule=split.rule)
     if given is not config:
