@@ -27,6 +27,7 @@ from ubq.errors import (
     EXIT_OK,
     EXIT_PREFLIGHT,
     EXIT_STAGE_FAILED,
+    HeldError,
     PreflightError,
     StageError,
     UbqError,
@@ -129,13 +130,17 @@ def _start(
     command: str,
 ) -> int:
     fresh = not (paths.state.exists() or paths.config.exists())
-    code = EXIT_PREFLIGHT
     try:
         with Hold(paths.root, command or " ".join(sys.argv)):
             code = _held(config, paths, preset, selection, preflight, stages, console)
-    finally:
-        if fresh and code == EXIT_PREFLIGHT:
+    except HeldError:
+        raise  # what lies there is another process's
+    except UbqError:
+        if fresh and not paths.state.exists():
             _remove_refused(paths)
+        raise
+    if fresh and code == EXIT_PREFLIGHT:
+        _remove_refused(paths)
     return code
 
 
