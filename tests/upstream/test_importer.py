@@ -2,94 +2,37 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import pickle
 import subprocess
 import sys
 import zipfile
-from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from typer.testing import CliRunner
+from upstream_files import (
+    UNET,
+    encoder_decoder,
+    fork_diffusion,
+    paper_diffusion,
+    random_model,
+    saved,
+    sizes_for,
+    upstream_state,
+)
 
 from ubq.cli.checkpoint import app
 from ubq.errors import CheckpointError
-from ubq.model import GaussianDiffusion, ModelSizes, UBDiff
-from ubq.model.parts import PARTS
-from ubq.upstream.importer import DECODER_PARTS, ImportedModel, inspect_checkpoint, read_checkpoint
+from ubq.model import ModelSizes, UBDiff
+from ubq.model.parts import DECODERS
+from ubq.upstream.importer import ImportedModel, inspect_checkpoint, read_checkpoint
 from ubq.upstream.names import upstream_names
-
-SEISMIC = {"seismic_samples": 3, "receivers": 70}
-UNET = ("unet", "diffusion")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small models: more threads only wait for each other, badly so on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def sizes_for(variant: str, **changed: Any) -> ModelSizes:
-    return ModelSizes.from_dict(
-        {
-            "variant": variant,
-            "encoder_dim": 16,
-            "dim_mults": [1, 2, 2, 4] if variant == "paper" else [1, 2],
-            "diffusion_steps": 8,
-            "encoder_dims": [4, 8, 8, 16],
-            "velocity_latent": 24,
-            "velocity_dims": [4, 6, 8, 10, 12],
-            "seismic_latent": 40,
-            **SEISMIC,
-            **changed,
-        }
-    )
-
-
-def random_model(sizes: ModelSizes, seed: int = 0) -> UBDiff:
-    torch.manual_seed(seed)
-    model = UBDiff(sizes).eval()
-    for name, buffer in model.named_buffers():
-        if buffer.is_floating_point():
-            buffer.uniform_(0.5, 1.5) if name.endswith("var") else buffer.normal_()
-    return model
-
-
-def upstream_state(
-    sizes: ModelSizes, model: UBDiff, parts: tuple[str, ...] = (*PARTS, "diffusion")
-) -> dict[str, Tensor]:
-    """The model's tensors under upstream's names, twice where upstream has them twice."""
-    diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant)
-    tensors = model.state_dict() | {f"diffusion.{k}": v for k, v in diffusion.state_dict().items()}
-    names = upstream_names(sizes.variant, len(sizes.dim_mults), sizes.seismic_depth)
-    assert set(names) == set(tensors)
-    return OrderedDict(
-        (upstream, tensors[ours])
-        for ours, all_names in names.items()
-        if ours.split(".")[0] in parts
-        for upstream in all_names
-        if "diffusion" in parts or not upstream.startswith("diffusion.")
-    )
-
-
-def adam_state(model: UBDiff) -> dict[str, Any]:
-    unet = copy.deepcopy(model.unet)
-    optimizer = torch.optim.AdamW(unet.parameters())
-    unet(torch.randn(2, 1, 16), torch.tensor([0, 1])).sum().backward()
-    optimizer.step()
-    return optimizer.state_dict()
 
 
 @pytest.fixture(params=["paper", "fork"])
@@ -109,35 +52,6 @@ def assert_same_model(imported: ImportedModel, model: UBDiff) -> None:
         assert torch.equal(ours.unet(latent.unsqueeze(1), time), model.unet(latent.unsqueeze(1), time))
     for name, tensor in model.state_dict().items():
         assert torch.equal(imported.state[name], tensor), name
-
-
-def fork_diffusion(sizes: ModelSizes, raw: UBDiff, averaged: UBDiff) -> dict[str, Any]:
-    names = upstream_state(sizes, averaged, ("unet",))
-    return {
-        "step": 4000,
-        "model": upstream_state(sizes, raw),
-        "ema": {
-            "ema_model": {n.removeprefix("unet."): t for n, t in names.items()},
-            "step": torch.tensor(4000),
-            "initted": torch.tensor(True),
-        },
-    }
-
-
-def paper_diffusion(sizes: ModelSizes, raw: UBDiff, averaged: UBDiff) -> dict[str, Any]:
-    online, ema = upstream_state(sizes, raw), upstream_state(sizes, averaged)
-    return {
-        "step": 5000,
-        "model": online,
-        "opt": adam_state(raw),
-        "ema": OrderedDict(
-            [("initted", torch.tensor(True)), ("step", torch.tensor(5000))]
-            + [(f"online_model.{n}", t) for n, t in online.items()]
-            + [(f"ema_model.{n}", t) for n, t in ema.items()]
-        ),
-        "scaler": None,
-        "version": "1.9",
-    }
 
 
 def test_fork_diffusion_container(tmp_path: Path) -> None:
@@ -215,27 +129,15 @@ def test_bare_state_dicts(sizes: ModelSizes, tmp_path: Path, layout: str) -> Non
     assert_same_model(found, model)
 
 
-def encoder_decoder(sizes: ModelSizes, model: UBDiff) -> dict[str, Any]:
-    return {
-        "epoch": 12,
-        "step": 340,
-        "model": upstream_state(sizes, model, ("encoder", *DECODER_PARTS)),
-        "optimizer": adam_state(model),
-        "scheduler": {"base_lrs": [1e-4], "last_epoch": 12, "_last_lr": [1e-5]},
-        "best_ssim": np.float64(0.91),
-        "best_loss": float("inf"),
-    }
-
-
 def test_encoder_decoder_container_is_partial(sizes: ModelSizes, tmp_path: Path) -> None:
     model = random_model(sizes)
     path = tmp_path / "checkpoint_epoch_12.pth"
     torch.save(encoder_decoder(sizes, model), path)
     with pytest.raises(CheckpointError, match="lacks the U-Net"):
         read_checkpoint(path)
-    found = read_checkpoint(path, need=DECODER_PARTS)
+    found = read_checkpoint(path, need=DECODERS)
     assert found.container == f"{sizes.variant} encoder-decoder"
-    assert found.parts == ("encoder", *DECODER_PARTS)
+    assert found.parts == ("encoder", *DECODERS)
     assert not any(name.startswith("unet") for name in found.state)
     assert found.to_dict()["absent"] == ["unet"]
     assert found.sizes.velocity_dims == sizes.velocity_dims
@@ -247,7 +149,7 @@ def test_decoders_from_a_second_checkpoint(sizes: ModelSizes, tmp_path: Path) ->
     torch.save(encoder_decoder(sizes, second), tmp_path / "decoders.pth")
     found = read_checkpoint(tmp_path / "diffusion.pt", decoder_path=tmp_path / "decoders.pth")
     expected = UBDiff(sizes).eval()
-    taken = {n: t for n, t in second.state_dict().items() if n.split(".")[0] in DECODER_PARTS}
+    taken = {n: t for n, t in second.state_dict().items() if n.split(".")[0] in DECODERS}
     expected.load_state_dict(first.state_dict() | taken)
     assert_same_model(found, expected)
 
@@ -271,11 +173,6 @@ def test_decoders_of_another_variant_or_latent_are_refused(tmp_path: Path) -> No
         read_checkpoint(tmp_path / "paper.pt", decoder_path=tmp_path / "fork.pt")
     with pytest.raises(CheckpointError, match="latents of 16"):
         read_checkpoint(tmp_path / "paper.pt", decoder_path=tmp_path / "wide.pt")
-
-
-def saved(path: Path, state: dict[str, Tensor]) -> Path:
-    torch.save({"model": state}, path)
-    return path
 
 
 def test_every_missing_tensor_is_named(sizes: ModelSizes, tmp_path: Path) -> None:
@@ -338,7 +235,7 @@ def test_the_gathers_shape_can_be_given(tmp_path: Path) -> None:
 
 def test_variants_are_not_mixed(tmp_path: Path) -> None:
     paper, fork = sizes_for("paper"), sizes_for("fork")
-    mixed = upstream_state(paper, random_model(paper), UNET) | upstream_state(fork, random_model(fork), DECODER_PARTS)
+    mixed = upstream_state(paper, random_model(paper), UNET) | upstream_state(fork, random_model(fork), DECODERS)
     with pytest.raises(CheckpointError, match="mixes"):
         read_checkpoint(saved(tmp_path / "mixed.pt", mixed))
 

@@ -102,7 +102,18 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-app = typer.Typer(cls=LazyGroup, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
+def _spelled(name: str) -> str:
+    """An option as it is declared: the three-script workflow spells ``--train_data``."""
+    return name.replace("_", "-")
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"token_normalize_func": _spelled},
+)
 
 
 @app.callback()

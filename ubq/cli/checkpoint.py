@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ubq.errors import EXIT_USAGE
+from ubq.errors import EXIT_USAGE, UsageError
 from ubq.i18n import gettext as _
 
 if TYPE_CHECKING:
@@ -51,6 +51,27 @@ def inspect(
         _print(result)
     if result.problem:
         raise typer.Exit(EXIT_USAGE)
+
+
+@app.command()
+def weights(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint with other things beside weights.")],
+    output: Annotated[Path, typer.Option(help="New file for the weights alone.")],
+) -> None:
+    """Keep the weights of a checkpoint and nothing else; no code in it runs, and none of its classes is needed."""
+    if output.exists():
+        raise UsageError(_("{file} is there already").format(file=output), _("choose another name with --output"))
+    import torch
+
+    from ubq.durable import replacing
+    from ubq.upstream.container import bare_weights
+
+    found = bare_weights(file)
+    with replacing(output) as temporary:
+        torch.save(found, temporary)
+    entries = {n: len(v) for n, v in found.items() if isinstance(v, dict)}
+    shown = ", ".join(f"{name} ({count})" for name, count in entries.items())
+    typer.echo(_("wrote {file}; tensors: {entries}").format(file=output, entries=shown))
 
 
 def _print(result: ImportedModel) -> None:

@@ -80,7 +80,7 @@ def run(
         str | None,
         typer.Option(
             "--decoder-checkpoint",
-            help="final_qat_decoders.pt of another run, instead of training the decoders.",
+            help="Decoders to use instead: final_qat_decoders.pt of another run, or an upstream checkpoint.",
             rich_help_panel=_DATA,
         ),
     ] = None,

@@ -191,7 +191,7 @@ class PretrainedConfig(Table):
     weights: Literal["ema", "raw"] = "ema"
     """Which weights of the checkpoint to use where it holds both."""
     decoder_path: str = ""
-    """``final_qat_decoders.pt`` of another run, used instead of training the decoders; empty: train them."""
+    """Decoders to use instead: ``final_qat_decoders.pt`` of another run, as it is, or an upstream checkpoint."""
 
 
 class TrainingConfig(Table):

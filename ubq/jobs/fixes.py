@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ubq.i18n import gettext as _
+from ubq.stages.floatmodel import imported
 from ubq.stages.settings import TABLES, training_of
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ def out_of_memory(config: Config, stage: str, tried: int = 0) -> Fix:
     if now < training.batch_size and not (tried and 2 * tried >= training.batch_size):
         parts = min(2 * now, training.batch_size)
         return Fix(cause, _("compute the batch in smaller parts"), {f"{TABLES[stage]}.accumulate": parts})
+    if imported(config):  # its sizes are the checkpoint's
+        return Fix(cause, _("the smallest parts already: use a machine with more memory, or import a smaller model"))
     return Fix(cause, _("the smallest parts already: use a smaller preset, ubq presets list"))
 
 
@@ -132,6 +135,8 @@ def _loss_falling(config: Config, how: str) -> Fix:
 
 def _file_size(config: Config, how: str) -> Fix:
     cause = _("the U-Net is too large for the file limit")
+    if imported(config) and config.quant.diffusion:
+        return Fix(cause, _("its size is the checkpoint's: import a model of the base size, dim_mults 1, 2, 2, 2"))
     if list(config.model.dim_mults) == BASE_DIM_MULTS or not config.quant.diffusion:
         return _quantised_modules(config, how)
     return Fix(cause, _("train the base size"), {"model.dim_mults": BASE_DIM_MULTS})
@@ -156,9 +161,17 @@ def _int8_fidelity(config: Config, how: str) -> Fix:
     return Fix(_("quantisation-aware training was too short"), "", keys)
 
 
+def _more_diffusion(config: Config, cause: str) -> Fix:
+    """More training of the U-Net; of an imported one, only its quantisation-aware training can be longer."""
+    if imported(config):
+        action = _("give a checkpoint whose diffusion model was trained longer, or train it longer here")
+        return Fix(cause, action, _longer(config, "qat-diffusion"))
+    return Fix(cause, _("train the diffusion model longer"), _longer(config, "train-diffusion"))
+
+
 def _diversity(config: Config, how: str) -> Fix:
     cause = _("the sampler collapses to few maps: the diffusion model is trained too little, or diverged")
-    return Fix(cause, _("train the diffusion model longer"), _longer(config, "train-diffusion"))
+    return _more_diffusion(config, cause)
 
 
 def _beats_noise(config: Config, how: str) -> Fix:
@@ -168,8 +181,7 @@ def _beats_noise(config: Config, how: str) -> Fix:
     if config.export.solver != "ddpm" and steps < min(DEFAULT_FAST_STEPS, config.model.diffusion_steps):
         more = min(2 * steps, config.model.diffusion_steps)
         return Fix(_("too few sampling steps"), "", {"export.steps": more})
-    cause = _("the diffusion model is trained too little")
-    return Fix(cause, _("train the diffusion model longer"), _longer(config, "train-diffusion"))
+    return _more_diffusion(config, _("the diffusion model is trained too little"))
 
 
 def _physics(config: Config, how: str) -> Fix:

@@ -92,6 +92,19 @@ def is_qat(path: Path) -> bool:
     return isinstance(document, dict) and document.get("format") == FORMAT
 
 
+def sizes_and_parts(path: Path) -> tuple[ModelSizes, tuple[str, ...]]:
+    """Sizes of the model of a file that ``save_qat`` wrote, and the names of ``DEPLOYED`` that it holds.
+
+    Raises:
+        CheckpointError: not such a file.
+    """
+    document = _read(path)
+    try:
+        return ModelSizes.from_dict(document["sizes"]), tuple(document["parts"])
+    except (LookupError, TypeError, AttributeError) as error:
+        raise _not_ours(path) from error
+
+
 def load_qat(path: Path) -> QatCheckpoint:
     """Rebuild the generator of a file, memory-mapped.
 
@@ -99,16 +112,26 @@ def load_qat(path: Path) -> QatCheckpoint:
         CheckpointError: not such a file, one of a newer ubq, or its tensors do not fit its sizes.
     """
     document = _read(path)
-    recipe = Recipe(
-        sizes=ModelSizes.from_dict(document["sizes"]),
-        normalization=Normalization.from_dict(document["normalization"]),
-        quant=QuantConfig(**document["quant"]),
-        export=ExportConfig(**document["export"]),
+    try:
+        recipe = Recipe(
+            sizes=ModelSizes.from_dict(document["sizes"]),
+            normalization=Normalization.from_dict(document["normalization"]),
+            quant=QuantConfig(**document["quant"]),
+            export=ExportConfig(**document["export"]),
+        )
+        generator = skeleton(recipe)
+        parts = tuple(document["parts"])
+        _assign(generator, document["state"], parts, path)
+        return QatCheckpoint(generator, recipe, parts, document["metadata"])
+    # what values that no ubq has written lead to
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise _not_ours(path) from error
+
+
+def _not_ours(path: Path) -> CheckpointError:
+    return CheckpointError(
+        _("{path} is not a QAT checkpoint that ubq has written").format(path=path), _("run the QAT stage again")
     )
-    generator = skeleton(recipe)
-    parts = tuple(document["parts"])
-    _assign(generator, document["state"], parts, path)
-    return QatCheckpoint(generator, recipe, parts, document["metadata"])
 
 
 def load_parts(generator: Generator, path: Path) -> tuple[str, ...]:
@@ -156,9 +179,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             _("{path} is not a QAT checkpoint").format(path=path), _("give a file that a QAT stage wrote")
         )
-    if document["version"] > VERSION:
+    version = document.get("version")
+    if type(version) is not int:
+        raise _not_ours(path)
+    if version > VERSION:
         raise CheckpointError(
-            _("{path} was written by a newer ubq (format {version})").format(path=path, version=document["version"]),
+            _("{path} was written by a newer ubq (format {version})").format(path=path, version=version),
             _("upgrade ubq"),
         )
     return document

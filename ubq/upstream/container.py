@@ -1,33 +1,32 @@
-"""Checkpoint files of other code bases: read without running anything they hold, and find the weights inside.
+"""Where the weights stand in a checkpoint file of another code base, and what else the file says of itself.
 
-Layouts that are known: upstream's training files (``model`` with or without ``ema``), ``{state_dict: ...}``
-and a bare state dict.
+Layouts that are known: upstream's training files (``model`` with or without ``ema``), those of its QAT scripts
+(``model_state_dict``), ``{state_dict: ...}`` as Lightning writes it too, and a bare state dict.
 """
 
 from __future__ import annotations
 
-import pickle
-import re
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ubq.errors import CheckpointError
 from ubq.i18n import gettext as _
-from ubq.runtime.facts import is_torchscript
+from ubq.upstream.names import AVERAGED, canonical
+from ubq.upstream.reading import load, load_weights, readable
 
-_ZIP_MAGIC = b"PK\x03\x04"
-_PICKLE_MAGIC = b"\x80"
-_MODEL_ENTRIES = ("model", "state_dict", "model_state_dict")
-_WRAPPERS = ("module.", "_orig_mod.")
-_EMA_PREFIX = "ema_model."
-_UNET_FIRST = "init_conv.weight"
+_MODEL_ENTRIES = ("model", "state_dict", "model_state_dict", "model_state", "module", "net", "network", "weights")
+_EMA_ENTRIES = ("ema", "ema_model", "model_ema", "ema_state_dict", "ema_model_state_dict")
+_STEP_ENTRIES = ("step", "global_step", "iteration")
+_OF_DECODERS = ("best_ssim",)
+"""Entries of the fork's training of encoder and decoders, and of its fine-tuning of them."""
+_CONVERTED = "_packed_params"
+_COUNTERS = ("initted", "step", "n_averaged")
+"""Tensors that averages keep beside weights."""
 
 State = dict[str, Tensor]
 
@@ -44,6 +43,10 @@ class Container:
     wrapped: bool
     """The weights stand inside a training file, and not bare."""
     step: int | None
+    of_decoders: bool = False
+    """Written while encoder and decoders were trained: a U-Net beside them may never have been."""
+    fake_quantised: bool = False
+    """It holds the buffers of quantisation-aware training."""
     notes: tuple[str, ...] = ()
 
 
@@ -53,110 +56,169 @@ def read_container(path: Path) -> Container:
     Raises:
         CheckpointError: not a file, damaged, not a checkpoint, holds code, or holds no weights.
     """
-    loaded = _load(path)
+    loaded = load(path)
     if not isinstance(loaded, Mapping):
         raise CheckpointError(
             _("{path} holds a {kind}, not a model's weights").format(path=path, kind=type(loaded).__name__)
         )
     entry = next((e for e in _MODEL_ENTRIES if isinstance(loaded.get(e), Mapping)), None)
+    averages = next((loaded[e] for e in _EMA_ENTRIES if isinstance(loaded.get(e), Mapping)), None)
     if entry is not None:
-        model = _state(path, loaded[entry])
+        content = loaded[entry]
+        inner = next((content[e] for e in _MODEL_ENTRIES if isinstance(content.get(e), Mapping)), content)
+        tensors = _tensors(path, inner)
     elif any(isinstance(value, Tensor) for value in loaded.values()):
-        return Container(path, _state(path, loaded), {}, wrapped=False, step=None)
-    elif isinstance(loaded.get("ema"), Mapping):
-        model = {}
+        # a bare state dict may stand beside plain facts
+        tensors = _tensors(path, {n: v for n, v in loaded.items() if isinstance(v, Tensor)})
+    elif averages is not None:
+        tensors = {}
     else:
-        entries = ", ".join(map(str, list(loaded)[:8])) or _("none")
+        entries = ", ".join(readable(name) for name in list(loaded)[:8]) or _("none")
         raise CheckpointError(_("{path} holds no model; its entries: {entries}").format(path=path, entries=entries))
-    ema, notes = _averages(path, loaded.get("ema"))
-    return Container(path, model, ema, wrapped=entry != "state_dict", step=_whole(loaded.get("step")), notes=notes)
-
-
-def _load(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            head = file.read(4)
-    except OSError as error:
-        raise CheckpointError(
-            _("{path} cannot be read: {reason}").format(path=path, reason=error.strerror or error)
-        ) from None
-    zipped = head == _ZIP_MAGIC
-    if not zipped and head[:1] != _PICKLE_MAGIC:
-        raise CheckpointError(_("{path} is not a PyTorch checkpoint").format(path=path))
-    if zipped and is_torchscript(path):
-        raise CheckpointError(
-            _("{path} is a TorchScript file, not a checkpoint").format(path=path),
-            _("give the training checkpoint that it was exported from"),
-        )
-    try:
-        # torch warns about pickle protocols it then refuses
-        with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings(action="ignore"):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        if found := re.search(r"GLOBAL (\S+)", str(error)):
-            raise CheckpointError(
-                _("{path} holds code or objects beside weights ({name}), which ubq refuses to run").format(
-                    path=path, name=found[1]
-                ),
-                _("if you trust it, save its weights alone: torch.save({'model': model.state_dict()}, FILE)"),
-            ) from None
-        raise _damaged(path) from None
-    # a damaged file fails in any way that a pickle or a zip archive can
-    except Exception:
-        raise _damaged(path) from None
-
-
-def _damaged(path: Path) -> CheckpointError:
-    return CheckpointError(
-        _("{path} is truncated, damaged or not a PyTorch checkpoint").format(path=path),
-        _("copy or download it again"),
+    model, ema, observed = _named(tensors)
+    notes: tuple[str, ...] = ()
+    if averages is not None:
+        kept, notes = _averages(path, averages)
+        ema |= kept
+    step = next((loaded[e] for e in _STEP_ENTRIES if e in loaded), None)
+    return Container(
+        path,
+        model,
+        ema,
+        wrapped=entry not in (None, "state_dict"),
+        step=_whole(step),
+        of_decoders=any(e in loaded for e in _OF_DECODERS),
+        fake_quantised=observed,
+        notes=notes,
     )
 
 
-def _numpy_scalars() -> list[Any]:
-    """What a pickled numpy number (a best score, say) is made of; under numpy 1's and 2's module names."""
-    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
-    kinds = (np.float64, np.float32, np.float16, np.int64, np.int32, np.bool_)
-    return [
-        (scalar, "numpy.core.multiarray.scalar"),
-        (scalar, "numpy._core.multiarray.scalar"),
-        np.dtype,
-        *(type(np.dtype(kind)) for kind in kinds),
-    ]
+def bare_weights(path: Path) -> dict[str, Any]:
+    """The tensors of a file whose other content ``read_container`` refuses, laid out as it reads them.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds no tensors by name.
+    """
+    loaded = load_weights(path)
+    found: dict[str, Any] = {}
+    if isinstance(loaded, Mapping):
+        for entry in (*_MODEL_ENTRIES, *_EMA_ENTRIES):
+            if entry in loaded and (state := _plain(loaded[entry])):
+                found[entry] = state
+        if not found and (state := _plain(loaded)):
+            found["model"] = state
+        step = _whole(next((loaded[e] for e in _STEP_ENTRIES if e in loaded), None))
+        if found and step is not None:
+            found["step"] = step
+        if found and "best_ssim" in loaded:
+            found["best_ssim"] = None
+    if not found:
+        raise CheckpointError(_("{path} holds no tensors by name").format(path=path))
+    return found
 
 
-def _state(path: Path, entries: Mapping[Any, Any]) -> State:
-    """Tensors by name, without the prefixes of DataParallel and torch.compile; a bare U-Net gets its own."""
+def _plain(value: Any) -> dict[str, Any]:
+    """The tensors of a state dict, of one in one, or of a pickled module, by name."""
+    if not isinstance(value, Mapping):
+        return {}
+    tensors = {str(n): t for n, t in value.items() if isinstance(t, Tensor)}
+    if not tensors:
+        tensors = dict(_module_tensors(value))
+    if tensors:
+        return tensors
+    nested = {str(n): _plain(v) for n, v in value.items() if str(n) in (*_MODEL_ENTRIES, *_EMA_ENTRIES)}
+    return {n: v for n, v in nested.items() if v}
+
+
+def _module_tensors(module: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers of a pickled module, whose class is stood in for by a dictionary."""
+    facts = getattr(module, "__dict__", {})
+    for kind in ("_parameters", "_buffers"):
+        entries = facts.get(kind)
+        for name, tensor in entries.items() if isinstance(entries, Mapping) else ():
+            if isinstance(tensor, Tensor):
+                yield f"{prefix}{name}", tensor
+    below = facts.get("_modules")
+    for name, child in below.items() if isinstance(below, Mapping) and depth < 50 else ():
+        yield from _module_tensors(child, f"{prefix}{name}.", depth + 1)
+
+
+def _tensors(path: Path, entries: Mapping[Any, Any]) -> State:
+    """The tensors of a state dict, each one with its values in the file.
+
+    Raises:
+        CheckpointError: an entry is no tensor of plain numbers.
+    """
     for name, value in entries.items():
+        if str(name).endswith(_CONVERTED) or (isinstance(value, Tensor) and value.is_quantized):
+            raise CheckpointError(
+                _("{path} holds int8 weights as PyTorch converts them, and no longer those they were made from").format(
+                    path=path
+                ),
+                _("give the checkpoint from before the conversion, as final_qat_model.pt, or the float one"),
+            )
         if not isinstance(value, Tensor):
             raise CheckpointError(
-                _("{path}: {name} is a {kind}, not a tensor").format(path=path, name=name, kind=type(value).__name__)
+                _("{path}: {name} is a {kind}, not a tensor").format(
+                    path=path, name=readable(name), kind=type(value).__name__
+                )
             )
-    state = {str(name): value.detach() for name, value in entries.items()}
-    for wrapper in _WRAPPERS:
-        if state and all(name.startswith(wrapper) for name in state):
-            state = {name.removeprefix(wrapper): value for name, value in state.items()}
-    if _UNET_FIRST in state:
-        state = {f"unet.{name}": value for name, value in state.items()}
-    return state
+        if value.layout != torch.strided or value.device.type != "cpu" or value.is_nested or not _stored(value):
+            raise CheckpointError(
+                _("{path}: {name} is not a plain tensor with its values in the file").format(
+                    path=path, name=readable(name)
+                )
+            )
+    return {str(name): value.detach() for name, value in entries.items()}
 
 
-def _averages(path: Path, ema: Any) -> tuple[State, tuple[str, ...]]:
+def _stored(tensor: Tensor) -> bool:
+    """Whether a tensor has a value in the file for each of its elements; a few bytes can pose as terabytes."""
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def _named(tensors: State) -> tuple[State, State, bool]:
+    """Weights and averages under upstream's own names, and whether buffers of fake quantisation were among them."""
+    model: State = {}
+    ema: State = {}
+    observed = False
+    for name, tensor in tensors.items():
+        found = canonical(name)
+        if found is None:
+            observed = True
+        elif found in _COUNTERS:
+            continue
+        elif found.startswith(AVERAGED):
+            ema[found.removeprefix(AVERAGED)] = tensor
+        else:
+            model[found] = tensor
+    return model, ema, observed
+
+
+def _averages(path: Path, ema: Mapping[Any, Any]) -> tuple[State, tuple[str, ...]]:
     """The averaged weights of either upstream layout."""
-    if not isinstance(ema, Mapping):
-        return {}, ()
-    nested = ema.get("ema_model")
-    if isinstance(nested, Mapping):
-        averages = dict(nested)
-    else:
-        averages = {n.removeprefix(_EMA_PREFIX): v for n, v in ema.items() if str(n).startswith(_EMA_PREFIX)}
-    if averages and not bool(ema.get("initted", True)):
+    nested = next((ema[e] for e in ("ema_model", "shadow", *_MODEL_ENTRIES) if isinstance(ema.get(e), Mapping)), None)
+    if nested is None:
+        nested = {n: v for n, v in ema.items() if isinstance(v, Tensor)}
+    model, averaged, _observed = _named(_tensors(path, nested))
+    if not averaged:  # names that say of what they are the average only by where they stand
+        averaged = model
+    if averaged and _never_updated(ema.get("initted")):
         # ema-pytorch leaves the averages at the weights of the start until its first update
         return {}, (_("the averaged weights were never updated; the raw ones are used"),)
-    return _state(path, averages), ()
+    return averaged, ()
+
+
+def _never_updated(initted: Any) -> bool:
+    if isinstance(initted, Tensor):
+        return initted.numel() == 1 and not bool(initted)
+    return initted is not None and not initted
 
 
 def _whole(value: Any) -> int | None:
-    if isinstance(value, Tensor) and value.numel() == 1:
+    """A count that a file names, where it is one."""
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
         value = value.item()
-    return int(value) if isinstance(value, int | float | np.integer) else None
+    # comparisons are false of what is no number
+    whole = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**63
+    return int(value) if whole else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from ubq.model.diffusion import Variant
 from ubq.model.parts import DECODERS, PARTS
 from ubq.upstream.container import Container, State, read_container
 from ubq.upstream.names import MAX_DEPTH, MAX_LEVELS, our_name, upstream_names
+from ubq.upstream.reading import readable
 
 Weights = Literal["ema", "raw"]
 
@@ -58,6 +60,10 @@ class ImportedModel:
     """Ranges that this code base trains with (key of ``data.normalization``)."""
     step: int | None = None
     """Training step that the file names."""
+    of_decoders: bool = False
+    """Written while encoder and decoders were trained: a U-Net beside them may never have been."""
+    fake_quantised: bool = False
+    """It is a checkpoint of quantisation-aware training."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -103,6 +109,20 @@ class ImportedModel:
         }
 
 
+class NotFiniteError(CheckpointError):
+    """Weights that are not finite.
+
+    Args:
+        message: which of them.
+        fix: what to do.
+        sound: the set of weights that can be used instead; empty: none.
+    """
+
+    def __init__(self, message: str, fix: str, sound: Weights | Literal[""]) -> None:
+        super().__init__(message, fix)
+        self.sound = sound
+
+
 def read_checkpoint(
     path: Path,
     weights: Weights = "ema",
@@ -122,13 +142,15 @@ def read_checkpoint(
 
     Raises:
         CheckpointError: the file is unreadable, holds code, lacks a needed part, has missing, left-over
-            or misshapen tensors, unequal duplicates, or another noise schedule than the cosine one.
+            or misshapen tensors, unequal duplicates, values that are not finite, or another noise schedule than the
+            cosine one.
     """
     imported = _survey_both(path, decoder_path, weights, sizes or {}, compare=True)
     if imported.problem:
-        raise CheckpointError(
-            imported.problem, _("list them all with: ubq checkpoint inspect {path}").format(path=path)
-        )
+        fix = _("list them all with: {command}").format(command=shlex.join(["ubq", "checkpoint", "inspect", str(path)]))
+        if imported.fake_quantised and imported.missing:
+            fix = _("its layers were fused for quantisation; give the float checkpoint that it was made from")
+        raise CheckpointError(imported.problem, fix)
     require(imported, need)
     return imported
 
@@ -180,14 +202,17 @@ def _survey_both(
 
 def _survey(path: Path, weights: Weights, overrides: Mapping[str, Any], compare: bool) -> ImportedModel:
     container = read_container(path)
-    tensors, left_over = _rename(container, container.model, compare)
+    raw, left_over = _rename(container, container.model, compare)
     averaged, left_over_ema = _rename(container, container.ema, compare)
-    use_ema = bool(averaged) and (weights == "ema" or not tensors)
+    use_ema = bool(averaged) and (weights == "ema" or not raw)
     notes = list(container.notes)
-    if weights == "ema" and not averaged and not notes and "unet" in {part_of(name) for name in tensors}:
+    if weights == "ema" and not averaged and not notes and "unet" in {part_of(name) for name in raw}:
         notes.append(_("no averaged weights in the file; the raw ones are used"))
+    if container.fake_quantised:
+        notes.append(_("a checkpoint of quantisation-aware training: its weights are used, its ranges are not"))
+    tensors = dict(raw)
     if use_ema:
-        _refuse_partial_averages(path, tensors, averaged)
+        _refuse_partial_averages(path, raw, averaged)
         tensors |= averaged
         left_over += left_over_ema
     if not any(part_of(name) in PARTS for name in tensors):
@@ -208,32 +233,92 @@ def _survey(path: Path, weights: Weights, overrides: Mapping[str, Any], compare:
                 missing.append(upstream[name][0])
                 continue
             tensor = tensors.pop(name)
-            if tensor.shape != expected.shape:
-                raise CheckpointError(
-                    _("{path}: {name} has shape {got}, not {wanted}").format(
-                        path=path, name=upstream[name][0], got=_shape(tensor), wanted=_shape(expected)
-                    )
-                )
-            state[name] = tensor.float() if expected.is_floating_point() else tensor
+            _check_kind(path, upstream[name][0], tensor, expected)
+            # a file that is only looked at stays mapped
+            state[name] = tensor.to(expected.dtype) if compare else tensor
     _check_schedule(path, sizes, tensors)
+    if compare:
+        _refuse_not_finite(path, state, averaged if use_ema else raw, raw if use_ema else averaged, use_ema)
     # known names that this variant or these sizes have no place for
     left_over += [name for name in tensors if not name.startswith(_SCHEDULE)]
-    trains = "diffusion" if "unet" in parts else "encoder-decoder"
     return ImportedModel(
         path=path,
-        container=f"{variant} {trains}" if container.wrapped else f"bare {variant}",
+        container=_described(container, variant, parts),
         variant=variant,
         sizes=sizes,
         weights_used="ema" if use_ema else "raw",
         state=state,
         parts=parts,
         missing=tuple(missing),
-        left_over=tuple(left_over),
+        left_over=tuple(map(readable, left_over)),
         parameters_per_part=counts,
         suggested_normalization="fork" if variant == "fork" else "openfwi",
         step=container.step,
+        of_decoders=container.of_decoders,
+        fake_quantised=container.fake_quantised,
         notes=tuple(notes),
     )
+
+
+def _described(container: Container, variant: Variant, parts: Collection[str]) -> str:
+    if container.fake_quantised:
+        return f"{variant} QAT"
+    if not container.wrapped:
+        return f"bare {variant}"
+    if "unet" not in parts:
+        return f"{variant} encoder-decoder"
+    return f"{variant} fine-tune" if container.of_decoders else f"{variant} diffusion"
+
+
+def _check_kind(path: Path, name: str, tensor: Tensor, expected: Tensor) -> None:
+    """Refuse a tensor of another shape or another kind of numbers than the model's."""
+    if tensor.shape != expected.shape:
+        raise CheckpointError(
+            _("{path}: {name} has shape {got}, not {wanted}").format(
+                path=path, name=name, got=_shape(tensor), wanted=_shape(expected)
+            )
+        )
+    if tensor.is_complex() or (expected.is_floating_point() and not tensor.is_floating_point()):
+        raise CheckpointError(
+            _("{path}: {name} holds {kind} numbers, not weights").format(
+                path=path, name=name, kind=str(tensor.dtype).removeprefix("torch.")
+            )
+        )
+
+
+def _refuse_not_finite(path: Path, used: State, chosen: State, other: State, averaged: bool) -> None:
+    """Refuse weights that are infinite or no numbers.
+
+    Args:
+        path: of the file.
+        used: weights that would be imported.
+        chosen, other: the set of weights that was asked for, and the file's other one, which may be empty.
+        averaged: the set that was asked for is that of the averages.
+    """
+    bad = [name for name, tensor in used.items() if not _finite(tensor)]
+    if not bad:
+        return
+    sound = all(name in chosen and name in other and _finite(other[name]) for name in bad)
+    what = _("{path}: averaged weights are not finite: {names}") if averaged and bad[0] in chosen else ""
+    what = what or _("{path}: weights are not finite: {names}")
+    instead: Weights = "raw" if averaged else "ema"
+    raise NotFiniteError(
+        what.format(path=path, names=_some(tuple(bad))),
+        _(
+            "the other set in the file is sound: --set pretrained.weights={weights} (ubq export: --weights {weights})"
+        ).format(weights=instead)
+        if sound
+        else _("training had diverged when it was written: give an earlier checkpoint"),
+        instead if sound else "",
+    )
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether every value is; takes no memory of the tensor's size."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    least, most = torch.aminmax(tensor)
+    return bool(least.isfinite() & most.isfinite())
 
 
 def _refuse_partial_averages(path: Path, raw: State, averaged: State) -> None:
@@ -243,7 +328,7 @@ def _refuse_partial_averages(path: Path, raw: State, averaged: State) -> None:
         if part_of(name) in covered and name not in averaged and not name.startswith(_SCHEDULE):
             raise CheckpointError(
                 _("{path}: its averaged weights lack {name}").format(path=path, name=name),
-                _("pretrained.weights=raw uses the weights as last trained"),
+                _("the weights as last trained: --set pretrained.weights=raw"),
             )
 
 
@@ -258,6 +343,8 @@ def _rename(container: Container, state: State, compare: bool) -> tuple[State, l
     left_over: list[str] = []
     for upstream, tensor in state.items():
         name = our_name(upstream)
+        if name and name.startswith("unet.") and tensor.dim() == 4 and tensor.shape[2] == 1:
+            tensor = tensor.squeeze(2)  # the fork's Conv1d, rewritten as Conv2d
         if name is None:
             left_over.append(upstream)
         elif name not in ours:
@@ -272,9 +359,31 @@ def _rename(container: Container, state: State, compare: bool) -> tuple[State, l
 
 
 def _same(a: Tensor, b: Tensor, compare: bool) -> bool:
-    if a.shape != b.shape or a.dtype != b.dtype:
+    if a.shape != b.shape:
         return False
-    return a.data_ptr() == b.data_ptr() or not compare or torch.equal(a, b)
+    if a.dtype == b.dtype:
+        # NaN is unequal to itself: what is not finite is refused where the weights are read
+        return a.data_ptr() == b.data_ptr() or not compare or torch.equal(a, b) or bool(torch.isnan(a).any())
+    if not (a.is_floating_point() and b.is_floating_point()):
+        return False
+    coarse = min((a.dtype, b.dtype), key=lambda dtype: torch.finfo(dtype).bits)
+    return not compare or torch.equal(a.to(coarse), b.to(coarse))
+
+
+def agrees(tensor: Tensor, expected: Tensor) -> bool:
+    """Whether numbers from a file are those expected, to the precision that the file keeps.
+
+    That is the coarsest type that holds each of them: a file may have been half precision once and be float32 now.
+    """
+    if tensor.shape != expected.shape:
+        return False
+    kinds = (torch.bfloat16, torch.float16, torch.float32)
+    exact = tensor.float()
+    kind = next((k for k in kinds if torch.equal(exact.to(k).float(), exact)), torch.float32)
+    limits = torch.finfo(kind)
+    close = torch.isclose(exact, expected, rtol=max(1e-3, 2 * limits.eps), atol=max(1e-6, limits.smallest_normal))
+    # what is beyond the range of the type became infinite
+    return bool((close | (exact.isinf() & (expected.abs() > limits.max))).all())
 
 
 def _variant(container: Container) -> Variant:
@@ -380,7 +489,7 @@ def _objective(tensors: State) -> Objective:
     if weight is not None and weight.dim() == 1:
         for objective in objectives:
             ours = GaussianDiffusion(len(weight), objective).loss_weight
-            if torch.allclose(weight.float(), ours, rtol=1e-3, atol=1e-6):
+            if agrees(weight, ours):
                 return objective
     return "v"
 
@@ -391,7 +500,7 @@ def _check_schedule(path: Path, sizes: ModelSizes, tensors: State) -> None:
         tensor = tensors.get(f"{_SCHEDULE}{name}")
         if tensor is None:
             continue
-        if tensor.shape != expected.shape or not torch.allclose(tensor.float(), expected, rtol=1e-3, atol=1e-6):
+        if not agrees(tensor, expected):
             raise CheckpointError(
                 _("{path}: {name} is not that of the cosine schedule of {steps} steps").format(
                     path=path, name=f"{_SCHEDULE}{name}", steps=sizes.diffusion_steps
@@ -411,7 +520,7 @@ def _empty_part(path: Path, sizes: ModelSizes, part: str) -> nn.Module:
         ) from None
 
 
-_DECODER_SIZES = (
+DECODER_SIZES = (
     "velocity_latent",
     "velocity_dims",
     "seismic_latent",
@@ -441,7 +550,7 @@ def _with_decoders(imported: ImportedModel, decoders: ImportedModel) -> Imported
     taken = [p for p in decoders.parts if p in DECODERS or p not in imported.parts]
     replaced = {n: t for n, t in decoders.state.items() if part_of(n) in taken}
     kept = {n: t for n, t in imported.state.items() if part_of(n) not in taken}
-    sizes = {key: getattr(decoders.sizes, key) for key in _DECODER_SIZES}
+    sizes = {key: getattr(decoders.sizes, key) for key in DECODER_SIZES}
     if "encoder" in taken:
         sizes["encoder_dims"] = decoders.sizes.encoder_dims
     parts = tuple(p for p in PARTS if p in taken or p in imported.parts)
@@ -449,6 +558,7 @@ def _with_decoders(imported: ImportedModel, decoders: ImportedModel) -> Imported
     return dataclasses.replace(
         imported,
         sizes=dataclasses.replace(imported.sizes, **sizes),
+        fake_quantised=imported.fake_quantised or decoders.fake_quantised,
         state={**kept, **replaced},
         parts=parts,
         missing=imported.missing + decoders.missing,

@@ -24,6 +24,20 @@ _ENCODER_BLOCKS = 15
 _ENCODER_FIRST_STAGE = 10
 _VELOCITY_BLOCKS = 10
 
+AVERAGED = "ema_model."
+"""What leads the canonical name of an averaged weight that stands beside the raw ones."""
+_WRAPPERS = frozenset(
+    ("module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "conv2d")
+)
+"""Modules around a module that add nothing to it: of parallel and compiled training, and the fork's Conv1d as Conv2d.
+No tensor of UB-Diff has one of them in its own name."""
+_OBSERVERS = ("activation_post_process", "weight_fake_quant", "bias_fake_quant", "fake_quant", "observer")
+_BARE_DECODERS = ("velocity_projector.", "velocity_decoder.", "seismic_projector.", "seismic_decoder.")
+_MOST_ROOTS = 4
+"""Attributes of a trainer that may lead to the model, as ``model.`` of a Lightning module."""
+_ROOTS = frozenset(("model", "net", "network", "denoiser"))
+"""Those of them that may lead to a U-Net alone."""
+
 Pair = tuple[str, str]
 """(our name, upstream's name)."""
 
@@ -40,6 +54,42 @@ def upstream_names(variant: Variant, levels: int, depth: int) -> dict[str, tuple
 def our_name(upstream: str) -> str | None:
     """Our name of an upstream tensor; None for a tensor that no version of UB-Diff has."""
     return _our_names().get(upstream)
+
+
+def canonical(name: str) -> str | None:
+    """Upstream's own name of a tensor, without what wrapped the model while it was trained.
+
+    Wrappers may stand anywhere in a name, in any order. A name that no version of UB-Diff has is returned without
+    them; None stands for a buffer of fake quantisation.
+    """
+    parts = name.split(".")
+    if any(part.startswith(_OBSERVERS) for part in parts):
+        return None
+    parts = [part for part in parts if part not in _WRAPPERS]
+    averaged = bool(parts) and f"{parts[0]}." == AVERAGED
+    if averaged or parts[:1] == ["online_model"]:
+        parts = parts[1:]
+    own = None
+    for skip in range(min(_MOST_ROOTS, len(parts))):
+        if own := _own(".".join(parts[skip:]), alone=set(parts[:skip]) <= _ROOTS):
+            break
+    return (AVERAGED if averaged else "") + (own or ".".join(parts))
+
+
+def _own(name: str, alone: bool) -> str | None:
+    """Upstream's name of a tensor whose name may lack that of its part, or be that of a fused convolution.
+
+    Args:
+        name: without wrappers.
+        alone: it may be that of a U-Net alone, whose names say little.
+    """
+    whole = name.replace(".layers.0.bn.", ".layers.1.")
+    candidates = [name, whole]
+    if whole.startswith(_BARE_DECODERS):
+        candidates.append(f"dual_decoder.{whole}")
+    if alone:
+        candidates.append(f"unet.{name}")
+    return next((n for n in candidates if n in _our_names()), None)
 
 
 @cache

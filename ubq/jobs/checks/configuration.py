@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ubq.config.schema import Config
     from ubq.data.pairs import Split
     from ubq.stages.base import Stage
+    from ubq.upstream.importer import ImportedModel
 
 
 def parameters(config: Config) -> Iterator[Check]:
@@ -109,24 +111,7 @@ def data_files(config: Config) -> tuple[Check, Split | None]:
 
 
 def checkpoint(config: Config) -> Iterator[Check]:
-    """The checkpoint to import, where one is named."""
-    for key, name in (
-        ("pretrained.path", config.pretrained.path),
-        ("pretrained.decoder_path", config.pretrained.decoder_path),
-    ):
-        if not name:
-            continue
-        path = Path(name).expanduser()
-        if not path.is_file():
-            yield Check(
-                id=f"checkpoint.{key.rpartition('.')[2]}",
-                status="failed",
-                figure=_("{path} does not exist").format(path=path),
-                why=_("the model is read from it"),
-                fix=f"--set {key}=FILE",
-            )
-        elif key == "pretrained.path":
-            yield from _importable(config, path)
+    """The checkpoint to import, where one is named: read whole, so that no stage meets it later."""
     if not config.pretrained.path:
         yield Check(
             id="checkpoint.path",
@@ -134,40 +119,75 @@ def checkpoint(config: Config) -> Iterator[Check]:
             figure=_("none given: the model is pretrained"),
             why=_("pretraining takes longest"),
         )
+    missing = False
+    for key in ("path", "decoder_path"):
+        name = getattr(config.pretrained, key)
+        if name and not Path(name).is_file():
+            missing = True
+            yield Check(
+                id=f"checkpoint.{key}",
+                status="failed",
+                figure=_("{path} does not exist").format(path=name),
+                why=_("the model is read from it"),
+                fix=f"--set pretrained.{key}=FILE",
+            )
+    if missing or not (config.pretrained.path or config.pretrained.decoder_path):
+        return
+    from ubq.stages.importing import decoders_problem
+
+    found = None
+    if config.pretrained.path:
+        found = yield from _importable(config)
+        if found is None:
+            return
+    if problem := decoders_problem(config, found):
+        yield Check(
+            id="checkpoint.decoder_path",
+            status="failed",
+            figure=problem,
+            why=_("they replace the training of the decoders"),
+            fix=_("give a final_qat_decoders.pt of the same model: --set pretrained.decoder_path=FILE"),
+        )
 
 
-def _importable(config: Config, path: Path) -> Iterator[Check]:
-    """What is in the checkpoint, and whether the ranges are those it was trained with."""
-    from ubq.upstream.importer import inspect_checkpoint
+def _importable(config: Config) -> Generator[Check, None, ImportedModel | None]:
+    """What is in the checkpoint, whether it was trained, and whether the ranges are those it was trained with."""
+    from ubq.stages.importing import find_the_diffusion_checkpoint, nothing_learned, read_pretrained
+    from ubq.upstream.importer import NotFiniteError
 
     why = _("the model is read from it, and nothing is loaded with holes")
-    decoders = config.pretrained.decoder_path
-    fix = f"ubq checkpoint inspect {path}"
     try:
-        found = inspect_checkpoint(path, config.pretrained.weights)
+        found = read_pretrained(config)
     except UbqError as error:
-        yield Check(id="checkpoint.path", status="failed", figure=error.message, why=why, fix=error.fix or fix)
-        return
-    if found.problem:
-        yield Check(id="checkpoint.path", status="failed", figure=found.problem, why=why, fix=fix)
-        return
-    described = found.to_dict()
-    absent = [part for part in described["absent"] if not (decoders and "decoder" in part)]
-    figure = _("{container}, {variant}, {total:.1f} M parameters, {weights} weights").format(
-        container=found.container,
-        variant=found.variant,
-        total=described["parameters"]["total"] / 1e6,
-        weights=found.weights_used,
-    )
-    if absent:
-        figure += "; " + _("without {parts}").format(parts=", ".join(absent))
+        sound = error.sound if isinstance(error, NotFiniteError) else ""
+        yield Check(
+            id="checkpoint.path",
+            status="failed",
+            figure=error.message,
+            why=why,
+            fix=error.fix or shlex.join(["ubq", "checkpoint", "inspect", config.pretrained.path]),
+            apply={"pretrained.weights": sound} if sound else {},
+        )
+        return None
     yield Check(
         id="checkpoint.path",
-        status="failed" if "unet" in absent else "warning" if absent else "ok",
-        figure=figure,
+        status="ok",
+        figure=_("{container}, {variant}, {total:.1f} M parameters, {weights} weights").format(
+            container=found.container,
+            variant=found.variant,
+            total=sum(found.parameters_per_part.values()) / 1e6,
+            weights=found.weights_used,
+        ),
         why=why,
-        fix=fix if absent else "",
     )
+    if doubt := nothing_learned(config, found):
+        yield Check(
+            id="checkpoint.trained",
+            status="failed" if found.of_decoders else "warning",
+            figure=doubt,
+            why=_("quantisation-aware training keeps what a model has learned, and teaches it little"),
+            fix=find_the_diffusion_checkpoint(),
+        )
     wanted = found.suggested_normalization
     fits = config.data.normalization in ("auto", wanted) or not isinstance(config.data.normalization, str)
     yield Check(
@@ -180,6 +200,7 @@ def _importable(config: Config, path: Path) -> Iterator[Check]:
         fix="" if fits else f"--set data.normalization={wanted}",
         apply={} if fits else {"data.normalization": wanted},
     )
+    return found
 
 
 def check_inputs(config: Config, todo: Sequence[Stage]) -> list[Check]:

@@ -64,7 +64,7 @@ def machine_for(config: Config, run: Path | None) -> Iterator[Check]:
     state = read_state(paths.state)
     done = {s.name for s in state.stages if s.state == COMPLETED} if state else set()
     todo = [stage for stage in PIPELINE if stage.applies(config) and stage.name not in done]
-    checks = check_run(config, paths, todo)
+    checks = check_run(config, paths, todo, contents=False)  # the checkpoint has its own line
     if any(check.id == "memory" for check in checks):
         yield from _memory_of_stages(config, run, {stage.name for stage in todo})
     for check in checks:

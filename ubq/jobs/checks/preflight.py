@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ubq.jobs.checks.check import Check
-from ubq.jobs.checks.configuration import check_inputs, check_synthesis
+from ubq.jobs.checks.configuration import check_inputs, check_synthesis, checkpoint
 from ubq.jobs.checks.machine import check_device, check_disk, check_memory
 
 if TYPE_CHECKING:
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from ubq.stages.paths import RunPaths
 
 
-def check_run(config: Config, paths: RunPaths, todo: Sequence[Stage]) -> list[Check]:
+def check_run(config: Config, paths: RunPaths, todo: Sequence[Stage], *, contents: bool = True) -> list[Check]:
     """All checks for the stages that are to run; the cheap ones first, and alone where one of them fails.
 
     Args:
         paths: the run; its folder need not exist yet.
         todo: the stages that are not up to date; an empty list needs nothing.
+        contents: read the checkpoints that are to be imported too.
     """
     if not todo:
         return []
@@ -32,6 +33,9 @@ def check_run(config: Config, paths: RunPaths, todo: Sequence[Stage]) -> list[Ch
     checks = [*check_inputs(config, todo), *check_synthesis(config, names)]
     if any("device" in stage.reads for stage in todo):
         checks.append(check_device(config.device, paths))
+    reads = bool({"import", "qat-decoders"} & set(names)) and (config.pretrained.path or config.pretrained.decoder_path)
+    if contents and reads and not any(check.failed for check in checks):
+        checks += checkpoint(config)
     if any(check.failed for check in checks):
         return checks
     memory: Mapping[str, StageMemory] = {}
