@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 
 def sync_folder(folder: Path) -> None:
@@ -88,6 +89,18 @@ def plain(value: object) -> object:
     return plain(item()) if callable(item) else str(value)
 
 
+def parse_json(data: str | bytes) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError: it is none; also where it is nested more deeply than any file of ubq, or not UTF-8.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def dump_json(value: object, indent: int | None = None) -> bytes:
     """JSON in UTF-8, with :func:`plain` applied."""
     return (json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=indent) + "\n").encode()
@@ -155,7 +168,7 @@ def read_rows(path: Path) -> Iterator[dict[str, object]]:
         return
     for line in data.split(b"\n"):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):

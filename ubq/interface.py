@@ -39,7 +39,7 @@ def read_interface(file: Path | None = None) -> Interface:
         raw = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Interface()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # nested too deeply
         return Interface(problem=f"{file}: {error}")
     keys = raw.pop("keys", {})
     unknown = sorted(set(raw) - {"language", "theme"})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import multiprocessing
 import os
 import shutil
@@ -32,7 +31,7 @@ from ubq.data.array_file import ArrayFile, open_array
 from ubq.data.families import SEISMIC_SHAPE
 from ubq.data.files import data_files
 from ubq.data.plausible import check_velocity
-from ubq.durable import dump_json, write_atomic
+from ubq.durable import dump_json, parse_json, write_atomic
 from ubq.errors import DataError, HeldError, PreflightError, StageError, UsageError
 from ubq.i18n import gettext as _
 
@@ -189,7 +188,7 @@ class _Job:
 
 def _manifest(folder: Path) -> dict[str, str]:
     try:
-        content = json.loads((folder / MANIFEST).read_bytes())
+        content = parse_json((folder / MANIFEST).read_bytes())
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from scipy.ndimage import gaussian_filter
 
 from ubq.config.schema import Family
 from ubq.data.families import FAMILIES, SAMPLES_PER_FILE, VELOCITY_RANGE, VELOCITY_SHAPE, parse_name
-from ubq.durable import dump_json, write_atomic
+from ubq.durable import dump_json, parse_json, write_atomic
 from ubq.errors import DataError, UsageError
 from ubq.i18n import gettext as _
 
@@ -224,7 +223,7 @@ def write_synthetic(
     wanted = asdict(SyntheticSet(family, seed, train, val))
     manifest = out / MANIFEST
     try:
-        written = json.loads(manifest.read_bytes()) if manifest.exists() else None
+        written = parse_json(manifest.read_bytes()) if manifest.exists() else None
         if written is None and out.is_dir() and any(out.iterdir()):
             raise DataError(_("{folder} is not empty").format(folder=out), _("choose another folder"))
         if written not in (None, wanted):
@@ -244,7 +243,7 @@ def write_synthetic(
                 write_atomic(file.path, content.getvalue())
             done += file.samples
             report(done, train + val)
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise DataError(
             _("cannot write {folder}: {why}").format(folder=out, why=why), _("choose another folder")

@@ -6,16 +6,15 @@ Light: imports neither torch nor numpy.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ubq.durable import dump_json, write_atomic
+from ubq.durable import dump_json, parse_json, write_atomic
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
-from ubq.runtime.facts import FORMAT_VERSION, Facts
+from ubq.runtime.facts import FORMAT_VERSION, Facts, check_facts, is_file_name
 
 MANIFEST = "manifest.json"
 
@@ -42,17 +41,32 @@ def read_manifest(path: Path) -> dict[str, Any]:
         UsageError: missing, damaged, or of a newer ubq.
     """
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parse_json(path.read_bytes())
         newer = manifest["format_version"] > FORMAT_VERSION
-        for entry in manifest["files"]:
-            assert {"name", "bytes", "sha256"} <= set(entry)
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        if not newer:
+            _check(manifest)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             _("{path} is not the manifest of an exported model").format(path=path), _("export the model again")
         ) from error
     if newer:
         raise UsageError(_("{path} was written by a newer ubq").format(path=path), _("upgrade ubq"))
     return manifest
+
+
+def _check(manifest: Mapping[str, Any]) -> None:
+    """Refuse what ``write_manifest`` does not write, and names that lead out of the folder.
+
+    Raises:
+        ValueError, TypeError, KeyError: there is such a thing.
+    """
+    check_facts(manifest)
+    sound = isinstance(manifest.get("weights_sha256"), str | None) and all(
+        type(entry["bytes"]) is int and isinstance(entry["sha256"], str) and is_file_name(entry["name"])
+        for entry in manifest["files"]
+    )
+    if not sound:
+        raise ValueError(manifest["name"])
 
 
 def facts_from(manifest: Mapping[str, Any]) -> Facts:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import socket
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ubq.durable import dump_json, write_atomic
+from ubq.durable import dump_json, parse_json, write_atomic
 from ubq.errors import HeldError, UsageError
 from ubq.i18n import gettext as _
 from ubq.jobs.state import now
@@ -100,7 +99,7 @@ def boot_id() -> str:
 def read_owner(run: Path) -> Owner | None:
     """The process that last held a run; it may be gone (:func:`alive`)."""
     try:
-        raw = json.loads((run / OWNER).read_bytes())
+        raw = parse_json((run / OWNER).read_bytes())
         names = {f.name for f in dataclasses.fields(Owner)}
         owner = Owner(**{k: v for k, v in raw.items() if k in names})
         return owner if isinstance(owner.pid, int) and owner.pid > 0 else None

@@ -64,6 +64,39 @@ class Facts:
         )
 
 
+_KINDS: Mapping[str, type] = {
+    "name": str, "family": str, "quantised": bool, "backend": str, "solver": str, "steps": int, "step_counts": list,
+    "model": dict, "normalization": dict, "velocity_shape": list, "seismic_shape": list, "versions": dict,
+}  # fmt: skip
+
+
+_LONGEST_NAME = 200
+"""Bytes; file systems take 255, and suffixes follow."""
+
+
+def check_facts(facts: Mapping[str, Any]) -> None:
+    """Refuse values of other types than ``Facts.to_json`` has, where there are any, and a name that is no file's.
+
+    Raises:
+        ValueError, TypeError, KeyError: there is one.
+    """
+    odd = [key for key, kind in _KINDS.items() if key in facts and not isinstance(facts[key], kind)]
+    odd += [key for key, text in facts.items() if isinstance(text, str) and not text.isprintable()]
+    if odd or not is_file_name(facts["name"]):
+        raise ValueError(odd)
+    numbers = [n for key in ("step_counts", "velocity_shape", "seismic_shape") for n in facts.get(key, ())]
+    ranges = facts.get("normalization", {}).values()
+    if not all(type(n) is int for n in numbers) or not all(type(n) in (int, float) for n in ranges):
+        raise TypeError("not a number")
+
+
+def is_file_name(name: object) -> bool:
+    """Whether a name stays in the folder it is used in, as the name of one file."""
+    if not isinstance(name, str) or not name.isprintable() or name in ("", ".", "..") or set(name) & set("/\\"):
+        return False
+    return len(name.encode()) <= _LONGEST_NAME
+
+
 def is_torchscript(path: Path) -> bool:
     """Whether a file is a TorchScript archive: one that holds code. False for what is no whole archive too."""
     try:
@@ -86,7 +119,8 @@ def read_facts(path: Path) -> dict[str, Any]:
             (entry,) = [name for name in archive.namelist() if name.endswith(f"/extra/{FACTS}")]
             facts = json.loads(archive.read(entry))
         Facts.from_json(facts)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        check_facts(facts)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, zipfile.BadZipFile) as error:
         raise UsageError(
             _("{path} is not a model that ubq exported").format(path=path), _("give the .pt of exported_models")
         ) from error

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ubq.durable import dump_json, replacing, write_atomic
+from ubq.durable import dump_json, parse_json, replacing, write_atomic
 from ubq.errors import StageError
 from ubq.i18n import gettext as _
 
@@ -58,7 +57,7 @@ def load_json(path: Path) -> dict[str, Any]:
         StageError: the file is not there.
     """
     try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        facts: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StageError(
             _("{path} is missing").format(path=path), _("run the stage before it: ubq resume without --only")

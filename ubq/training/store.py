@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import sys
@@ -22,7 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from ubq.durable import dump_json, sync_folder, write_atomic
+from ubq.durable import dump_json, parse_json, sync_folder, write_atomic
 from ubq.errors import CheckpointError, StageError
 from ubq.i18n import gettext as _
 
@@ -214,7 +213,7 @@ class CheckpointStore:
         """Why a checkpoint cannot be used, or ``None``."""
         folder = self._path(step)
         try:
-            manifest = json.loads((folder / MANIFEST).read_bytes())
+            manifest = parse_json((folder / MANIFEST).read_bytes())
             if manifest["format_version"] > FORMAT_VERSION:
                 return _("written by a newer ubq")
             if manifest["step"] != step:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from ubq.durable import parse_json
 
 MAX_POINTS = 2048
 """Points kept of one curve; more than a terminal can show. Beyond it, neighbours become their mean."""
@@ -92,7 +93,7 @@ class Metrics:
             self.validation.clear()
         for line in lines:
             try:
-                row = json.loads(line)
+                row = parse_json(line)
                 stage, step = str(row["stage"]), float(row["step"])
             except (ValueError, TypeError, KeyError):
                 continue  # a row of another kind, or damaged by a crash

@@ -5,13 +5,12 @@ Light: imports neither torch nor numpy, so that status, the command line and the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ubq.durable import dump_json, plain, write_atomic
+from ubq.durable import dump_json, parse_json, plain, write_atomic
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
@@ -80,7 +79,7 @@ class Report:
             UsageError: no such file, or not a report of this version.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_text(encoding="utf-8"))
             if content["format_version"] > FORMAT_VERSION:
                 raise UsageError(
                     _("{path} is of a newer version of ubq").format(path=path), _("pip install --upgrade ubq")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ubq.durable import parse_json
 from ubq.errors import UbqError
 from ubq.i18n import gettext as _
 
@@ -69,7 +69,7 @@ def guarded(area: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object, None where there is none to read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None

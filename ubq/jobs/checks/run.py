@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ubq.durable import parse_json
 from ubq.i18n import gettext as _
 from ubq.jobs.checks.check import Check, read_json
 from ubq.jobs.fixes import MARKS, fix_of, out_of_memory
@@ -114,7 +114,7 @@ def _memory_events(run: Path) -> Iterator[str]:
             for line in lines:
                 if '"out_of_memory"' in line:
                     try:
-                        row = json.loads(line)
+                        row = parse_json(line)
                     except ValueError:  # the torn last line
                         continue
                     last[str(row.get("stage"))] = row
