@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ubq.errors import EXIT_INTERRUPT, EXIT_OK, EXIT_STAGE_FAILED, EXIT_USAGE, UbqError
+from ubq.errors import EXIT_INTERRUPT, EXIT_OK, EXIT_STAGE_FAILED, EXIT_USAGE, UbqError, is_out_of_memory
 from ubq.i18n import gettext as _
 from ubq.i18n import set_language
 
@@ -158,6 +158,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except Exception as error:
+        if is_out_of_memory(error):
+            fix = _("free some memory; a damaged file may also ask for more than there is")
+            return _fail(error, _("too little memory"), fix, EXIT_STAGE_FAILED)
         text = str(error).strip().splitlines()
         message = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
         return _fail(error, message, _("this may be a defect of ubq; --debug shows the traceback"), EXIT_STAGE_FAILED)

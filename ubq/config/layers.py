@@ -61,6 +61,18 @@ class Layer:
         self.findings += higher.findings
 
 
+_MOST_TABLES = 50
+"""Tables in tables; the schema has three."""
+
+
+def _deeper_than(values: Mapping[str, Any], limit: int) -> bool:
+    """Whether tables stand in one another more often than that."""
+    level: list[Any] = [values]
+    for _depth in range(limit):
+        level = [v for table in level for v in table.values() if isinstance(v, Mapping)]
+    return bool(level)
+
+
 def flatten(values: Mapping[str, Any], prefix: Path = ()) -> Iterator[tuple[Path, Any]]:
     """Leaves of nested tables; an empty table is a leaf too, so that an unknown one is noticed."""
     for name, value in values.items():
@@ -158,6 +170,8 @@ def read_layer(file: FilePath, shown: str = "", provenance: str = "", text: str 
         return unreadable(_("cannot be read: {reason}").format(reason=error.strerror))
     try:
         values = tomllib.loads(text)
+        if _deeper_than(values, _MOST_TABLES):
+            return unreadable(_("nested too deeply"))
         lines = key_lines(text)
     except RecursionError:
         return unreadable(_("nested too deeply"))
