@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from ubq.cli.output import say
 from ubq.errors import EXIT_INTERRUPT, EXIT_OK, EXIT_STAGE_FAILED, EXIT_USAGE, UbqError
 from ubq.i18n import gettext as _
 from ubq.i18n import set_language
+from ubq.oserrors import of_the_system
 
 COMMANDS = {
     "run": "ubq.cli.jobs:run",
@@ -73,15 +76,27 @@ class LazyGroup(TyperGroup):
 
 
 def _translated(command: Any) -> Any:
-    """A command and what is below it with their help in the chosen language; Typer knows of none."""
+    """A command and what is below it with their help in the chosen language, and ``~`` in their paths expanded."""
     if command.help:
         command.help = _(command.help)
     for parameter in command.params:
         if getattr(parameter, "help", None):
             parameter.help = _(parameter.help)
+        if getattr(parameter.type, "name", "") in ("path", "file", "directory"):
+            parameter.type.convert = _expanding(parameter.type.convert)
     for below in getattr(command, "commands", {}).values():
         _translated(below)
     return command
+
+
+def _expanding(convert: Callable[..., Any]) -> Callable[..., Any]:
+    """A conversion of paths that expands ``~`` first: a shell does not in ``--runs-dir=~/x``."""
+    from ubq.config.runs import expanded
+
+    def converted(value: Any, *rest: Any) -> Any:
+        return convert(expanded(value) if isinstance(value, str) else value, *rest)
+
+    return converted
 
 
 class UsageProblem(UbqError):
@@ -98,7 +113,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from ubq import __version__
 
-        typer.echo(f"ubq {__version__}")
+        say(f"ubq {__version__}")
         raise typer.Exit
 
 
@@ -130,6 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     args = list(sys.argv[1:] if arguments is None else arguments)
     set_language(_language(args))
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding lacks ends no command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     command = _translated(typer.main.get_command(app))
     try:
         result = command.main(args=args, prog_name="ubq", standalone_mode=False)
@@ -146,6 +164,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output has gone (`ubq logs | head`); keep the interpreter from saying so at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
+    except OSError as error:
+        problem = of_the_system(error)
+        return _fail(error, problem.message, problem.fix, problem.exit_code)
     except Exception as error:
         text = str(error).strip().splitlines()
         message = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
@@ -170,7 +191,7 @@ def _fail(error: BaseException, message: str, fix: str, code: int) -> int:
         import traceback
 
         traceback.print_exception(error)
-    print(_("error: {error}").format(error=message), file=sys.stderr)
+    say(_("error: {error}").format(error=message), err=True)
     if fix:
-        print(f"  {fix}", file=sys.stderr)
+        say(f"  {fix}", err=True)
     return code

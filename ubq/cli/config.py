@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ubq.cli.options import HERE, RunsDir
+from ubq.cli.output import say, say_json
 from ubq.errors import EXIT_USAGE, UsageError
 from ubq.i18n import gettext as _
 
@@ -20,11 +21,10 @@ Preset = Annotated[str | None, typer.Option("--preset", help="Preset to build on
 Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")]
 File = Annotated[Path | None, typer.Option("--config", help="Project file instead of ./ubq.toml.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")]
 
 
 def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    say_json(value)
 
 
 @app.command()
@@ -48,7 +48,7 @@ def show(
             shown["provenance"] = {k: s for k, s in loaded.provenance.items() if only is None or k in only}
         _print_json(shown)
     else:
-        typer.echo(as_toml(loaded.config, loaded.provenance if provenance else None, only), nl=False)
+        say(as_toml(loaded.config, loaded.provenance if provenance else None, only), end="")
 
 
 @app.command()
@@ -79,11 +79,11 @@ def validate(
         _print_json({"findings": [f.as_dict() for f in findings]})
     elif findings:
         for finding in findings:
-            typer.echo(str(finding), err=True)
-        typer.echo(_("mistakes: {count}").format(count=len(findings)), err=True)
+            say(str(finding), err=True)
+        say(_("mistakes: {count}").format(count=len(findings)), err=True)
     else:
         what = ", ".join(map(str, files)) if files else _("configuration")
-        typer.echo(_("{what}: no mistakes").format(what=what))
+        say(_("{what}: no mistakes").format(what=what))
     if findings:
         raise typer.Exit(EXIT_USAGE)
 
@@ -98,7 +98,7 @@ def schema(
     if output:
         output.write_text(schema_text(), encoding="utf-8")
     else:
-        typer.echo(schema_text(), nl=False)
+        say(schema_text(), end="")
 
 
 @app.command(hidden=True)
@@ -111,7 +111,7 @@ def docs(
     if output:
         output.write_text(page(), encoding="utf-8")
     else:
-        typer.echo(page(), nl=False)
+        say(page(), end="")
 
 
 @app.command()
@@ -129,7 +129,7 @@ def init(
         raise UsageError(_("{file} is there already").format(file=file), "ubq config init --force")
     config = load_config(preset, isolated=True).config
     write_file(file, commented(config, preset, file))
-    typer.echo(_("wrote {file}; next: ubq run").format(file=file))
+    say(_("wrote {file}; next: ubq run").format(file=file))
 
 
 @app.command("set")
@@ -143,7 +143,7 @@ def set_key(
 
     changed = set_values(file, {key: value})
     for name, text in changed.items():
-        typer.echo(f"{file}: {name} = {text}")
+        say(f"{file}: {name} = {text}")
 
 
 def configuration_of(name: str, runs_dir: Path) -> Config:
@@ -173,7 +173,7 @@ def configuration_of(name: str, runs_dir: Path) -> Config:
 def diff(
     a: Annotated[str, typer.Argument(metavar="RUN_A", help="A run, a TOML file or a preset.")],
     b: Annotated[str, typer.Argument(metavar="RUN_B", help="Another.")],
-    runs_dir: RunsDir = Path("runs"),
+    runs_dir: RunsDir = HERE,
     as_json: Json = False,
 ) -> None:
     """Print the keys in which two runs, files or presets differ."""
@@ -186,7 +186,7 @@ def diff(
         _print_json({"a": a, "b": b, "changes": [{"key": k, "a": x, "b": y} for k, (x, y) in changed.items()]})
         return
     if not changed:
-        typer.echo(_("no difference"))
+        say(_("no difference"))
     width = max((len(k) for k in changed), default=0)
     for key, (x, y) in changed.items():
-        typer.echo(f"{key:<{width}}  {toml_value(x)} -> {toml_value(y)}")
+        say(f"{key:<{width}}  {toml_value(x)} -> {toml_value(y)}")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ubq.cli.options import HERE, RunsDir
+from ubq.cli.output import say_json
 from ubq.errors import EXIT_PREFLIGHT, UsageError
 from ubq.i18n import gettext as _
+from ubq.plaintext import printable
 
 if TYPE_CHECKING:
     from ubq.config.schema import Config
@@ -26,7 +28,7 @@ def doctor(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one configuration key.")
     ] = None,
-    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")] = Path("runs"),
+    runs_dir: RunsDir = HERE,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Check the machine, the configuration, data, checkpoint, memory, quantisation and the success marks.
@@ -46,7 +48,7 @@ def doctor(
             "status": status,
             "checks": [c.as_dict() for c in checks],
         }
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        say_json(found)
     else:
         _print(checks)
     if status == "failed":
@@ -120,14 +122,14 @@ def _print(checks: list[Check]) -> None:
         word, style = words[check.status]
         line = Text("  ")
         line.append(f"{word:<{width}}", style=style)
-        line.append(f"  {name}: {check.figure}")
+        line.append(printable(f"  {name}: {check.figure}"))
         console.print(line)
         if check.status != "ok":
             indent = " " * (width + 4)
             if check.why:
-                console.print(Text(f"{indent}{_('why')}: {check.why}"))
+                console.print(Text(printable(f"{indent}{_('why')}: {check.why}")))
             if check.fix:
-                console.print(Text(f"{indent}{_('fix')}: {check.fix}", style="bold"))
+                console.print(Text(printable(f"{indent}{_('fix')}: {check.fix}"), style="bold"))
     counts = {s: sum(c.status == s for c in checks) for s in words}
     text = _("{ok} ok, {warning} warnings, {failed} failed")
     console.print(text.format(ok=counts["ok"], warning=counts["warning"], failed=counts["failed"]))

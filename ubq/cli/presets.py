@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ubq.cli.output import say, say_json
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
@@ -70,11 +70,11 @@ def list_presets(as_json: Json = False) -> None:
                     "dim_mults": list(config.model.dim_mults),
                 }
             )
-        typer.echo(json.dumps({"presets": rows}, indent=2, ensure_ascii=False))
+        say_json({"presets": rows})
         return
     width = max(len(n) for n in presets.names())
     for preset in presets.listing():
-        typer.echo(f"{preset.name:<{width}}  {preset.description}")
+        say(f"{preset.name:<{width}}  {preset.description}")
 
 
 @app.command()
@@ -98,12 +98,12 @@ def show(
             "config": as_tables(loaded.config),
             "provenance": dict(loaded.provenance),
         }
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        say_json(found)
         return
-    typer.echo(as_toml(loaded.config, loaded.provenance) if resolved else file.read_text(encoding="utf-8"), nl=False)
-    typer.echo("")
+    say(as_toml(loaded.config, loaded.provenance) if resolved else file.read_text(encoding="utf-8"), end="")
+    say("")
     for key, value in data.items():
-        typer.echo(f"# {key}: {toml_value(value)}")
+        say(f"# {key}: {toml_value(value)}")
 
 
 @app.command()
@@ -128,4 +128,4 @@ def copy(
     write_file(file, schema_comment(file) + body)
     shown = str(file) if is_path(str(file)) else f"./{file}"
     command = "ubq run" if file == Path("ubq.toml") else f"ubq run --preset {shown}"
-    typer.echo(_("wrote {file}; next: {command}").format(file=file, command=command))
+    say(_("wrote {file}; next: {command}").format(file=file, command=command))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ubq.cli.options import HERE, RunsDir
+from ubq.cli.output import say, say_json
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.runtime.facts import is_torchscript
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="What runs in int8, and what it costs.", no_args_is_help=True, add_completion=False)
 
 Target = Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN|FILE", help="QAT checkpoint, run, or exported .pt.")]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Full = Annotated[bool, typer.Option("--full", help="Of a run: measure what quantising every single layer costs.")]
 Backend = Annotated[str, typer.Option("--backend", help="Engine to load an exported file under; empty: the default.")]
@@ -34,7 +34,7 @@ def _group() -> None:
 @app.command()
 def analyze(
     target: Target,
-    runs_dir: RunsDir = Path("runs"),
+    runs_dir: RunsDir = HERE,
     backend: Backend = "",
     full: Full = False,
     as_json: Json = False,
@@ -47,11 +47,11 @@ def analyze(
     """
     document = analysis_of(target, runs_dir, backend, full)
     if as_json:
-        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        say_json(document)
     else:
         from ubq.quant.analysis import as_text
 
-        typer.echo(as_text(document), nl=False)
+        say(as_text(document), end="")
 
 
 def analysis_of(target: str, runs_dir: Path, backend: str = "", full: bool = False) -> dict[str, Any]:

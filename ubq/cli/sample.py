@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ubq.cli.options import HERE, RunsDir
+from ubq.cli.output import say, say_json
 from ubq.cli.progress import progress
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
@@ -35,7 +36,7 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("samples"),
     batch: Annotated[int, typer.Option(min=0, help="Pairs drawn at once; 0: as the free memory allows.")] = 0,
     backend: Annotated[str, typer.Option(help="Integer engine; default: the one the file was made for.")] = "",
-    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")] = Path("runs"),
+    runs_dir: RunsDir = HERE,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Draw pairs of velocity map and seismic into files laid out as OpenFWI's, 500 pairs in each."""
@@ -75,16 +76,16 @@ def sample(
         "seconds": round(seconds, 3),
     }
     if as_json:
-        typer.echo(json.dumps(result, indent=2))
+        say_json(result)
         return
-    typer.echo(
+    say(
         _("{count} pairs in {folder}: {solver}, {steps} steps, {seconds:.3g} s a pair").format(
             count=count, folder=out, solver=result["solver"], steps=chosen_steps, seconds=seconds / count
         )
     )
     for file in files:
-        typer.echo(f"  {file}")
-    typer.echo(f"  {picture}")
+        say(f"  {file}")
+    say(f"  {picture}")
 
 
 def exported_file(source: str | None, runs_dir: Path) -> Path:
