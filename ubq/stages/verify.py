@@ -66,7 +66,8 @@ class Verify(Stage):
         split = open_pairs(data_of(config, paths), config.seed, True, seismic_shape(config))
 
         def progress(done: int, total: int) -> None:
-            context.progress(done, total, phase="generate")
+            if total:
+                context.progress(done, total, phase="generate")
             if context.stop_requested():
                 raise Stopped
 

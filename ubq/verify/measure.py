@@ -75,7 +75,7 @@ def verify_export(
         batch: pairs generated at a time.
         forward: forward modelling of one map; None leaves the physics residual out.
         picture: where to draw generated beside held-out pairs.
-        progress: called with (done, total) pairs now and then; what it raises ends the measurement.
+        progress: called with (done, total) pairs now and then, total 0 while that is unknown; what it raises ends it.
 
     Returns:
         The report, complete even where the file does not work at all.
@@ -97,7 +97,11 @@ def verify_export(
         problems = [*result["problems"], *([error] if error else [])]
         for further in exported.further:
             seen = examine(
-                further, (exported.velocity_shape, exported.seismic_shape), exported.velocity_limits, threads
+                further,
+                (exported.velocity_shape, exported.seismic_shape),
+                exported.velocity_limits,
+                threads,
+                (lambda: progress(0, 0)) if progress is not None else None,
             )
             details.setdefault("other_format_files", {})[further.name] = seen
             result["checks"][further.name] = not seen["problems"]
