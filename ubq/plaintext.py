@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from typing import Any
 
 _LINES = "\n\t"
 _HIDDEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
@@ -23,6 +24,17 @@ def printable(text: str, keep: str = _LINES) -> str:
     if text.isprintable():
         return text
     return "".join(c if c in keep or c in _JOINERS else _spelled(c) for c in text.replace("\r\n", "\n"))
+
+
+def printable_within(value: Any) -> Any:
+    """Lists and dictionaries as JSON has them, every text in them :func:`printable`."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [printable_within(v) for v in value]
+    if isinstance(value, dict):
+        return {printable_within(k): printable_within(v) for k, v in value.items()}
+    return value
 
 
 def _spelled(c: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import io
@@ -9,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -62,6 +64,10 @@ class LazyGroup(TyperGroup):
             single = typer.Typer(add_completion=False)
             single.command(cmd_name)(found)
             found = single
+        for info in found.registered_commands:
+            if info.callback and not hasattr(info.callback, "expands"):
+                info.callback = _expanding(info.callback)
+                info.callback.expands = True  # type: ignore[attr-defined]
         command = _translated(typer.main.get_command(found))
         command.name = cmd_name
         return command
@@ -76,27 +82,32 @@ class LazyGroup(TyperGroup):
 
 
 def _translated(command: Any) -> Any:
-    """A command and what is below it with their help in the chosen language, and ``~`` in their paths expanded."""
+    """A command and what is below it with their help in the chosen language; Typer knows of none."""
     if command.help:
         command.help = _(command.help)
     for parameter in command.params:
         if getattr(parameter, "help", None):
             parameter.help = _(parameter.help)
-        if getattr(parameter.type, "name", "") in ("path", "file", "directory"):
-            parameter.type.convert = _expanding(parameter.type.convert)
     for below in getattr(command, "commands", {}).values():
         _translated(below)
     return command
 
 
-def _expanding(convert: Callable[..., Any]) -> Callable[..., Any]:
-    """A conversion of paths that expands ``~`` first: a shell does not in ``--runs-dir=~/x``."""
-    from ubq.config.runs import expanded
+def _expanding(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A command that expands ``~`` in its paths first: a shell does not in ``--runs-dir=~/x``."""
 
-    def converted(value: Any, *rest: Any) -> Any:
-        return convert(expanded(value) if isinstance(value, str) else value, *rest)
+    def expand(value: Any) -> Any:
+        from ubq.config.runs import expanded
 
-    return converted
+        if isinstance(value, list):
+            return [expand(v) for v in value]
+        return Path(expanded(str(value))) if isinstance(value, Path) and str(value).startswith("~") else value
+
+    @functools.wraps(function)
+    def command(*values: Any, **named: Any) -> Any:
+        return function(*map(expand, values), **{name: expand(value) for name, value in named.items()})
+
+    return command
 
 
 class UsageProblem(UbqError):

@@ -13,6 +13,7 @@ import typer
 from ubq.cli.options import HERE, RunsDir
 from ubq.cli.output import say, say_json
 from ubq.cli.progress import progress
+from ubq.config.runs import expanded
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
@@ -231,7 +232,7 @@ def _exported_files(sources: list[str], runs_dir: Path) -> list[Path]:
     from ubq.runtime import SUFFIXES
 
     if sources and all(Path(s).suffix in SUFFIXES for s in sources):
-        return [Path(s) for s in sources]
+        return [Path(expanded(s)) for s in sources]
     if len(sources) > 1:
         raise UsageError(
             _("{names}: wanted is one run, or files of one model").format(names=" ".join(sources)),
@@ -254,10 +255,10 @@ def _subject(
     levels = _numbers(mults, "--mults")
     _check_solver(solver, "--solver")
     if not width:
-        if source and (Path(source).is_file() or source.endswith(".pt")):
+        if source and (Path(expanded(source)).is_file() or source.endswith(".pt")):
             from ubq.bench.subject import subject_of_file
 
-            yield subject_of_file(Path(source), backend)
+            yield subject_of_file(Path(expanded(source)), backend)
             return
         from ubq.jobs.status import find_run
 

@@ -9,6 +9,7 @@ import typer
 
 from ubq.cli.options import HERE, RunsDir
 from ubq.cli.output import say, say_json
+from ubq.config.runs import expanded
 from ubq.errors import EXIT_USAGE, UsageError
 from ubq.i18n import gettext as _
 
@@ -96,7 +97,7 @@ def schema(
     from ubq.config.rendering import schema_text
 
     if output:
-        output.write_text(schema_text(), encoding="utf-8")
+        write_file(output, schema_text())
     else:
         say(schema_text(), end="")
 
@@ -109,7 +110,7 @@ def docs(
     from ubq.config.reference import page
 
     if output:
-        output.write_text(page(), encoding="utf-8")
+        write_file(output, page())
     else:
         say(page(), end="")
 
@@ -154,15 +155,17 @@ def configuration_of(name: str, runs_dir: Path) -> Config:
     """
     from ubq.config import keys, presets
     from ubq.config.load import PROJECT_FILE, load_config, read_frozen
+    from ubq.jobs.status import run_folders
 
-    for folder in (runs_dir / name, Path(name)):
+    path = Path(expanded(name))
+    for folder in (runs_dir / name, path):
         if (folder / "config.toml").is_file():
             return read_frozen(folder / "config.toml")
-    if Path(name).is_file():
-        return load_config(project_file=Path(name), isolated=True).config
+    if path.is_file():
+        return load_config(project_file=path, isolated=True).config
     if presets.find(name):
         return load_config(name, isolated=True).config
-    runs = [f.parent.name for f in runs_dir.glob("*/config.toml")]
+    runs = [folder.name for folder in run_folders(runs_dir)]
     near = keys.did_you_mean(name, [*runs, *presets.names()])
     fix = _("did you mean {name}?").format(name=near) if near else "ubq runs"
     message = _("{name} is no run in {folder}, no file like {file} and no preset")

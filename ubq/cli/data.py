@@ -10,6 +10,7 @@ import typer
 
 from ubq.cli.output import say, say_json
 from ubq.cli.progress import progress
+from ubq.config.runs import command
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
@@ -90,7 +91,11 @@ def synth(
         )
     )
     if not seismic:
-        say(_("next: {command}").format(command=f"ubq data forward --velocity {out} --out {out}"))
+        say(
+            _("next: {command}").format(
+                command=command("ubq", "data", "forward", "--velocity", str(out), "--out", str(out))
+            )
+        )
 
 
 @app.command()
@@ -107,8 +112,8 @@ def forward(
         say_json(result)
         return
     say(_("{maps} gathers in {folder}").format(maps=maps, folder=out))
-    command = f"ubq run --train-data {out} --train-label {velocity}"
-    say(_("next: {command}").format(command=command))
+    run = command("ubq", "run", "--train-data", str(out), "--train-label", str(velocity))
+    say(_("next: {command}").format(command=run))
 
 
 def _forward(velocity: Path, out: Path, workers: int) -> tuple[int, float]:

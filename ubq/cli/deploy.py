@@ -10,6 +10,7 @@ import typer
 from ubq.cli.options import HERE, RunsDir
 from ubq.cli.output import say, say_json
 from ubq.cli.progress import progress
+from ubq.config.runs import expanded, run_command
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
@@ -72,7 +73,7 @@ def bundle_of(source: str | None, runs_dir: Path) -> Bundle:
     from ubq.jobs.status import find_run
     from ubq.stages.paths import RunPaths
 
-    folder = Path(source) if source else None
+    folder = Path(expanded(source)) if source else None
     if folder is not None and (folder / MANIFEST).is_file():
         return open_bundle(folder) if (folder / SCRIPT).is_file() else make_bundle(folder)
     run = find_run(source, runs_dir)
@@ -80,7 +81,7 @@ def bundle_of(source: str | None, runs_dir: Path) -> Bundle:
     if not (exported / MANIFEST).is_file():
         raise UsageError(
             _("the run {run} has exported no model yet").format(run=run.name),
-            _("go on with it: ubq resume {run} --runs-dir {folder}").format(run=run.name, folder=run.parent),
+            _("go on with it: {command}").format(command=run_command("resume", run)),
         )
     return make_bundle(exported)
 

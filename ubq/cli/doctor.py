@@ -9,6 +9,7 @@ import typer
 
 from ubq.cli.options import HERE, RunsDir
 from ubq.cli.output import say_json
+from ubq.config.runs import expanded
 from ubq.errors import EXIT_PREFLIGHT, UsageError
 from ubq.i18n import gettext as _
 from ubq.plaintext import printable
@@ -60,11 +61,14 @@ def _look_up(
 ) -> tuple[Config | None, Path | None, list[Check]]:
     """Configuration and run that are meant; a configuration's mistakes are checks, each its own."""
     from ubq.config import presets
-    from ubq.config.load import PROJECT_FILE, ConfigError, load_config, parse_assignments, read_frozen
+    from ubq.config.load import PROJECT_FILE, ConfigError, load_config, parse_assignments
     from ubq.jobs.checks.check import Check
+    from ubq.jobs.frozen import load_frozen
     from ubq.jobs.status import find_run, run_folders
+    from ubq.stages.paths import RunPaths
 
     overrides = parse_assignments(assignments)
+    target = expanded(target) if target else None
     run, file, preset = None, None, None
     if target is None:
         if Path(PROJECT_FILE).is_file():
@@ -72,7 +76,7 @@ def _look_up(
         run = next(iter(run_folders(runs_dir)), None)
     elif Path(target).is_file():
         file = Path(target)
-    elif (Path(target) / "config.toml").is_file():
+    elif "/" in target and (Path(target) / "config.toml").is_file():
         run = Path(target)
     elif presets.find(target) and not (runs_dir / target).is_dir():
         preset = target
@@ -83,10 +87,7 @@ def _look_up(
             # What the run was started with, whatever ubq.toml says by now.
             frozen = run / "config.toml"
             if frozen.is_file():
-                config = (
-                    load_config(None, overrides, frozen, isolated=True).config if overrides else read_frozen(frozen)
-                )
-                return config, run, []
+                return load_frozen(RunPaths(run), overrides), run, []
             raise UsageError(_("run {run} has no config.toml").format(run=run), "ubq run --run NAME --preset NAME")
         if file is not None or preset is not None:
             return load_config(preset, overrides, file).config, None, []

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from ubq.cli.options import HERE, RunsDir
 from ubq.cli.output import say, say_json
+from ubq.config.runs import command, expanded, run_command
 from ubq.errors import CheckpointError, UsageError
 from ubq.i18n import gettext as _
 
@@ -197,9 +198,9 @@ def _exported_folder(source: str, runs_dir: Path) -> Path | None:
     from ubq.jobs.status import find_run
     from ubq.stages.paths import RunPaths
 
-    if Path(source).is_file() or source.endswith((".pt", ".pth")):
+    folder = Path(expanded(source))
+    if folder.is_file() or source.endswith((".pt", ".pth")):
         return None
-    folder = Path(source)
     if not (source and (folder / MANIFEST).is_file()):
         folder = RunPaths(find_run(source, runs_dir)).exported
     return folder if (folder / MANIFEST).is_file() else None
@@ -224,7 +225,8 @@ def _bundle(exported: Path, out: Path | None, as_json: bool) -> None:
         return
     say(_("{archive}: {size:.1f} MB").format(archive=archive, size=archive.stat().st_size / 1e6))
     say(f"{made.folder}: {', '.join(names)}")
-    say(_("copy it to a Pi: ubq deploy pi@raspberrypi.local:ubq {folder}").format(folder=made.folder))
+    deploy = command("ubq", "deploy", "pi@raspberrypi.local:ubq", str(made.folder))
+    say(_("copy it to a Pi: {command}").format(command=deploy))
 
 
 _DEFAULT_FAMILY = "curvefault-a"
@@ -240,8 +242,8 @@ def _family_of(run: Path) -> str:
 
 def _checkpoint_file(source: str, runs_dir: Path, float_too: bool) -> Path:
     """The checkpoint that a person means by a path or by a run; of a run its newest one that can be exported."""
-    if Path(source).is_file():
-        return Path(source)
+    if Path(expanded(source)).is_file():
+        return Path(expanded(source))
     from ubq.jobs.status import find_run
     from ubq.stages.paths import RunPaths
     from ubq.stages.qat_diffusion import FINAL, QatDiffusion
@@ -258,7 +260,7 @@ def _checkpoint_file(source: str, runs_dir: Path, float_too: bool) -> Path:
             return path
     raise CheckpointError(
         _("the run {run} has no model to export yet").format(run=run.name),
-        _("go on with it: ubq resume {run} --runs-dir {folder}").format(run=run.name, folder=run.parent),
+        _("go on with it: {command}").format(command=run_command("resume", run)),
     )
 
 

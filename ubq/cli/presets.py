@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ubq.cli.output import say, say_json
+from ubq.config.runs import command
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
@@ -100,7 +101,7 @@ def show(
         }
         say_json(found)
         return
-    say(as_toml(loaded.config, loaded.provenance) if resolved else file.read_text(encoding="utf-8"), end="")
+    say(as_toml(loaded.config, loaded.provenance) if resolved else file.read_text(encoding="utf-8-sig"), end="")
     say("")
     for key, value in data.items():
         say(f"# {key}: {toml_value(value)}")
@@ -122,10 +123,12 @@ def copy(
     if file.is_dir():
         file = file / source.name
     if file.exists() and not force:
-        raise UsageError(_("{file} is there already").format(file=file), f"ubq presets copy {name} FILE")
-    text = source.read_text(encoding="utf-8")
+        raise UsageError(
+            _("{file} is there already").format(file=file), command("ubq", "presets", "copy", name, "FILE")
+        )
+    text = source.read_text(encoding="utf-8-sig")
     body = text.partition("\n")[2] if text.startswith("#:schema") else text
     write_file(file, schema_comment(file) + body)
     shown = str(file) if is_path(str(file)) else f"./{file}"
-    command = "ubq run" if file == Path("ubq.toml") else f"ubq run --preset {shown}"
-    say(_("wrote {file}; next: {command}").format(file=file, command=command))
+    run = "ubq run" if file == Path("ubq.toml") else command("ubq", "run", "--preset", shown)
+    say(_("wrote {file}; next: {command}").format(file=file, command=run))

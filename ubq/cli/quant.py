@@ -9,6 +9,7 @@ import typer
 
 from ubq.cli.options import HERE, RunsDir
 from ubq.cli.output import say, say_json
+from ubq.config.runs import expanded, run_command
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.runtime.facts import is_torchscript
@@ -99,7 +100,7 @@ def analysis_of(target: str, runs_dir: Path, backend: str = "", full: bool = Fal
 
 def _files(target: str, runs_dir: Path) -> tuple[Path | None, Path | None]:
     """Checkpoint and exported file that a command line means."""
-    path = Path(target)
+    path = Path(expanded(target))
     if path.is_file():
         return (None, path) if is_torchscript(path) else (path, None)
     from ubq.stages.qat_decoders import FINAL as FINAL_DECODERS
@@ -115,7 +116,7 @@ def _files(target: str, runs_dir: Path) -> tuple[Path | None, Path | None]:
     if checkpoint is None and exported is None:
         raise UsageError(
             _("run {run} has no quantised model yet").format(run=paths.root.name),
-            _("ubq resume {run}").format(run=paths.root.name),
+            run_command("resume", paths.root),
         )
     return checkpoint, exported
 
@@ -123,7 +124,8 @@ def _files(target: str, runs_dir: Path) -> tuple[Path | None, Path | None]:
 def _run_folder(target: str, runs_dir: Path) -> RunPaths:
     from ubq.stages.paths import RunPaths
 
-    folder = Path(target) if Path(target).is_dir() else runs_dir / target
+    path = Path(expanded(target))
+    folder = path if path.is_dir() else runs_dir / target
     if not folder.is_dir():
         raise UsageError(
             _("{target} is neither a file nor a run in {folder}").format(target=target, folder=runs_dir),

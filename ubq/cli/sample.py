@@ -12,6 +12,7 @@ import typer
 from ubq.cli.options import HERE, RunsDir
 from ubq.cli.output import say, say_json
 from ubq.cli.progress import progress
+from ubq.config.runs import expanded, run_command
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
@@ -96,8 +97,8 @@ def exported_file(source: str | None, runs_dir: Path) -> Path:
     """
     from ubq.runtime import SUFFIXES
 
-    if source and (Path(source).is_file() or Path(source).suffix in SUFFIXES):
-        return Path(source)
+    if source and (Path(expanded(source)).is_file() or Path(source).suffix in SUFFIXES):
+        return Path(expanded(source))
     from ubq.export.manifest import MANIFEST, read_manifest
     from ubq.jobs.status import find_run
     from ubq.stages.paths import RunPaths
@@ -107,7 +108,7 @@ def exported_file(source: str | None, runs_dir: Path) -> Path:
     if not manifest.is_file():
         raise UsageError(
             _("the run {run} has exported no model yet").format(run=run.name),
-            _("go on with it: ubq resume {run} --runs-dir {folder}").format(run=run.name, folder=run.parent),
+            _("go on with it: {command}").format(command=run_command("resume", run)),
         )
     return manifest.with_name(f"{read_manifest(manifest)['name']}.pt")
 

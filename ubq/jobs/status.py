@@ -29,7 +29,7 @@ from ubq.jobs.state import (
     StageState,
     parse_state,
 )
-from ubq.plaintext import printable
+from ubq.plaintext import printable, printable_within
 from ubq.stages.paths import RunPaths
 
 
@@ -135,13 +135,9 @@ def _clean(record: _Record) -> _Record:
     """A record whose texts can be shown on a terminal."""
 
     def clean(value: Any) -> Any:
-        if isinstance(value, str):
-            return printable(value)
-        if isinstance(value, list):
-            return [clean(v) for v in value]
-        if isinstance(value, dict):
-            return {clean(k): clean(v) for k, v in value.items()}
-        return _clean(value) if isinstance(value, StageState) else value
+        if isinstance(value, list) and value and isinstance(value[0], StageState):
+            return [_clean(stage) for stage in value]
+        return printable_within(value)
 
     return dataclasses.replace(record, **{f.name: clean(getattr(record, f.name)) for f in dataclasses.fields(record)})
 
@@ -223,7 +219,7 @@ def find_run(run: str | None, runs_dir: Path) -> Path:
         _("there is no run {run} in {folder}").format(run=run, folder=runs_dir),
         _("did you mean {close}?").format(close=close[0])
         if close
-        else command("ubq", "runs", *place_of(runs_dir / run)),
+        else command("ubq", "runs", *place_of(runs_dir / "run")),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ubq.config.runs import command
 from ubq.errors import UbqError
 from ubq.i18n import gettext as _
 from ubq.jobs.checks.check import Check, read_json
@@ -118,7 +119,7 @@ def _importable(config: Config, path: Path) -> Iterator[Check]:
 
     why = _("the model is read from it, and nothing is loaded with holes")
     decoders = config.pretrained.decoder_path
-    fix = f"ubq checkpoint inspect {path}"
+    fix = command("ubq", "checkpoint", "inspect", str(path))
     try:
         found = inspect_checkpoint(path, config.pretrained.weights)
     except UbqError as error:
