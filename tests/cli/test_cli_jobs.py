@@ -116,13 +116,17 @@ def test_the_same_command_again_and_a_dry_run(tmp_path: Path) -> None:
     lines = [line.split(maxsplit=1) for line in dry.stdout.splitlines()]
     assert lines[0] == ["autoencoder", "up to date"]
     assert lines[2] == ["qat", "run  (qat.epochs 7 -> 3)"]
+    assert "checkpoints/qat/step-7" in dry.stdout.splitlines()[3]
     as_json = json.loads(ubq(tmp_path, *command, "--epochs", "3", "--dry-run", "--json").stdout)
+    seconds = as_json["stages"][2].pop("discards_seconds")
     assert as_json["stages"][2] == {
         "name": "qat",
         "action": "run",
         "step": 0,
         "reasons": ["qat.epochs 7 -> 3"],
+        "superseded": ["checkpoints/qat/step-7"],
     }
+    assert seconds >= 0
     log_only = ubq(tmp_path, *command, "--epochs", "7", "--set", "run.log_every=3", "--dry-run")
     assert [line.split(maxsplit=1)[1] for line in log_only.stdout.splitlines()] == ["up to date"] * 4
 
@@ -141,7 +145,10 @@ def test_named_options_set_their_keys(tmp_path: Path) -> None:
     assert config["qat"]["decoders"]["batch_size"] == 2
     assert config["qat"]["diffusion"]["batch_size"] == 4
     assert config["device"] == "cpu"
-    assert config["pretrained"] == config["pretrained"] | {"path": "a.pt", "decoder_path": "b.pt"}
+    assert config["pretrained"] == config["pretrained"] | {
+        "path": str(tmp_path / "a.pt"),
+        "decoder_path": str(tmp_path / "b.pt"),
+    }
     expected = {"backend": "x86", "convert_conv1d": False, "scheme": "default", "velocity": True, "seismic": False}
     assert config["quant"] == config["quant"] | expected | {"keep_float": [], "max_quality_loss": 0.0}
     assert status(tmp_path)["state"] == "partial"

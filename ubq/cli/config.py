@@ -97,6 +97,8 @@ def schema(
     from ubq.config.rendering import schema_text
 
     if output:
+        from ubq.config.editing import write_file
+
         write_file(output, schema_text())
     else:
         say(schema_text(), end="")
@@ -110,6 +112,8 @@ def docs(
     from ubq.config.reference import page
 
     if output:
+        from ubq.config.editing import write_file
+
         write_file(output, page())
     else:
         say(page(), end="")
