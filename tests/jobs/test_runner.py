@@ -212,7 +212,7 @@ def test_an_automatic_device_is_fixed_at_the_first_start(
     assert start_run(config, paths, stages=stages, console=QuietConsole()) == EXIT_PREFLIGHT
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "error: device cuda is not available on this machine"
-    assert f"ubq run --config {paths.config} --set device=cpu" in lines[1]
+    assert f"ubq resume run --runs-dir {paths.root.parent} --set device=cpu" in lines[1]
 
 
 def test_a_run_that_trained_under_an_automatic_device_is_not_trained_again(paths: RunPaths) -> None:

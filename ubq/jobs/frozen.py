@@ -55,7 +55,9 @@ def load_frozen(paths: RunPaths, overrides: Mapping[str, object] | None = None) 
     if not paths.config.is_file():
         raise UsageError(
             _("run {run} has no config.toml").format(run=paths.root),
-            _("start it with: {command}").format(command=command("ubq", "run", "--preset", "NAME", "--run", paths.root.name)),
+            _("start it with: {command}").format(
+                command=command("ubq", "run", "--preset", "NAME", "--run", paths.root.name)
+            ),
         )
     config = read_frozen(paths.config, overrides)
     return with_absolute_paths(config, _first_working_folder(config, paths))
