@@ -98,5 +98,12 @@ def write_config(paths: RunPaths, config: Config) -> None:
     from ubq.config.load import write_frozen
 
     text = write_frozen(config)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            _("the path of the run or of its data is no UTF-8 text: {path}").format(path=paths.root),
+            _("rename the folder, or choose another with --runs-dir"),
+        ) from error
     if not paths.config.is_file() or paths.config.read_text(encoding="utf-8") != text:
         write_atomic(paths.config, text.encode())
