@@ -303,3 +303,51 @@ def test_light_commands_import_nothing_heavy(tmp_path: Path, arguments: tuple[st
     assert done.stdout
     allowed = {"rich"} if "--help" in arguments else set()  # Typer draws help with Rich
     assert set(imported) <= allowed
+
+
+def state_of_process(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_a_job_stopped_with_ctrl_z_is_continued_so_that_it_can_save(detached: Path) -> None:
+    shot = wait_for(detached, lambda s: s["stages"][0]["step"] >= 12)
+    pid = shot["owner"]["pid"]
+    os.kill(pid, signal.SIGTSTP)
+    os.kill(pid, signal.SIGSTOP)  # one that leads its session ignores the former
+    while state_of_process(pid) != "T":
+        time.sleep(0.01)
+    done = ubq(detached, "stop")
+    assert done.returncode == 0, done.stderr
+    assert status(detached)["state"] == "interrupted"
+
+
+def test_a_crashed_run_resumed_in_the_background_reports_what_the_new_process_says(detached: Path) -> None:
+    """``state.json`` of the crash says running, too."""
+    wait_for(detached, lambda s: s["stages"][0]["last_checkpoint"])
+    pid = status(detached)["owner"]["pid"]
+    os.kill(pid, signal.SIGKILL)
+    while status(detached)["owner"]:
+        time.sleep(0.05)
+    assert json.loads((detached / "runs/job/state.json").read_text())["state"] == "running"
+    # a preflight that fails: the device is not there
+    done = ubq(detached, "resume", "--detach", "--set", "device=cuda:7", step_seconds=0.08)
+    assert done.returncode != 0
+    assert "cuda:7" in done.stdout + done.stderr
+    assert "preflight passed" not in done.stdout
+
+
+def test_resume_with_a_value_runs_again_what_depends_on_it(tmp_path: Path) -> None:
+    assert ubq(tmp_path, "run", *PRESET, *STEPS, "--epochs", "7", "--run", "r").returncode == 0
+    (tmp_path / "elsewhere").mkdir()
+    options = ("--runs-dir", str(tmp_path / "runs"), "--set", "qat.epochs=3")
+    dry = ubq(tmp_path / "elsewhere", "resume", "r", *options, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert [line.split(maxsplit=1)[1] for line in dry.stdout.splitlines()[:3]] == [
+        "up to date",
+        "up to date",
+        "run  (qat.epochs 7 -> 3)",
+    ]
+    done = ubq(tmp_path / "elsewhere", "resume", "r", *options, "--no-preflight")
+    assert done.returncode == 0, done.stderr
+    assert [s["step"] for s in status(tmp_path)["stages"]] == [40, 40, 3, 0]
