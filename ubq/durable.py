@@ -102,8 +102,9 @@ def parse_json(data: str | bytes) -> Any:
 
 
 def dump_json(value: object, indent: int | None = None) -> bytes:
-    """JSON in UTF-8, with :func:`plain` applied."""
-    return (json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=indent) + "\n").encode()
+    """JSON in UTF-8, with :func:`plain` applied; bytes of a name that are no UTF-8 are escaped, as JSON allows."""
+    text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    return (text + "\n").encode(errors="backslashreplace")
 
 
 class LineFile:

@@ -5,6 +5,8 @@ Anything else that is raised is a defect of ubq and keeps its traceback in ``run
 
 from __future__ import annotations
 
+import errno
+
 EXIT_OK = 0
 EXIT_STAGE_FAILED = 1
 EXIT_USAGE = 2
@@ -14,6 +16,9 @@ EXIT_MARK_FAILED = 5
 EXIT_HANGUP = 129
 EXIT_INTERRUPT = 130
 EXIT_TERMINATE = 143
+
+NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+"""Numbers of the errors of a full disk, or of a quota that is used up."""
 
 
 class UbqError(Exception):
@@ -51,6 +56,10 @@ class CheckpointError(UsageError):
 
 class StageError(UbqError):
     """A stage could not do its work."""
+
+
+class DivergedError(StageError):
+    """Training left the numbers that are finite; nothing of that was saved."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

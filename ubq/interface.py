@@ -36,7 +36,7 @@ def read_interface(file: Path | None = None) -> Interface:
     except ImportError:  # ubq.runtime alone, on a machine without ubq's dependencies
         return Interface()
     try:
-        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+        raw = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return Interface()
     except (OSError, ValueError, RecursionError) as error:  # nested too deeply

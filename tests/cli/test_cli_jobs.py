@@ -116,13 +116,17 @@ def test_the_same_command_again_and_a_dry_run(tmp_path: Path) -> None:
     lines = [line.split(maxsplit=1) for line in dry.stdout.splitlines()]
     assert lines[0] == ["autoencoder", "up to date"]
     assert lines[2] == ["qat", "run  (qat.epochs 7 -> 3)"]
+    assert "checkpoints/qat/step-7" in dry.stdout.splitlines()[3]
     as_json = json.loads(ubq(tmp_path, *command, "--epochs", "3", "--dry-run", "--json").stdout)
+    seconds = as_json["stages"][2].pop("discards_seconds")
     assert as_json["stages"][2] == {
         "name": "qat",
         "action": "run",
         "step": 0,
         "reasons": ["qat.epochs 7 -> 3"],
+        "superseded": ["checkpoints/qat/step-7"],
     }
+    assert seconds >= 0
     log_only = ubq(tmp_path, *command, "--epochs", "7", "--set", "run.log_every=3", "--dry-run")
     assert [line.split(maxsplit=1)[1] for line in log_only.stdout.splitlines()] == ["up to date"] * 4
 
@@ -141,7 +145,10 @@ def test_named_options_set_their_keys(tmp_path: Path) -> None:
     assert config["qat"]["decoders"]["batch_size"] == 2
     assert config["qat"]["diffusion"]["batch_size"] == 4
     assert config["device"] == "cpu"
-    assert config["pretrained"] == config["pretrained"] | {"path": "a.pt", "decoder_path": "b.pt"}
+    assert config["pretrained"] == config["pretrained"] | {
+        "path": str(tmp_path / "a.pt"),
+        "decoder_path": str(tmp_path / "b.pt"),
+    }
     expected = {"backend": "x86", "convert_conv1d": False, "scheme": "default", "velocity": True, "seismic": False}
     assert config["quant"] == config["quant"] | expected | {"keep_float": [], "max_quality_loss": 0.0}
     assert status(tmp_path)["state"] == "partial"
@@ -296,3 +303,51 @@ def test_light_commands_import_nothing_heavy(tmp_path: Path, arguments: tuple[st
     assert done.stdout
     allowed = {"rich"} if "--help" in arguments else set()  # Typer draws help with Rich
     assert set(imported) <= allowed
+
+
+def state_of_process(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_a_job_stopped_with_ctrl_z_is_continued_so_that_it_can_save(detached: Path) -> None:
+    shot = wait_for(detached, lambda s: s["stages"][0]["step"] >= 12)
+    pid = shot["owner"]["pid"]
+    os.kill(pid, signal.SIGTSTP)
+    os.kill(pid, signal.SIGSTOP)  # one that leads its session ignores the former
+    while state_of_process(pid) != "T":
+        time.sleep(0.01)
+    done = ubq(detached, "stop")
+    assert done.returncode == 0, done.stderr
+    assert status(detached)["state"] == "interrupted"
+
+
+def test_a_crashed_run_resumed_in_the_background_reports_what_the_new_process_says(detached: Path) -> None:
+    """``state.json`` of the crash says running, too."""
+    wait_for(detached, lambda s: s["stages"][0]["last_checkpoint"])
+    pid = status(detached)["owner"]["pid"]
+    os.kill(pid, signal.SIGKILL)
+    while status(detached)["owner"]:
+        time.sleep(0.05)
+    assert json.loads((detached / "runs/job/state.json").read_text())["state"] == "running"
+    # a preflight that fails: the device is not there
+    done = ubq(detached, "resume", "--detach", "--set", "device=cuda:7", step_seconds=0.08)
+    assert done.returncode != 0
+    assert "cuda:7" in done.stdout + done.stderr
+    assert "preflight passed" not in done.stdout
+
+
+def test_resume_with_a_value_runs_again_what_depends_on_it(tmp_path: Path) -> None:
+    assert ubq(tmp_path, "run", *PRESET, *STEPS, "--epochs", "7", "--run", "r").returncode == 0
+    (tmp_path / "elsewhere").mkdir()
+    options = ("--runs-dir", str(tmp_path / "runs"), "--set", "qat.epochs=3")
+    dry = ubq(tmp_path / "elsewhere", "resume", "r", *options, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert [line.split(maxsplit=1)[1] for line in dry.stdout.splitlines()[:3]] == [
+        "up to date",
+        "up to date",
+        "run  (qat.epochs 7 -> 3)",
+    ]
+    done = ubq(tmp_path / "elsewhere", "resume", "r", *options, "--no-preflight")
+    assert done.returncode == 0, done.stderr
+    assert [s["step"] for s in status(tmp_path)["stages"]] == [40, 40, 3, 0]

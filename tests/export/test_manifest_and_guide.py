@@ -64,6 +64,15 @@ def test_a_damaged_manifest_gives_one_clear_error(tmp_path: Path, text: str) -> 
         read_manifest(tmp_path / "manifest.json")
 
 
+def test_a_format_that_is_dropped_leaves_no_file_that_loads(tmp_path: Path) -> None:
+    for name in ("tiny.onnx", "tiny.decoders.onnx", "tiny.pte", "other.onnx"):
+        (tmp_path / name).write_text("old")
+    recipe = tiny_recipe()
+    export_generator(tiny_generator(recipe), recipe, tmp_path, "tiny", family="style-a")
+    assert [p.name for p in tmp_path.glob("*.onnx")] == ["other.onnx"]
+    assert not list(tmp_path.glob("*.pte"))
+
+
 def test_the_float_reference_says_what_it_is_and_agrees_with_the_unquantised_model(tmp_path: Path) -> None:
     recipe = tiny_recipe()
     generator = tiny_generator(recipe)

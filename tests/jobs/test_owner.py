@@ -5,17 +5,33 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from kill import toy
 
 from ubq.errors import EXIT_HELD, HeldError, UsageError
-from ubq.jobs.owner import LOCK, OWNER, SILENT_S, Hold, alive, on_network, read_owner, start_token, this_process
+from ubq.jobs.detach import stop_run
+from ubq.jobs.owner import (
+    LOCK,
+    OWNER,
+    Hold,
+    LostHoldError,
+    Owner,
+    alive,
+    on_network,
+    read_owner,
+    settle,
+    start_token,
+    this_process,
+)
 
 HOLDER = """
 import sys, time
@@ -75,27 +91,102 @@ def test_another_process_with_the_same_id_is_not_the_owner(tmp_path: Path) -> No
     assert not alive(dataclasses.replace(me, boot="another boot"), tmp_path)
 
 
-def test_an_owner_on_another_host_lives_by_its_heartbeat(tmp_path: Path) -> None:
-    other = dataclasses.replace(this_process(), host="elsewhere")
-    path = tmp_path / OWNER
-    path.write_text(json.dumps(dataclasses.asdict(other)))
-    assert alive(other, tmp_path)
-    old = time.time() - SILENT_S - 1
-    os.utime(path, (old, old))
-    assert not alive(other, tmp_path)
+class Clock:
+    """This process's clocks as a test sets them: sleeping takes no time, and every sleep may do something."""
+
+    def __init__(self) -> None:
+        self.now, self.ahead = 1000.0, 0.0
+        self.during_sleep: Callable[[], object] = lambda: None
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return time.time() + self.ahead
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.during_sleep()
 
 
-def test_a_soft_lock_of_a_silent_host_is_taken_over(tmp_path: Path) -> None:
-    other = dataclasses.replace(this_process(), host="elsewhere")
-    (tmp_path / LOCK).write_text("12345\nelsewhere\n")
-    (tmp_path / OWNER).write_text(json.dumps(dataclasses.asdict(other)))
-    with pytest.raises(HeldError, match="elsewhere"), Hold(tmp_path, network=True):
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("ubq.jobs.owner.time", clock)
+    return clock
+
+
+def elsewhere(run: Path, **changes: str) -> Owner:
+    """A holder that this process cannot look up: on another host unless said otherwise."""
+    owner = dataclasses.replace(this_process(), **{"host": "elsewhere", **changes})
+    (run / LOCK).write_text(owner.token)
+    (run / OWNER).write_text(json.dumps(dataclasses.asdict(owner)))
+    return owner
+
+
+def beat(run: Path, ahead: float = 0.0) -> None:
+    """A heartbeat by the clock of a file server that is so many seconds ahead."""
+    moment = time.time_ns() + round(ahead * 1e9)
+    os.utime(run / OWNER, ns=(moment, moment))
+
+
+@pytest.mark.parametrize("ahead", [-400.0, 0.0, 400.0])
+@pytest.mark.parametrize("changes", [{"host": "elsewhere"}, {"host": socket.gethostname(), "namespace": "pid:[1]"}])
+def test_a_heartbeat_is_judged_by_its_changes_whatever_the_clocks_say(
+    tmp_path: Path, clock: Clock, ahead: float, changes: dict[str, str]
+) -> None:
+    owner = elsewhere(tmp_path, **changes)
+    clock.during_sleep = lambda: beat(tmp_path, ahead)
+    beat(tmp_path, ahead)
+    with pytest.raises(HeldError, match="process"), Hold(tmp_path, network=True):
         pass
-    old = time.time() - SILENT_S - 1
-    os.utime(tmp_path / LOCK, (old, old))
-    os.utime(tmp_path / OWNER, (old, old))
+    assert alive(owner, tmp_path)
+    clock.during_sleep = lambda: None  # it dies
+    clock.ahead = 1000.0  # and what it left is not recent by this machine's clock
+    settle([tmp_path])
+    assert not alive(owner, tmp_path)
     with Hold(tmp_path, network=True):
-        pass
+        assert read_owner(tmp_path).pid == os.getpid()  # type: ignore[union-attr]
+
+
+def test_a_copy_of_a_running_run_is_not_running(tmp_path: Path) -> None:
+    process = holder(tmp_path / "demo", "kernel")
+    try:
+        shutil.copytree(tmp_path / "demo", tmp_path / "copy")
+        owner = read_owner(tmp_path / "copy")
+        assert owner is not None
+        assert not alive(owner, tmp_path / "copy")
+        assert not stop_run(tmp_path / "copy")
+        with Hold(tmp_path / "copy"):
+            pass
+        os.rename(tmp_path / "demo", tmp_path / "renamed")
+        assert alive(owner, tmp_path / "renamed")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_a_holder_that_slept_writes_nothing_once_another_has_taken_over(tmp_path: Path, network: bool) -> None:
+    with Hold(tmp_path, network=network) as slept:
+        slept.check()
+        new = elsewhere(tmp_path)
+        with pytest.raises(LostHoldError, match="elsewhere"):
+            slept.check()
+        (tmp_path / OWNER).write_text(json.dumps(dataclasses.asdict(slept.owner)))
+        with pytest.raises(LostHoldError):  # lost is lost
+            slept.check()
+        elsewhere(tmp_path)
+    assert read_owner(tmp_path) is not None
+    assert (tmp_path / LOCK).exists()
+    assert new.token != slept.owner.token
+
+
+def test_a_removed_owner_file_is_written_again_while_the_lock_is_held(tmp_path: Path) -> None:
+    with Hold(tmp_path, network=False) as hold:
+        (tmp_path / OWNER).unlink()
+        hold.check()
+        assert read_owner(tmp_path) == hold.owner
 
 
 def test_a_forked_child_that_outlives_its_parent_does_not_hold_the_run(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import pytest
 import toy
 
 from ubq.durable import read_rows
-from ubq.errors import EXIT_MARK_FAILED, EXIT_PREFLIGHT, StageError, UbqError
+from ubq.errors import EXIT_HELD, EXIT_MARK_FAILED, EXIT_PREFLIGHT, DivergedError, StageError, UbqError
+from ubq.jobs.checks.check import Check
 from ubq.jobs.console import QuietConsole
-from ubq.jobs.frozen import load_frozen
+from ubq.jobs.fingerprints import changes
+from ubq.jobs.frozen import load_frozen, write_config
+from ubq.jobs.owner import LostHoldError
 from ubq.jobs.run import resume_run, start_run
-from ubq.jobs.state import StageState, read_state
+from ubq.jobs.state import StageState, read_state, write_state
 from ubq.jobs.status import snapshot
 from ubq.stages.paths import RunPaths
 
@@ -208,7 +212,7 @@ def test_an_automatic_device_is_fixed_at_the_first_start(
     assert start_run(config, paths, stages=stages, console=QuietConsole()) == EXIT_PREFLIGHT
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "error: device cuda is not available on this machine"
-    assert f"ubq run --config {paths.config} --set device=cpu" in lines[1]
+    assert f"ubq resume run --runs-dir {paths.root.parent} --set device=cpu" in lines[1]
 
 
 def test_a_run_that_trained_under_an_automatic_device_is_not_trained_again(paths: RunPaths) -> None:
@@ -264,3 +268,120 @@ def test_a_row_before_the_first_step_is_not_doubled(paths: RunPaths) -> None:
     Judges.fails = False
     assert start(paths, stages) == 0
     assert [r["step"] for r in read_rows(paths.metrics) if r["stage"] == "diffusion"] == list(range(21))
+
+
+def test_a_failed_preflight_is_not_a_stages_failure(
+    paths: RunPaths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start(paths, failing(StageError("it fails here"))) == 1
+    full = Check(id="disk", status="failed", figure="too little disk space", fix="make room")
+    monkeypatch.setattr("ubq.jobs.checks.preflight.check_run", lambda *given: [full])
+    capsys.readouterr()
+    assert start(paths, toy.stages()) == EXIT_PREFLIGHT
+    state = read_state(paths.state)
+    assert state is not None
+    assert state.error == {"stage": "", "message": "too little disk space", "fix": "make room"}
+    assert [s.error["message"] for s in state.stages if s.error] == ["it fails here"]
+    assert capsys.readouterr().err.startswith("error: too little disk space")
+
+
+def test_a_failure_belongs_to_the_stage_that_failed(paths: RunPaths) -> None:
+    """Not to an earlier one that was left unfinished."""
+    assert start(paths, failing(StageError("first"))) == 1
+    state = read_state(paths.state)
+    assert state is not None
+    state.stages[0].state = "failed"
+    write_state(paths.state, state)
+
+    class Fails(toy.Export):
+        def run(self, context: Any) -> None:
+            raise StageError("second")
+
+    assert start(paths, [*toy.stages()[:3], Fails()]) == 1
+    state = read_state(paths.state)
+    assert state is not None
+    assert state.error is not None
+    assert (state.error["stage"], state.error["message"]) == ("export", "second")
+
+
+def test_a_run_that_another_process_took_over_is_left_to_it(paths: RunPaths) -> None:
+    class Slept(toy.Diffusion):
+        def run(self, context: Any) -> None:
+            real = context.progress
+
+            def progress(step: int, steps: int, **figures: float | str) -> None:
+                real(step, steps, **figures)
+                if step == 12:  # what the other one does meanwhile
+                    owner = json.loads((paths.root / "owner.json").read_bytes())
+                    (paths.root / "owner.json").write_text(json.dumps({**owner, "token": "other", "host": "elsewhere"}))
+                    seen.update({p: p.read_bytes() for p in paths.root.rglob("*") if p.is_file()})
+
+            context.progress = progress
+            super().run(context)
+
+    seen: dict[Path, bytes] = {}
+    with pytest.raises(LostHoldError, match="elsewhere") as caught:
+        start(paths, [toy.stages()[0], Slept(), *toy.stages()[2:]])
+    assert caught.value.exit_code == EXIT_HELD
+    assert {p: p.read_bytes() for p in paths.root.rglob("*") if p.is_file()} == seen
+
+
+def test_a_diverged_stage_gets_a_command_that_goes_on(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
+    class Diverges(toy.Diffusion):
+        name = "train-diffusion"
+
+        def run(self, context: Any) -> None:
+            raise DivergedError("the gradient is not finite", "lower the stage's lr")
+
+    stages = [toy.stages()[0], Diverges()]
+    assert start(paths, stages) == 1
+    state = read_state(paths.state)
+    assert state is not None
+    assert state.error is not None
+    command = shlex.split(state.error["fix"])
+    assert command[:3] == ["ubq", "resume", "run"]
+    assert command[command.index("--set") + 1] == "train.diffusion.lr=4e-05"
+    assert Path(command[command.index("--runs-dir") + 1]) == paths.root.parent
+
+
+def test_a_run_goes_on_from_any_working_folder(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(paths.root.parent)
+    config = toy.toy_config(epochs=20)
+    data = config.data.model_copy(update={"train_velocity": "maps/", "train_seismic": "maps"})
+    relative = RunPaths(Path("run"))
+    stages = failing(StageError("it fails here"))
+    start_run(
+        config.model_copy(update={"data": data}), relative, stages=stages, console=QuietConsole(), preflight=False
+    )
+    frozen = load_frozen(paths)
+    maps = str(paths.root.parent / "maps")
+    assert (frozen.data.train_velocity, frozen.data.train_seismic, frozen.run.dir) == (
+        maps,
+        maps,
+        str(paths.root.parent),
+    )
+    (paths.root.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(paths.root.parent / "elsewhere")
+    assert resume_run(RunPaths(Path("../run")), stages=toy.stages(), console=QuietConsole(), preflight=False) == 0
+    events = [e for e in read_rows(paths.events) if e["event"] == "stage_resumed"]
+    assert [(e["stage"], e["step"]) for e in events] == [("diffusion", 10)]
+
+
+def test_a_frozen_configuration_of_before_is_read_from_where_it_was_started(
+    paths: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ubq 0.1.0 froze paths as they were given, and kept them so in the fingerprints."""
+    work = paths.root.parent / "work"
+    old = RunPaths(work / "runs" / "run")
+    old.root.mkdir(parents=True)
+    config = toy.toy_config(epochs=20)
+    data = config.data.model_copy(update={"train_velocity": "maps/x.npy"})
+    old_config = config.model_copy(update={"data": data})
+    write_config(old, old_config)
+    monkeypatch.chdir(paths.root.parent)
+    assert load_frozen(old).data.train_velocity == str(work / "maps" / "x.npy")
+    before = {"data.train_velocity": "maps/x.npy", "input maps/x.npy": "sha"}
+    now = {"data.train_velocity": str(work / "maps/x.npy"), f"input {work}/maps/x.npy": "sha"}
+    assert changes(before, now, {}) == []
+    assert changes(before, now | {f"input {work}/maps/x.npy": "other"}, {}) != []
+    assert changes(before | {"data.train_velocity": "other/x.npy"}, now, {}) != []

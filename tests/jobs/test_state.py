@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ubq.cli.jobs import describe
+from ubq.cli.describe import describe
 from ubq.durable import LineFile, plain, read_rows, write_atomic
 from ubq.errors import EXIT_USAGE, UsageError
 from ubq.jobs.state import (

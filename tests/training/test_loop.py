@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ubq.config.schema import DiffusionTraining, RunConfig
-from ubq.errors import StageError
+from ubq.errors import DivergedError, StageError
 from ubq.training.context import Stopped
 from ubq.training.loop import FULL_QUANTISATION_PHASE, learning_rate, total_steps, train
 from ubq.training.randomness import SampleDraws, SampleOrder
@@ -210,6 +211,73 @@ def test_other_errors_are_not_taken_for_missing_memory() -> None:
 
     with pytest.raises(RuntimeError, match="shape mismatch"):
         fit(Context(), Broken())
+
+
+class Explodes(torch.autograd.Function):
+    """Passes a tensor on; its gradient is not a number."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return torch.full_like(gradients[0], torch.nan)
+
+
+class BadGradient(Regression):
+    """Its loss stays finite; from a step on the gradient of its first layer is not."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at, self.calls = at, 0
+
+    def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
+        self.calls += 1
+        if self.calls <= self.at:
+            return super().loss(samples, draws)
+        hidden = Explodes.apply(self.model[0](DATA[samples]))
+        return self.model[2](self.model[1](hidden)).square().mean()
+
+
+class BadValidation(Regression):
+    def validate(self, batch: int) -> float:
+        return math.nan
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
+    return [t for v in inner for t in tensors_of(v)]
+
+
+@pytest.mark.parametrize("at", [0, 6, 19])  # the first step, one between, the last
+def test_a_gradient_that_is_not_finite_steps_nowhere_and_is_never_saved(at: int) -> None:
+    context, task = Context(), BadGradient(at)
+    with pytest.raises(DivergedError, match=rf"the gradient at step {at} .* first in 0\.weight"):
+        fit(context, task)
+    assert max(context.saved, default=0) == at // 4 * 4
+    assert all(t.isfinite().all() for t in tensors_of([*context.saved.values(), task.model.state_dict()]))
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_stage_too() -> None:
+    context = Context()
+    with pytest.raises(DivergedError, match="the validation loss at step 2 "):
+        fit(context, BadValidation())
+    assert not context.saved
+
+
+@pytest.mark.parametrize("part", ["model", "average"])
+def test_a_checkpoint_of_an_older_version_that_is_not_finite_is_named_at_once(part: str) -> None:
+    context = Context(stop_at=7)
+    with pytest.raises(Stopped):
+        fit(context)
+    weight = "0.weight" if part == "model" else "average.0.weight"
+    context.saved[7][part][weight][0, 0] = torch.inf
+    with pytest.raises(DivergedError, match=weight):
+        fit(context)
+    assert max(context.saved) == 7
 
 
 def test_divergence_is_one_line_with_a_fix() -> None:

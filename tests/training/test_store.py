@@ -178,12 +178,26 @@ def test_code_in_a_checkpoint_is_never_run(store: CheckpointStore, tmp_path: Pat
     assert not (tmp_path / "touched").exists()
 
 
-def test_clear_leaves_the_final_files(store: CheckpointStore) -> None:
+def test_what_is_set_aside_can_be_brought_back_and_the_final_files_stay(store: CheckpointStore) -> None:
+    assert store.set_aside({}) is None
     store.save(5, payload(5))
+    store.save(10, payload(10))
     (store.folder / "final.pt").write_bytes(b"weights")
-    store.clear()
-    assert [p.name for p in store.folder.iterdir()] == ["final.pt"]
+    (store.folder / ".tmp-step-15").mkdir()
+    aside = store.set_aside({"lr": 1})
+    assert sorted(p.name for p in store.folder.iterdir()) == ["final.pt", "superseded"]
     assert store.latest() is None
+    store.save(3, payload(3))
+    store.set_aside({"lr": 2})
+    assert [facts for _folder, facts in reopened(store).superseded()] == [{"lr": 2}, {"lr": 1}]
+    assert aside is not None
+    store.bring_back(aside)
+    found = reopened(store).latest()
+    assert found is not None
+    assert found[0] == found[1]["step"] == 10
+    store.drop_superseded()
+    assert store.superseded() == []
+    assert sorted(p.name for p in store.folder.iterdir()) == ["final.pt", "step-10", "step-5"]
 
 
 def test_rows_are_made_durable_before_it_counts(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ubq.config.load import read_frozen
+from ubq.config.runs import run_command
 from ubq.config.schema import ExportConfig, QuantConfig
 from ubq.data.normalization import Normalization
 from ubq.errors import UsageError
@@ -138,7 +139,7 @@ def subject_of_run(run: Path, backend: str = "") -> Subject:
     if not manifest.is_file():
         raise UsageError(
             _("the run {run} has exported no model yet").format(run=run.name),
-            _("go on with it: ubq resume {run} --runs-dir {folder}").format(run=run.name, folder=run.parent),
+            _("go on with it: {command}").format(command=run_command("resume", run)),
         )
     exported = TorchScriptGenerator(manifest.with_name(f"{read_manifest(manifest)['name']}.pt"), backend=backend)
     return Subject(f"run {run.name}", trained_model(run), exported, held_out_maps(run))

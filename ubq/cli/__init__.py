@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
+import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from ubq.cli.output import say
 from ubq.errors import EXIT_INTERRUPT, EXIT_OK, EXIT_STAGE_FAILED, EXIT_USAGE, UbqError, is_out_of_memory
 from ubq.i18n import gettext as _
 from ubq.i18n import set_language
+from ubq.oserrors import of_the_system
 
 COMMANDS = {
     "run": "ubq.cli.jobs:run",
@@ -59,6 +64,10 @@ class LazyGroup(TyperGroup):
             single = typer.Typer(add_completion=False)
             single.command(cmd_name)(found)
             found = single
+        for info in found.registered_commands:
+            if info.callback and not hasattr(info.callback, "expands"):
+                info.callback = _expanding(info.callback)
+                info.callback.expands = True  # type: ignore[attr-defined]
         command = _translated(typer.main.get_command(found))
         command.name = cmd_name
         return command
@@ -84,6 +93,23 @@ def _translated(command: Any) -> Any:
     return command
 
 
+def _expanding(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A command that expands ``~`` in its paths first: a shell does not in ``--runs-dir=~/x``."""
+
+    def expand(value: Any) -> Any:
+        from ubq.config.runs import expanded
+
+        if isinstance(value, list):
+            return [expand(v) for v in value]
+        return Path(expanded(str(value))) if isinstance(value, Path) and str(value).startswith("~") else value
+
+    @functools.wraps(function)
+    def command(*values: Any, **named: Any) -> Any:
+        return function(*map(expand, values), **{name: expand(value) for name, value in named.items()})
+
+    return command
+
+
 class UsageProblem(UbqError):
     """A command line that cannot be understood."""
 
@@ -98,7 +124,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from ubq import __version__
 
-        typer.echo(f"ubq {__version__}")
+        say(f"ubq {__version__}")
         raise typer.Exit
 
 
@@ -141,6 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     args = list(sys.argv[1:] if arguments is None else arguments)
     set_language(_language(args))
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding lacks ends no command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     command = _translated(typer.main.get_command(app))
     try:
         result = command.main(args=args, prog_name="ubq", standalone_mode=False)
@@ -157,6 +186,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output has gone (`ubq logs | head`); keep the interpreter from saying so at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
+    except OSError as error:
+        problem = of_the_system(error)
+        return _fail(error, problem.message, problem.fix, problem.exit_code)
     except Exception as error:
         if is_out_of_memory(error):
             fix = _("free some memory; a damaged file may also ask for more than there is")
@@ -184,7 +216,7 @@ def _fail(error: BaseException, message: str, fix: str, code: int) -> int:
         import traceback
 
         traceback.print_exception(error)
-    print(_("error: {error}").format(error=message), file=sys.stderr)
+    say(_("error: {error}").format(error=message), err=True)
     if fix:
-        print(f"  {fix}", file=sys.stderr)
+        say(f"  {fix}", err=True)
     return code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, get_args
 
 import typer
 
+from ubq.cli.options import HERE, RunsDir
+from ubq.cli.output import say, say_json
 from ubq.cli.progress import progress
+from ubq.config.runs import expanded
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
@@ -26,7 +28,6 @@ Source = Annotated[
         metavar="[RUN|FILE]", help="A run or an exported .pt; the newest run when absent. Not with --width."
     ),
 ]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0: all cores.")]
 Backend = Annotated[str, typer.Option(help="Integer engine; default: the file's own, x86 for --width.")]
@@ -52,7 +53,7 @@ def sample(
     maps: Annotated[int, typer.Option(min=0, help="Maps drawn to measure quality; 0: none.")] = 256,
     threads: Threads = 1,
     backend: Backend = "",
-    runs_dir: RunsDir = Path("runs"),
+    runs_dir: RunsDir = HERE,
     as_json: Json = False,
 ) -> None:
     """One pair, whole call: the exported file against float with every diffusion step."""
@@ -79,7 +80,7 @@ def kernel(
     onnxruntime: Annotated[bool, typer.Option(help="Also ONNX Runtime's own quantisation of the float U-Net.")] = True,
     threads: Threads = 1,
     backend: Backend = "",
-    runs_dir: RunsDir = Path("runs"),
+    runs_dir: RunsDir = HERE,
     as_json: Json = False,
 ) -> None:
     """One U-Net step: float, int8, the int8 matrix products alone, and ONNX Runtime's quantisation."""
@@ -104,7 +105,7 @@ def steps(
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the start noise, the same for every point.")] = 0,
     out: Annotated[Path | None, typer.Option(help="PNG to draw; default: bench-steps.png in the run's folder.")] = None,
     threads: Threads = 1,
-    runs_dir: RunsDir = Path("runs"),
+    runs_dir: RunsDir = HERE,
     as_json: Json = False,
 ) -> None:
     """Distance to held-out maps against sampling steps, and the fewest steps that lose nothing."""
@@ -123,7 +124,7 @@ def steps(
     draw_curves(result, picture)
     _print(result, as_json, picture=str(picture))
     if not as_json:
-        typer.echo(_("picture: {path}").format(path=picture), err=True)
+        say(_("picture: {path}").format(path=picture), err=True)
 
 
 @app.command()
@@ -188,7 +189,7 @@ def runtimes(
     ] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds in which all take their turn.")] = 7,
     threads: Threads = 1,
-    runs_dir: RunsDir = Path("runs"),
+    runs_dir: RunsDir = HERE,
     as_json: Json = False,
 ) -> None:
     """One pair by each runtime that a model was exported for."""
@@ -221,9 +222,9 @@ def forward(
 
 def _print(result: Result, as_json: bool, **more: str) -> None:
     if as_json:
-        typer.echo(json.dumps({**result.to_dict(), **more}, indent=2))
+        say_json({**result.to_dict(), **more})
     else:
-        typer.echo(result.to_markdown())
+        say(result.to_markdown())
 
 
 def _exported_files(sources: list[str], runs_dir: Path) -> list[Path]:
@@ -231,7 +232,7 @@ def _exported_files(sources: list[str], runs_dir: Path) -> list[Path]:
     from ubq.runtime import SUFFIXES
 
     if sources and all(Path(s).suffix in SUFFIXES for s in sources):
-        return [Path(s) for s in sources]
+        return [Path(expanded(s)) for s in sources]
     if len(sources) > 1:
         raise UsageError(
             _("{names}: wanted is one run, or files of one model").format(names=" ".join(sources)),
@@ -254,10 +255,10 @@ def _subject(
     levels = _numbers(mults, "--mults")
     _check_solver(solver, "--solver")
     if not width:
-        if source and (Path(source).is_file() or source.endswith(".pt")):
+        if source and (Path(expanded(source)).is_file() or source.endswith(".pt")):
             from ubq.bench.subject import subject_of_file
 
-            yield subject_of_file(Path(source), backend)
+            yield subject_of_file(Path(expanded(source)), backend)
             return
         from ubq.jobs.status import find_run
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ubq.cli.output import say, say_json
 from ubq.errors import EXIT_USAGE, UsageError
 from ubq.i18n import gettext as _
 
@@ -46,7 +46,7 @@ def inspect(
 
     result = inspect_checkpoint(file, weights.value, decoder_path=decoder_checkpoint)
     if as_json:
-        typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+        say_json(result.to_dict())
     else:
         _print(result)
     if result.problem:
@@ -76,23 +76,21 @@ def weights(
 
 def _print(result: ImportedModel) -> None:
     document = result.to_dict()
-    typer.echo(
+    say(
         _("{path}: {container} checkpoint, {weights} weights").format(
             path=result.path, container=result.container, weights=result.weights_used
         )
     )
     for part, count in document["parameters"].items():
-        typer.echo(f"  {part:<20} {count:>15,}")
+        say(f"  {part:<20} {count:>15,}")
     if document["absent"]:
-        typer.echo(_("absent: {parts}").format(parts=", ".join(document["absent"])))
-    typer.echo(_("sizes:"))
+        say(_("absent: {parts}").format(parts=", ".join(document["absent"])))
+    say(_("sizes:"))
     for key, value in document["sizes"].items():
-        typer.echo(f"  {key:<20} {value}")
-    typer.echo(
-        _("normalisation: the ranges of {name}, unless you say otherwise").format(name=document["normalization"])
-    )
+        say(f"  {key:<20} {value}")
+    say(_("normalisation: the ranges of {name}, unless you say otherwise").format(name=document["normalization"]))
     for note in result.notes:
-        typer.echo(_("note: {note}").format(note=note))
+        say(_("note: {note}").format(note=note))
     for title, names in ((_("missing"), result.missing), (_("left over"), result.left_over)):
         for name in names:
-            typer.echo(f"{title}: {name}")
+            say(f"{title}: {name}")

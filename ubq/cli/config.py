@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ubq.cli.options import HERE, RunsDir
+from ubq.cli.output import say, say_json
+from ubq.config.runs import expanded
 from ubq.errors import EXIT_USAGE, UsageError
 from ubq.i18n import gettext as _
 
@@ -20,11 +22,10 @@ Preset = Annotated[str | None, typer.Option("--preset", help="Preset to build on
 Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")]
 File = Annotated[Path | None, typer.Option("--config", help="Project file instead of ./ubq.toml.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")]
 
 
 def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    say_json(value)
 
 
 @app.command()
@@ -48,7 +49,7 @@ def show(
             shown["provenance"] = {k: s for k, s in loaded.provenance.items() if only is None or k in only}
         _print_json(shown)
     else:
-        typer.echo(as_toml(loaded.config, loaded.provenance if provenance else None, only), nl=False)
+        say(as_toml(loaded.config, loaded.provenance if provenance else None, only), end="")
 
 
 @app.command()
@@ -79,11 +80,11 @@ def validate(
         _print_json({"findings": [f.as_dict() for f in findings]})
     elif findings:
         for finding in findings:
-            typer.echo(str(finding), err=True)
-        typer.echo(_("mistakes: {count}").format(count=len(findings)), err=True)
+            say(str(finding), err=True)
+        say(_("mistakes: {count}").format(count=len(findings)), err=True)
     else:
         what = ", ".join(map(str, files)) if files else _("configuration")
-        typer.echo(_("{what}: no mistakes").format(what=what))
+        say(_("{what}: no mistakes").format(what=what))
     if findings:
         raise typer.Exit(EXIT_USAGE)
 
@@ -96,9 +97,11 @@ def schema(
     from ubq.config.rendering import schema_text
 
     if output:
-        output.write_text(schema_text(), encoding="utf-8")
+        from ubq.config.editing import write_file
+
+        write_file(output, schema_text())
     else:
-        typer.echo(schema_text(), nl=False)
+        say(schema_text(), end="")
 
 
 @app.command(hidden=True)
@@ -109,9 +112,11 @@ def docs(
     from ubq.config.reference import page
 
     if output:
-        output.write_text(page(), encoding="utf-8")
+        from ubq.config.editing import write_file
+
+        write_file(output, page())
     else:
-        typer.echo(page(), nl=False)
+        say(page(), end="")
 
 
 @app.command()
@@ -129,7 +134,7 @@ def init(
         raise UsageError(_("{file} is there already").format(file=file), "ubq config init --force")
     config = load_config(preset, isolated=True).config
     write_file(file, commented(config, preset, file))
-    typer.echo(_("wrote {file}; next: ubq run").format(file=file))
+    say(_("wrote {file}; next: ubq run").format(file=file))
 
 
 @app.command("set")
@@ -143,7 +148,7 @@ def set_key(
 
     changed = set_values(file, {key: value})
     for name, text in changed.items():
-        typer.echo(f"{file}: {name} = {text}")
+        say(f"{file}: {name} = {text}")
 
 
 def configuration_of(name: str, runs_dir: Path) -> Config:
@@ -154,15 +159,17 @@ def configuration_of(name: str, runs_dir: Path) -> Config:
     """
     from ubq.config import keys, presets
     from ubq.config.load import PROJECT_FILE, load_config, read_frozen
+    from ubq.jobs.status import run_folders
 
-    for folder in (runs_dir / name, Path(name)):
+    path = Path(expanded(name))
+    for folder in (runs_dir / name, path):
         if (folder / "config.toml").is_file():
             return read_frozen(folder / "config.toml")
-    if Path(name).is_file():
-        return load_config(project_file=Path(name), isolated=True).config
+    if path.is_file():
+        return load_config(project_file=path, isolated=True).config
     if presets.find(name):
         return load_config(name, isolated=True).config
-    runs = [f.parent.name for f in runs_dir.glob("*/config.toml")]
+    runs = [folder.name for folder in run_folders(runs_dir)]
     near = keys.did_you_mean(name, [*runs, *presets.names()])
     fix = _("did you mean {name}?").format(name=near) if near else "ubq runs"
     message = _("{name} is no run in {folder}, no file like {file} and no preset")
@@ -173,7 +180,7 @@ def configuration_of(name: str, runs_dir: Path) -> Config:
 def diff(
     a: Annotated[str, typer.Argument(metavar="RUN_A", help="A run, a TOML file or a preset.")],
     b: Annotated[str, typer.Argument(metavar="RUN_B", help="Another.")],
-    runs_dir: RunsDir = Path("runs"),
+    runs_dir: RunsDir = HERE,
     as_json: Json = False,
 ) -> None:
     """Print the keys in which two runs, files or presets differ."""
@@ -186,7 +193,7 @@ def diff(
         _print_json({"a": a, "b": b, "changes": [{"key": k, "a": x, "b": y} for k, (x, y) in changed.items()]})
         return
     if not changed:
-        typer.echo(_("no difference"))
+        say(_("no difference"))
     width = max((len(k) for k in changed), default=0)
     for key, (x, y) in changed.items():
-        typer.echo(f"{key:<{width}}  {toml_value(x)} -> {toml_value(y)}")
+        say(f"{key:<{width}}  {toml_value(x)} -> {toml_value(y)}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ubq.cli.output import say, say_json
 from ubq.cli.progress import progress
+from ubq.config.runs import command
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
@@ -31,20 +32,18 @@ def inspect(
     with progress(_("reading"), _("samples")) as show:
         report = inspect_folder(folder, seismic, show)
     if as_json:
-        typer.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
+        say_json(report.to_dict())
         return
-    typer.echo(report.summary())
-    typer.echo(
-        _("family: {families}").format(families=_(" or ").join(report.families) or _("not known from the names"))
-    )
+    say(report.summary())
+    say(_("family: {families}").format(families=_(" or ").join(report.families) or _("not known from the names")))
     width = max(len(file.path) for file in report.files)
     for file in report.files:
         shape = "x".join(map(str, file.shape))
-        typer.echo(
+        say(
             f"{file.path:<{width}}  {file.kind:<8}  {shape:<15}  {file.dtype}  {file.minimum:.6g} .. {file.maximum:.6g}"
         )
     for warning in report.warnings:
-        typer.echo(_("warning: {warning}").format(warning=warning), err=True)
+        say(_("warning: {warning}").format(warning=warning), err=True)
 
 
 @app.command()
@@ -84,15 +83,19 @@ def synth(
         _forward(out, out, workers)
     if as_json:
         result = {"family": chosen, "seed": seed, "train": samples - val, "val": val, "seismic": seismic}
-        typer.echo(json.dumps({**result, "folder": str(out), "files": [str(f) for f in files]}, indent=2))
+        say_json({**result, "folder": str(out), "files": [str(f) for f in files]})
         return
-    typer.echo(
+    say(
         _("{train} training and {val} held-out {family}-like maps in {folder}").format(
             train=samples - val, val=val, family=chosen, folder=out
         )
     )
     if not seismic:
-        typer.echo(_("next: {command}").format(command=f"ubq data forward --velocity {out} --out {out}"))
+        say(
+            _("next: {command}").format(
+                command=command("ubq", "data", "forward", "--velocity", str(out), "--out", str(out))
+            )
+        )
 
 
 @app.command()
@@ -106,11 +109,11 @@ def forward(
     maps, seconds = _forward(velocity, out, workers)
     if as_json:
         result = {"velocity": str(velocity), "out": str(out), "samples": maps, "seconds": round(seconds, 3)}
-        typer.echo(json.dumps(result, indent=2))
+        say_json(result)
         return
-    typer.echo(_("{maps} gathers in {folder}").format(maps=maps, folder=out))
-    command = f"ubq run --train-data {out} --train-label {velocity}"
-    typer.echo(_("next: {command}").format(command=command))
+    say(_("{maps} gathers in {folder}").format(maps=maps, folder=out))
+    run = command("ubq", "run", "--train-data", str(out), "--train-label", str(velocity))
+    say(_("next: {command}").format(command=run))
 
 
 def _forward(velocity: Path, out: Path, workers: int) -> tuple[int, float]:
@@ -131,6 +134,6 @@ def _forward(velocity: Path, out: Path, workers: int) -> tuple[int, float]:
 
         finished = forward_files(velocity, out, workers, note, lambda: signals.received is not None)
     if not finished:
-        typer.echo(_("stopped; the same command goes on from here"), err=True)
+        say(_("stopped; the same command goes on from here"), err=True)
         raise typer.Exit(signals.exit_code)
     return total, time.monotonic() - started

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ubq.cli.options import HERE, RunsDir
+from ubq.cli.output import say, say_json
 from ubq.cli.progress import progress
+from ubq.config.runs import expanded, run_command
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
@@ -31,7 +33,7 @@ def deploy(
         str, typer.Option(help="Python there; default: ~/ubq-pi/bin/python of the guide, else python3.")
     ] = "",
     smoke: Annotated[bool, typer.Option("--smoke", help="Draw a sample there: seconds, memory, temperature.")] = False,
-    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")] = Path("runs"),
+    runs_dir: RunsDir = HERE,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Copy a model to a Raspberry Pi with your own ssh, check it there, and draw a sample with --smoke.
@@ -55,7 +57,7 @@ def deploy(
     with progress(_("copying"), _("bytes")) as show:
         done = deploy_bundle(bundle, where, offered, python, smoke, show)
     if as_json:
-        typer.echo(json.dumps(_as_dict(done, where, bundle), indent=2))
+        say_json(_as_dict(done, where, bundle))
         return
     _print(done, where, bundle)
 
@@ -71,7 +73,7 @@ def bundle_of(source: str | None, runs_dir: Path) -> Bundle:
     from ubq.jobs.status import find_run
     from ubq.stages.paths import RunPaths
 
-    folder = Path(source) if source else None
+    folder = Path(expanded(source)) if source else None
     if folder is not None and (folder / MANIFEST).is_file():
         return open_bundle(folder) if (folder / SCRIPT).is_file() else make_bundle(folder)
     run = find_run(source, runs_dir)
@@ -79,7 +81,7 @@ def bundle_of(source: str | None, runs_dir: Path) -> Bundle:
     if not (exported / MANIFEST).is_file():
         raise UsageError(
             _("the run {run} has exported no model yet").format(run=run.name),
-            _("go on with it: ubq resume {run} --runs-dir {folder}").format(run=run.name, folder=run.parent),
+            _("go on with it: {command}").format(command=run_command("resume", run)),
         )
     return make_bundle(exported)
 
@@ -99,14 +101,14 @@ def _print(done: Deployed, where: Target, bundle: Bundle) -> None:
     from ubq.deploy.machine import throttling
 
     sent = sum(file.sent for file in done.files)
-    typer.echo(
+    say(
         _("{target}: {count} files for {runtime}, {sent:.1f} MB sent, SHA-256 compared there").format(
             target=where, count=len(done.files), runtime=done.runtime.title, sent=sent / 1e6
         )
     )
     machine = done.machine
     if done.smoke is None:
-        typer.echo(
+        say(
             _("try it: ssh {host} 'cd {path} && {python} generate.py --count 2'").format(
                 host=where.host, path=where.path, python=machine.executable
             )
@@ -114,7 +116,7 @@ def _print(done: Deployed, where: Target, bundle: Bundle) -> None:
         return
     name = machine.model or machine.machine
     memory = done.smoke["peak_memory_mb"]
-    typer.echo(
+    say(
         _("{machine}: {seconds:.3g} s a pair, {steps} steps, {memory} MB at the peak").format(
             machine=name,
             seconds=done.smoke["seconds_per_pair"],
@@ -123,6 +125,6 @@ def _print(done: Deployed, where: Target, bundle: Bundle) -> None:
         )
     )
     if machine.temperature is not None:
-        typer.echo(_("temperature: {degrees:.0f} C").format(degrees=machine.temperature))
+        say(_("temperature: {degrees:.0f} C").format(degrees=machine.temperature))
     if machine.throttled is not None:
-        typer.echo(_("throttling: {state}").format(state=", ".join(throttling(machine.throttled)) or _("none")))
+        say(_("throttling: {state}").format(state=", ".join(throttling(machine.throttled)) or _("none")))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ubq.cli.options import HERE, RunsDir
+from ubq.cli.output import say_json
+from ubq.config.runs import expanded
 from ubq.errors import EXIT_PREFLIGHT, UsageError
 from ubq.i18n import gettext as _
+from ubq.plaintext import printable
 
 if TYPE_CHECKING:
     from ubq.config.schema import Config
@@ -26,7 +29,7 @@ def doctor(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one configuration key.")
     ] = None,
-    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")] = Path("runs"),
+    runs_dir: RunsDir = HERE,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Check the machine, the configuration, data, checkpoint, memory, quantisation and the success marks.
@@ -46,7 +49,7 @@ def doctor(
             "status": status,
             "checks": [c.as_dict() for c in checks],
         }
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        say_json(found)
     else:
         _print(checks)
     if status == "failed":
@@ -58,11 +61,14 @@ def _look_up(
 ) -> tuple[Config | None, Path | None, list[Check]]:
     """Configuration and run that are meant; a configuration's mistakes are checks, each its own."""
     from ubq.config import presets
-    from ubq.config.load import PROJECT_FILE, ConfigError, load_config, parse_assignments, read_frozen
+    from ubq.config.load import PROJECT_FILE, ConfigError, load_config, parse_assignments
     from ubq.jobs.checks.check import Check
+    from ubq.jobs.frozen import load_frozen
     from ubq.jobs.status import find_run, run_folders
+    from ubq.stages.paths import RunPaths
 
     overrides = parse_assignments(assignments)
+    target = expanded(target) if target else None
     run, file, preset = None, None, None
     if target is None:
         if Path(PROJECT_FILE).is_file():
@@ -70,7 +76,7 @@ def _look_up(
         run = next(iter(run_folders(runs_dir)), None)
     elif Path(target).is_file():
         file = Path(target)
-    elif (Path(target) / "config.toml").is_file():
+    elif "/" in target and (Path(target) / "config.toml").is_file():
         run = Path(target)
     elif presets.find(target) and not (runs_dir / target).is_dir():
         preset = target
@@ -81,10 +87,7 @@ def _look_up(
             # What the run was started with, whatever ubq.toml says by now.
             frozen = run / "config.toml"
             if frozen.is_file():
-                config = (
-                    load_config(None, overrides, frozen, isolated=True).config if overrides else read_frozen(frozen)
-                )
-                return config, run, []
+                return load_frozen(RunPaths(run), overrides), run, []
             raise UsageError(_("run {run} has no config.toml").format(run=run), "ubq run --run NAME --preset NAME")
         if file is not None or preset is not None:
             return load_config(preset, overrides, file).config, None, []
@@ -120,14 +123,14 @@ def _print(checks: list[Check]) -> None:
         word, style = words[check.status]
         line = Text("  ")
         line.append(f"{word:<{width}}", style=style)
-        line.append(f"  {name}: {check.figure}")
+        line.append(printable(f"  {name}: {check.figure}"))
         console.print(line)
         if check.status != "ok":
             indent = " " * (width + 4)
             if check.why:
-                console.print(Text(f"{indent}{_('why')}: {check.why}"))
+                console.print(Text(printable(f"{indent}{_('why')}: {check.why}")))
             if check.fix:
-                console.print(Text(f"{indent}{_('fix')}: {check.fix}", style="bold"))
+                console.print(Text(printable(f"{indent}{_('fix')}: {check.fix}"), style="bold"))
     counts = {s: sum(c.status == s for c in checks) for s in words}
     text = _("{ok} ok, {warning} warnings, {failed} failed")
     console.print(text.format(ok=counts["ok"], warning=counts["warning"], failed=counts["failed"]))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from ubq.cli.options import HERE, RunsDir
+from ubq.cli.output import say, say_json
+from ubq.config.runs import command, expanded, run_command
 from ubq.errors import CheckpointError, UsageError
 from ubq.i18n import gettext as _
 
@@ -82,7 +84,7 @@ def checkpoint(
         Path | None, typer.Option("--decoder-checkpoint", help="A float checkpoint to take the decoders from.")
     ] = None,
     weights: Annotated[str, typer.Option(help="Of a float checkpoint: ema or raw.")] = "ema",
-    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")] = Path("runs"),
+    runs_dir: RunsDir = HERE,
     as_json: Json = False,
 ) -> None:
     """Write NAME.pt, further formats, NAME_info.txt, deployment_guide.md and manifest.json from a checkpoint.
@@ -145,9 +147,9 @@ def checkpoint(
             "weights_sha256": files.weights_sha256,
             "others": [str(other) for other in files.others],
         }
-        typer.echo(json.dumps(result, indent=2))
+        say_json(result)
         return
-    typer.echo(
+    say(
         _("{file}: {size:.1f} MB, {solver}, {steps} steps").format(
             file=files.model,
             size=files.model.stat().st_size / 1e6,
@@ -156,7 +158,7 @@ def checkpoint(
         )
     )
     for other in (*files.others, files.manifest):
-        typer.echo(f"  {other}")
+        say(f"  {other}")
 
 
 @app.command()
@@ -169,7 +171,10 @@ def digest(
     from ubq.export.readback.digest import digest as digest_of
 
     found = digest_of(file)
-    typer.echo(json.dumps({"file": str(file), "weights_sha256": found}, indent=2) if as_json else found)
+    if as_json:
+        say_json({"file": str(file), "weights_sha256": found})
+    else:
+        say(found)
 
 
 def _formats(further: list[str], no_quantize: bool) -> tuple[str, ...]:
@@ -193,9 +198,9 @@ def _exported_folder(source: str, runs_dir: Path) -> Path | None:
     from ubq.jobs.status import find_run
     from ubq.stages.paths import RunPaths
 
-    if Path(source).is_file() or source.endswith((".pt", ".pth")):
+    folder = Path(expanded(source))
+    if folder.is_file() or source.endswith((".pt", ".pth")):
         return None
-    folder = Path(source)
     if not (source and (folder / MANIFEST).is_file()):
         folder = RunPaths(find_run(source, runs_dir)).exported
     return folder if (folder / MANIFEST).is_file() else None
@@ -216,11 +221,12 @@ def _bundle(exported: Path, out: Path | None, as_json: bool) -> None:
             "runtimes": [runtime.name for runtime in made.runtimes],
             "files": names,
         }
-        typer.echo(json.dumps(result, indent=2))
+        say_json(result)
         return
-    typer.echo(_("{archive}: {size:.1f} MB").format(archive=archive, size=archive.stat().st_size / 1e6))
-    typer.echo(f"{made.folder}: {', '.join(names)}")
-    typer.echo(_("copy it to a Pi: ubq deploy pi@raspberrypi.local:ubq {folder}").format(folder=made.folder))
+    say(_("{archive}: {size:.1f} MB").format(archive=archive, size=archive.stat().st_size / 1e6))
+    say(f"{made.folder}: {', '.join(names)}")
+    deploy = command("ubq", "deploy", "pi@raspberrypi.local:ubq", str(made.folder))
+    say(_("copy it to a Pi: {command}").format(command=deploy))
 
 
 _DEFAULT_FAMILY = "curvefault-a"
@@ -236,8 +242,8 @@ def _family_of(run: Path) -> str:
 
 def _checkpoint_file(source: str, runs_dir: Path, float_too: bool) -> Path:
     """The checkpoint that a person means by a path or by a run; of a run its newest one that can be exported."""
-    if Path(source).is_file():
-        return Path(source)
+    if Path(expanded(source)).is_file():
+        return Path(expanded(source))
     from ubq.jobs.status import find_run
     from ubq.stages.paths import RunPaths
     from ubq.stages.qat_diffusion import FINAL, QatDiffusion
@@ -254,7 +260,7 @@ def _checkpoint_file(source: str, runs_dir: Path, float_too: bool) -> Path:
             return path
     raise CheckpointError(
         _("the run {run} has no model to export yet").format(run=run.name),
-        _("go on with it: ubq resume {run} --runs-dir {folder}").format(run=run.name, folder=run.parent),
+        _("go on with it: {command}").format(command=run_command("resume", run)),
     )
 
 

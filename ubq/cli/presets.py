@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ubq.cli.output import say, say_json
+from ubq.config.runs import command
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
@@ -70,11 +71,11 @@ def list_presets(as_json: Json = False) -> None:
                     "dim_mults": list(config.model.dim_mults),
                 }
             )
-        typer.echo(json.dumps({"presets": rows}, indent=2, ensure_ascii=False))
+        say_json({"presets": rows})
         return
     width = max(len(n) for n in presets.names())
     for preset in presets.listing():
-        typer.echo(f"{preset.name:<{width}}  {preset.description}")
+        say(f"{preset.name:<{width}}  {preset.description}")
 
 
 @app.command()
@@ -98,12 +99,12 @@ def show(
             "config": as_tables(loaded.config),
             "provenance": dict(loaded.provenance),
         }
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        say_json(found)
         return
-    typer.echo(as_toml(loaded.config, loaded.provenance) if resolved else file.read_text(encoding="utf-8"), nl=False)
-    typer.echo("")
+    say(as_toml(loaded.config, loaded.provenance) if resolved else file.read_text(encoding="utf-8-sig"), end="")
+    say("")
     for key, value in data.items():
-        typer.echo(f"# {key}: {toml_value(value)}")
+        say(f"# {key}: {toml_value(value)}")
 
 
 @app.command()
@@ -122,10 +123,12 @@ def copy(
     if file.is_dir():
         file = file / source.name
     if file.exists() and not force:
-        raise UsageError(_("{file} is there already").format(file=file), f"ubq presets copy {name} FILE")
-    text = source.read_text(encoding="utf-8")
+        raise UsageError(
+            _("{file} is there already").format(file=file), command("ubq", "presets", "copy", name, "FILE")
+        )
+    text = source.read_text(encoding="utf-8-sig")
     body = text.partition("\n")[2] if text.startswith("#:schema") else text
     write_file(file, schema_comment(file) + body)
     shown = str(file) if is_path(str(file)) else f"./{file}"
-    command = "ubq run" if file == Path("ubq.toml") else f"ubq run --preset {shown}"
-    typer.echo(_("wrote {file}; next: {command}").format(file=file, command=command))
+    run = "ubq run" if file == Path("ubq.toml") else command("ubq", "run", "--preset", shown)
+    say(_("wrote {file}; next: {command}").format(file=file, command=run))

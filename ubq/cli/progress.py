@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import typer
-
+from ubq.cli.output import say
 from ubq.i18n import gettext as _
 
 _PLAIN_SECONDS = 5.0
@@ -44,7 +43,7 @@ def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
             text = figures(done, total)
             if time.monotonic() - printed >= _PLAIN_SECONDS:
                 printed = time.monotonic()
-                typer.echo(f"{label} {done}/{total} {unit}  {text}".rstrip(), err=True)
+                say(f"{label} {done}/{total} {unit}  {text}".rstrip(), err=True)
 
         yield plain
         return

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ubq.cli.options import HERE, RunsDir
+from ubq.cli.output import say, say_json
+from ubq.config.runs import expanded, run_command
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.runtime.facts import is_torchscript
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="What runs in int8, and what it costs.", no_args_is_help=True, add_completion=False)
 
 Target = Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN|FILE", help="QAT checkpoint, run, or exported .pt.")]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Full = Annotated[bool, typer.Option("--full", help="Of a run: measure what quantising every single layer costs.")]
 Backend = Annotated[str, typer.Option("--backend", help="Engine to load an exported file under; empty: the default.")]
@@ -34,7 +35,7 @@ def _group() -> None:
 @app.command()
 def analyze(
     target: Target,
-    runs_dir: RunsDir = Path("runs"),
+    runs_dir: RunsDir = HERE,
     backend: Backend = "",
     full: Full = False,
     as_json: Json = False,
@@ -47,11 +48,11 @@ def analyze(
     """
     document = analysis_of(target, runs_dir, backend, full)
     if as_json:
-        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        say_json(document)
     else:
         from ubq.quant.analysis import as_text
 
-        typer.echo(as_text(document), nl=False)
+        say(as_text(document), end="")
 
 
 def analysis_of(target: str, runs_dir: Path, backend: str = "", full: bool = False) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def analysis_of(target: str, runs_dir: Path, backend: str = "", full: bool = Fal
 
 def _files(target: str, runs_dir: Path) -> tuple[Path | None, Path | None]:
     """Checkpoint and exported file that a command line means."""
-    path = Path(target)
+    path = Path(expanded(target))
     if path.is_file():
         return (None, path) if is_torchscript(path) else (path, None)
     from ubq.stages.qat_decoders import FINAL as FINAL_DECODERS
@@ -115,7 +116,7 @@ def _files(target: str, runs_dir: Path) -> tuple[Path | None, Path | None]:
     if checkpoint is None and exported is None:
         raise UsageError(
             _("run {run} has no quantised model yet").format(run=paths.root.name),
-            _("ubq resume {run}").format(run=paths.root.name),
+            run_command("resume", paths.root),
         )
     return checkpoint, exported
 
@@ -123,7 +124,8 @@ def _files(target: str, runs_dir: Path) -> tuple[Path | None, Path | None]:
 def _run_folder(target: str, runs_dir: Path) -> RunPaths:
     from ubq.stages.paths import RunPaths
 
-    folder = Path(target) if Path(target).is_dir() else runs_dir / target
+    path = Path(expanded(target))
+    folder = path if path.is_dir() else runs_dir / target
     if not folder.is_dir():
         raise UsageError(
             _("{target} is neither a file nor a run in {folder}").format(target=target, folder=runs_dir),

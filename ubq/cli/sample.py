@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from enum import StrEnum
@@ -11,7 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
+from ubq.cli.options import HERE, RunsDir
+from ubq.cli.output import say, say_json
 from ubq.cli.progress import progress
+from ubq.config.runs import expanded, run_command
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
@@ -50,7 +52,7 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("samples"),
     batch: Annotated[int, typer.Option(min=0, help="Pairs drawn at once; 0: as the free memory allows.")] = 0,
     backend: Annotated[str, typer.Option(help="Integer engine; default: the one the file was made for.")] = "",
-    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")] = Path("runs"),
+    runs_dir: RunsDir = HERE,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Draw pairs of velocity map and seismic into files laid out as OpenFWI's, 500 pairs in each."""
@@ -96,16 +98,16 @@ def sample(
     }
     write_atomic(out / FACTS, dump_json(result, indent=2))
     if as_json:
-        typer.echo(json.dumps(result, indent=2))
+        say_json(result)
         return
-    typer.echo(
+    say(
         _("{count} pairs in {folder}: {solver}, {steps} steps, {seconds:.3g} s a pair").format(
             count=count, folder=out, solver=result["solver"], steps=chosen_steps, seconds=seconds / count
         )
     )
     for file in files:
-        typer.echo(f"  {file}")
-    typer.echo(f"  {picture}")
+        say(f"  {file}")
+    say(f"  {picture}")
 
 
 def exported_file(source: str | None, runs_dir: Path) -> Path:
@@ -116,8 +118,8 @@ def exported_file(source: str | None, runs_dir: Path) -> Path:
     """
     from ubq.runtime import SUFFIXES
 
-    if source and (Path(source).is_file() or Path(source).suffix in SUFFIXES):
-        return Path(source)
+    if source and (Path(expanded(source)).is_file() or Path(source).suffix in SUFFIXES):
+        return Path(expanded(source))
     from ubq.export.manifest import MANIFEST, read_manifest
     from ubq.jobs.status import find_run
     from ubq.stages.paths import RunPaths
@@ -127,7 +129,7 @@ def exported_file(source: str | None, runs_dir: Path) -> Path:
     if not manifest.is_file():
         raise UsageError(
             _("the run {run} has exported no model yet").format(run=run.name),
-            _("go on with it: ubq resume {run} --runs-dir {folder}").format(run=run.name, folder=run.parent),
+            _("go on with it: {command}").format(command=run_command("resume", run)),
         )
     return manifest.with_name(f"{read_manifest(manifest)['name']}.pt")
 

@@ -20,24 +20,29 @@ def wizard(
     config_file: Annotated[
         Path, typer.Option("--config", help="Configuration file to write; default: ./ubq.toml.")
     ] = Path("ubq.toml"),
-    runs_dir: Annotated[Path, typer.Option("--runs-dir", help="Folder that holds the runs.")] = Path("runs"),
+    given: Annotated[
+        Path | None,
+        typer.Option("--runs-dir", help="Folder that holds the runs; default: run.dir of the configuration here."),
+    ] = None,
     tui: Annotated[bool, typer.Option("--tui/--no-tui", help="Screens, or plain prompts.")] = True,
 ) -> None:
     """Set up a run step by step, start it, follow it, and see what came out."""
     from ubq.config import presets
+    from ubq.config.runs import runs_dir
     from ubq.jobs.status import find_run
 
+    folder_of_runs = runs_dir(given, config_file)
     if preset and not presets.find(preset):
         raise UsageError(_("{name} is not a preset").format(name=preset), "ubq presets list")
-    folder = find_run(run, runs_dir) if run else None
+    folder = find_run(run, folder_of_runs) if run else None
     if not tui:
         from ubq.tui.prompts import ask_all
 
-        raise typer.Exit(ask_all(config_file, runs_dir, preset))
+        raise typer.Exit(ask_all(config_file, folder_of_runs, preset))
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError(_("ubq wizard needs a terminal"), _("without one: ubq run --preset NAME"))
     from ubq.interface import read_interface
     from ubq.tui.app import UbqApp
 
-    app = UbqApp(runs_dir, config_file, read_interface(), folder, preset)
+    app = UbqApp(folder_of_runs, config_file, read_interface(), folder, preset)
     raise typer.Exit(app.run() or app.return_code or 0)

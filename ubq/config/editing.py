@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import stat
 import tomllib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,52 @@ from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
 
-def write_file(file: Path, text: str) -> None:
-    """Write ``text`` in one step.
+@dataclass(frozen=True)
+class Style:
+    """What of a text file is not in its text."""
+
+    newline: str = "\n"
+    mark: bytes = b""
+    """Byte-order mark."""
+
+    def encode(self, text: str) -> bytes:
+        """The file's content."""
+        return self.mark + text.replace("\n", self.newline).encode()
+
+
+def read_file(file: Path) -> tuple[str, Style]:
+    r"""A configuration's text with ``\n`` at the ends of lines, and how it was written.
+
+    Raises:
+        UsageError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        data = file.read_bytes()
+        mark = codecs.BOM_UTF8 if data.startswith(codecs.BOM_UTF8) else b""
+        text = data.removeprefix(mark).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(_("cannot read {file}: {reason}").format(file=file, reason=error)) from error
+    windows = text.count("\r\n") * 2 > text.count("\n")
+    return text.replace("\r\n", "\n"), Style("\r\n" if windows else "\n", mark)
+
+
+def write_file(file: Path, text: str, style: Style | None = None) -> None:
+    r"""Write ``text`` in one step; a link is followed, and a file that is there keeps its permissions.
+
+    Args:
+        file: where to.
+        text: with ``\n`` at the ends of lines.
+        style: how to write it; ``None``: plainly.
 
     Raises:
         UsageError: the file cannot be written; what was there is untouched.
     """
     try:
-        write_atomic(file, text.encode())
+        target = file.resolve()
+        mode = target.stat().st_mode if target.exists() else None
+        write_atomic(target, (style or Style()).encode(text))
+        if mode is not None:
+            target.chmod(stat.S_IMODE(mode))
     except OSError as error:
         raise UsageError(_("cannot write {file}: {reason}").format(file=file, reason=error.strerror)) from error
 
@@ -112,13 +152,10 @@ def set_values(file: Path, values: Mapping[str, object]) -> dict[str, str]:
         path = tuple(name.split("."))
         new = parse_text(path, value) if isinstance(value, str) else value
         parsed[name] = list(new) if isinstance(new, tuple) else new
-    try:
-        before = file.read_text(encoding="utf-8") if file.exists() else schema_comment(file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(_("cannot read {file}: {reason}").format(file=file, reason=error)) from error
+    before, style = read_file(file) if file.exists() else (schema_comment(file), None)
     after = edited(before, parsed)
     _judge(file, after, set(parsed))
-    write_file(file, after)
+    write_file(file, after, style)
     return {name: keys.toml_value(value) for name, value in parsed.items()}
 
 

@@ -153,6 +153,12 @@ def leaves() -> Mapping[Path, Key]:
     return {path: key for path, key in all_keys().items() if key.kind != "table"}
 
 
+@cache
+def paths() -> frozenset[Path]:
+    """The keys whose text is a path: ``~`` is expanded in them, and a run keeps them absolute."""
+    return frozenset(path for path, key in leaves().items() if key.schema.get("format") == "path")
+
+
 def siblings(path: Path) -> Sequence[str]:
     """Names that may stand where ``path`` stands."""
     return [p[-1] for p in all_keys() if p[:-1] == path[:-1]]

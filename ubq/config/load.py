@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,15 @@ from ubq.config.layers import (
     override_layer,
     read_layer,
 )
+from ubq.config.runs import PROJECT_FILE, expanded, user_file
 from ubq.config.schema import Config, Contradiction
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
-PROJECT_FILE = "ubq.toml"
 DEFAULT = Source("default", "default")
 
 __all__ = [
+    "PROJECT_FILE",
     "ConfigError",
     "Finding",
     "Given",
@@ -57,13 +58,6 @@ class Loaded:
     config: Config
     provenance: Mapping[str, str]
     preset: str
-
-
-def user_file() -> Path:
-    """The user's own configuration, ``~/.config/ubq/config.toml`` on Linux (XDG)."""
-    from platformdirs import user_config_path
-
-    return user_config_path("ubq") / "config.toml"
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, object]:
@@ -131,6 +125,7 @@ def load_config(
     for key in (("run", "name"), ("export", "name")):
         if name and key not in values.entries:
             values.put(key, name, Source(f"preset {name}", f"preset {name}"))
+    _expand(values)
     config = _validate(values)
     return Loaded(config, _provenance(config, values), name)
 
@@ -210,6 +205,26 @@ def _extended(entry: Entry, relative_to: Path, chain: tuple[str, ...]) -> Layer:
             layer.over(_extended(below, file.parent, (*chain, identity)))
         layer.over(own)
     return layer
+
+
+def _expand(values: Layer) -> None:
+    """Replace ``~`` in every key that is a path."""
+    for path, entry in list(values.entries.items()):
+        if path in keys.paths() and isinstance(entry.value, str) and entry.value.startswith("~"):
+            try:
+                values.entries[path] = replace(entry, value=expanded(entry.value))
+            except UsageError as error:
+                source = entry.source
+                values.findings.append(
+                    Finding(
+                        file=source.file,
+                        line=source.line,
+                        key=".".join(path),
+                        given=keys.toml_value(entry.value),
+                        allowed=error.message,
+                        suggestion=error.fix,
+                    )
+                )
 
 
 def _validate(values: Layer) -> Config:
@@ -385,19 +400,28 @@ def write_frozen(config: Config, provenance: Mapping[str, str] | None = None) ->
     return as_toml(config, provenance)
 
 
-def read_frozen(file: Path) -> Config:
-    """A configuration that ``write_frozen`` wrote: no layers, no presets, no look at this machine.
+def read_frozen(file: Path, overrides: Mapping[str, object] | None = None) -> Config:
+    """A configuration that ``write_frozen`` wrote: no presets, no look at this machine.
+
+    Args:
+        file: the run's ``config.toml``.
+        overrides: dotted key -> value, laid over it as ``load_config`` does.
 
     Raises:
-        ConfigError: it cannot be read, or a key is not one of this version's.
+        ConfigError: it cannot be read, a key is not one of this version's, or an override is wrong.
     """
     layer = read_layer(file)
     if layer.findings:
         raise ConfigError(layer.findings)
+    if overrides:
+        layer.over(inherit(override_layer(overrides)))
+    _expand(layer)
     return _validate_frozen(layer)
 
 
 def _validate_frozen(layer: Layer) -> Config:
+    if layer.findings:
+        return _validate(layer)
     try:
         return Config.model_validate(nested(layer.entries), strict=True)
     except ValidationError:

@@ -22,6 +22,8 @@ Format = Literal["torchscript", "onnx", "executorch"]
 Observer = Literal["moving_average", "percentile", "mse"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
+FilePath = Annotated[str, Field(json_schema_extra={"format": "path"})]
+"""A file or folder; relative to the working folder, absolute in a run's frozen configuration."""
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 """Zero usually means: decided elsewhere, as the key's help says."""
 DEFAULT_FAST_STEPS = 10
@@ -56,7 +58,7 @@ class RunConfig(Table):
 
     name: str = ""
     """Name of the run's folder; empty: the preset's name."""
-    dir: str = "runs"
+    dir: FilePath = "runs"
     """Folder that holds the runs."""
     checkpoint_steps: Count = 500
     """Save a checkpoint every so many training steps; 0: only by time and at the end of a stage."""
@@ -73,16 +75,16 @@ class DataConfig(Table):
 
     family: Family = "curvefault-a"
     """OpenFWI data set: decides file names, the official split and the normalisation ranges."""
-    train_seismic: str = ""
+    train_seismic: FilePath = ""
     """Folder or file of training shot gathers, (N, 5, 1000, 70) per file; empty: beside train_velocity."""
-    train_velocity: str = ""
+    train_velocity: FilePath = ""
     """Folder or file of training velocity maps, (N, 1, 70, 70) per file, m/s.
 
     empty: synth_samples synthesised pairs, or with 0 of those the data set where it lies in the working folder.
     """
-    val_seismic: str = ""
+    val_seismic: FilePath = ""
     """Held-out shot gathers; empty: beside val_velocity."""
-    val_velocity: str = ""
+    val_velocity: FilePath = ""
     """Held-out velocity maps; empty: the official file numbers of the training folder, or a fraction."""
     normalization: Literal["auto", "openfwi", "fork"] | tuple[float, float, float, float] = "auto"
     """Ranges to scale by: OpenFWI's, the upstream fork's, or [amplitude min, max, velocity min, max].
@@ -186,11 +188,11 @@ class ModelConfig(Table):
 class PretrainedConfig(Table):
     """A checkpoint that the user already has."""
 
-    path: str = ""
+    path: FilePath = ""
     """Checkpoint file to import instead of pretraining; empty: pretrain."""
     weights: Literal["ema", "raw"] = "ema"
     """Which weights of the checkpoint to use where it holds both."""
-    decoder_path: str = ""
+    decoder_path: FilePath = ""
     """Decoders to use instead: ``final_qat_decoders.pt`` of another run, as it is, or an upstream checkpoint."""
 
 

@@ -14,7 +14,7 @@ from ubq import __version__
 from ubq.acquisition import acquisition_for
 from ubq.data.families import VELOCITY_SHAPE
 from ubq.durable import write_atomic
-from ubq.export.formats import require_formats, write_other_formats
+from ubq.export.formats import remove_other_formats, require_formats, write_other_formats
 from ubq.export.guide import GUIDE, guide_text, info_text
 from ubq.export.lower.torchscript import write_torchscript
 from ubq.export.manifest import sha256, write_manifest
@@ -68,6 +68,7 @@ def export_generator(
     folder.mkdir(parents=True, exist_ok=True)
     facts = facts_of(recipe, name, family, quantise)
     model = folder / f"{name}.pt"
+    remove_other_formats(model, formats)
     source = generator if quantise else without_quantisation(generator)
     time_tables, facts_json = recipe.quant.time_tables, json.dumps(facts.to_json())
     write_torchscript(source, model, recipe.quant.backend, time_tables, facts=facts_json)

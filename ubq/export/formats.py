@@ -35,6 +35,14 @@ def other_format_files(model: Path, formats: Collection[str]) -> list[Path]:
     return [model.with_name(model.stem + suffix) for runtime in runtimes for suffix in runtime.suffixes]
 
 
+def remove_other_formats(model: Path, formats: Collection[str]) -> None:
+    """Remove what an earlier export left beside ``NAME.pt`` in formats that are not written any more: it would load."""
+    kept = other_format_files(model, formats)
+    for file in other_format_files(model, OTHER_FORMATS):
+        if file not in kept:
+            file.unlink(missing_ok=True)
+
+
 def loadable_files(model: Path, formats: Collection[str]) -> list[Path]:
     """Those of ``other_format_files`` that ``ubq.runtime.load`` is given."""
     return [model.with_name(model.stem + OTHER_FORMATS[name].suffixes[0]) for name in OTHER_FORMATS if name in formats]

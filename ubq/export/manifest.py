@@ -34,6 +34,15 @@ def write_manifest(folder: Path, facts: Facts, files: Iterable[Path], weights_sh
     return path
 
 
+def listed_files(folder: Path) -> list[Path]:
+    """The files that a folder's manifest lists, itself among them; none where there is no manifest to read."""
+    try:
+        names = [str(entry["name"]) for entry in parse_json((folder / MANIFEST).read_bytes())["files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [folder / name for name in (*names, MANIFEST) if name == Path(name).name]
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """Read ``manifest.json``.
 

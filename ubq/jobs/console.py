@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
 from ubq.jobs.state import StageState
+from ubq.plaintext import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -75,7 +76,7 @@ class PlainConsole:
 
     def line(self, message: str) -> None:
         with contextlib.suppress(OSError, ValueError):
-            print(message, file=self._stream, flush=True)
+            print(printable(message), file=self._stream, flush=True)
 
     def progress(self, entry: StageState) -> None:
         if time.monotonic() < self._next:
@@ -125,9 +126,9 @@ class BarConsole:
             return
         try:
             if self._bars is not None:
-                self._bars.console.print(message, markup=False, highlight=False, soft_wrap=True)
+                self._bars.console.print(printable(message), markup=False, highlight=False, soft_wrap=True)
             else:
-                print(message, file=self._stream, flush=True)
+                print(printable(message), file=self._stream, flush=True)
         except (OSError, ValueError):
             self._broken = True
 

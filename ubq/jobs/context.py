@@ -27,6 +27,7 @@ class Runner(Protocol):
     metrics: LineFile
     tracking: Tracking
 
+    def check(self) -> None: ...
     def event(self, kind: str, **fields: object) -> None: ...
     def log(self, message: str) -> None: ...
 
@@ -71,6 +72,7 @@ class RunContext:
 
     def metrics(self, step: int, **figures: float | str) -> None:
         self._take(figures)
+        self._runner.check()
         self._runner.metrics.append({"stage": self.stage, "step": step, **figures})
         self._runner.tracking.row(self.stage, step, figures)
 

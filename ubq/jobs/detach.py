@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ubq.errors import UbqError
+from ubq.config.runs import command, run_command
+from ubq.errors import NO_SPACE, UbqError
 from ubq.i18n import gettext as _
-from ubq.jobs.owner import UNWRITABLE, Owner, alive, held_by, read_owner, unwritable
+from ubq.jobs.owner import Owner, alive, held_by, here, read_owner, settle, unwritable
 from ubq.jobs.state import RUNNING, read_state
 
 PREFLIGHT_WAIT_S = 5.0
@@ -48,13 +49,16 @@ def start_detached(arguments: Sequence[str], run: Path, wait: float = PREFLIGHT_
         UsageError: the folder or the log cannot be written.
     """
     log = run / "run.log"
+    settle([run])
     holder = read_owner(run)
     if holder is not None and alive(holder, run):
         raise held_by(run, holder)
     try:
         run.mkdir(parents=True, exist_ok=True)
         output = open(log, "a+b")  # noqa: SIM115
-    except UNWRITABLE as error:
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise
         raise unwritable(run, error) from error
     with output:
         begin = output.tell()
@@ -71,7 +75,8 @@ def start_detached(arguments: Sequence[str], run: Path, wait: float = PREFLIGHT_
             owner = read_owner(run)
             if owner is not None and owner.pid == process.pid:
                 state = read_state(run / "state.json")
-                if state is not None and state.state == RUNNING:
+                # What a crashed process left there may say "running", too.
+                if state is not None and state.state == RUNNING and state.holder == owner.token:
                     started = True
                     break
             time.sleep(0.05)
@@ -92,15 +97,23 @@ def stop_run(run: Path, now: bool = False, timeout: float = 600.0, tell: Callabl
     Raises:
         UbqError: it runs on another host, or did not end in time.
     """
+    settle([run], tell)
     owner = read_owner(run)
     if owner is None or not alive(owner, run):
         return False
-    if owner.host != socket.gethostname():
+    if not here(owner):
+        stop = run_command("stop", run.absolute())
+        if owner.host == socket.gethostname():
+            raise UbqError(
+                _("run {run} runs in another container, as process {pid}").format(run=run.name, pid=owner.pid),
+                _("stop it from there: {command}").format(command=stop),
+            )
         raise UbqError(
             _("run {run} runs on {host}").format(run=run.name, host=owner.host),
-            f"ssh {owner.host} ubq stop {run.name}",
+            command("ssh", owner.host, command("ubq", "stop", run.name, "--runs-dir", str(run.absolute().parent))),
         )
     _signal(owner, signal.SIGTERM)
+    _continue(owner)
     if now:
         if not _gone(owner, run, 2.0):
             _signal(owner, signal.SIGTERM)
@@ -112,7 +125,7 @@ def stop_run(run: Path, now: bool = False, timeout: float = 600.0, tell: Callabl
     if not _gone(owner, run, timeout):
         raise UbqError(
             _("process {pid} has not ended after {seconds:.0f} s").format(pid=owner.pid, seconds=timeout),
-            _("end it without saving: {command}").format(command=f"ubq stop {run.name} --now"),
+            _("end it without saving: {command}").format(command=run_command("stop", run, "--now")),
         )
     return True
 
@@ -124,6 +137,13 @@ def _signal(owner: Owner, number: int) -> None:
         pass
     except PermissionError as error:
         raise UbqError(_("process {pid} belongs to another user").format(pid=owner.pid)) from error
+
+
+def _continue(owner: Owner) -> None:
+    """Let a job go on that was stopped with Ctrl-Z, with the workers of its group: it could not save."""
+    if hasattr(signal, "SIGCONT"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(os.getpgid(owner.pid), signal.SIGCONT)
 
 
 def _kill(owner: Owner) -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +98,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[st
     A configuration key that only one of them has was added or taken away by another version of ubq. It
     counts only if it is not at its default: a new knob left alone makes nothing out of date.
     """
+    old = _as_spelled(old, new)
     reasons = []
     for key in [*new, *(k for k in old if k not in new)]:
         before, after = old.get(key), new.get(key)
@@ -123,6 +125,31 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[st
             if known[0] != known[1] and (key in new or key in defaults):
                 reasons.append(f"{key} {_text(known[0])} -> {_text(known[1])}")
     return reasons
+
+
+def _as_spelled(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """An older fingerprint with its paths as a newer one spells them: runs of ubq 0.1.0 kept relative ones."""
+    from ubq.config.keys import paths
+
+    spelled = {}
+    for key, value in old.items():
+        if key.startswith("input ") and key not in new:
+            place = key.removeprefix("input ")
+            key = next((k for k in new if k.startswith("input ") and _same_place(place, k.removeprefix("input "))), key)
+        elif tuple(key.split(".")) in paths() and _same_place(value, new.get(key)):
+            value = new[key]
+        spelled[key] = value
+    return spelled
+
+
+def _same_place(old: object, new: object) -> bool:
+    """Whether an absolute path may be what a relative one meant."""
+    if not (isinstance(old, str) and isinstance(new, str) and old and os.path.isabs(new)):
+        return False
+    return (
+        not os.path.isabs(old)
+        and Path(new).parts[-len(Path(os.path.normpath(old)).parts) :] == Path(os.path.normpath(old)).parts
+    )
 
 
 def _what_happened(path: str, key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

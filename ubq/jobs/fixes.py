@@ -1,19 +1,25 @@
 """What fixes a failed success mark or a stage that ran out of memory: one table for doctor and the text UI.
 
-A fix is a cause in words, what to do, and configuration keys to set. ``ubq run --config
-runs/NAME/config.toml --set …`` applies the keys to a run and goes on with the stages that depend on them.
+A fix is a cause in words, what to do, and configuration keys to set. ``ubq resume RUN --set …`` applies the keys to a
+run and goes on with the stages that depend on them.
 """
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ubq.config.runs import command as shell_command
+from ubq.config.runs import quoted, run_command, words_of
+from ubq.errors import UbqError
 from ubq.i18n import gettext as _
+from ubq.jobs.fingerprints import WITHOUT_EFFECT
+from ubq.jobs.plan import UNASKED_S
+from ubq.jobs.state import read_state
 from ubq.stages.floatmodel import imported
+from ubq.stages.paths import RunPaths
 from ubq.stages.settings import TABLES, training_of
 
 if TYPE_CHECKING:
@@ -41,19 +47,31 @@ class Fix:
     def command(self, run: Path | None) -> str:
         """The command that applies the fix to a run's folder, or to the configuration in the working folder."""
         if not self.apply:
-            name, place = (shlex.quote(run.name), f" --runs-dir {shlex.quote(str(run.parent))}") if run else ("RUN", "")
-            config = shlex.quote(str(run / "config.toml")) if run else "runs/RUN/config.toml"
-            return self.action.format(run=name + place, config=config)
+            config = quoted(str(RunPaths(run.absolute()).config)) if run else "runs/RUN/config.toml"
+            return self.action.format(run=shell_command(*words_of(run)) if run else "RUN", config=config)
         from ubq.config.keys import toml_value
 
-        base = ["ubq", "run"] + (["--config", str(run / "config.toml")] if run else [])
         sets = [
             part
             for key, value in self.apply.items()
             for part in ("--set", f"{key}={value if isinstance(value, str) else toml_value(value)}")
         ]
-        command = shlex.join([*base, *sets])
+        yes = ("--yes",) if run and _worked(run) > UNASKED_S and not _without_effect(self.apply) else ()
+        command = run_command("resume", run, *sets, *yes) if run else shell_command("ubq", "run", *sets)
         return f"{self.action}: {command}" if self.action else command
+
+
+def _worked(run: Path) -> float:
+    """Seconds that a run's stages have taken so far."""
+    try:
+        state = read_state(RunPaths(run).state)
+    except (UbqError, OSError):
+        return 0.0
+    return sum(stage.seconds for stage in state.stages) if state else 0.0
+
+
+def _without_effect(keys: Iterable[str]) -> bool:
+    return all(key in WITHOUT_EFFECT for key in keys)
 
 
 def _longer(config: Config, stage: str) -> dict[str, object]:
@@ -70,6 +88,12 @@ def _calmer(config: Config, stage: str) -> dict[str, object]:
     training = training_of(config, stage)
     assert training is not None
     return {f"{TABLES[stage]}.lr": training.lr / 2}
+
+
+def calmer(config: Config, stage: str) -> Fix:
+    """A training that left the finite numbers: a smaller learning rate."""
+    cause = _("the learning rate is too high")
+    return Fix(cause, "", _calmer(config, stage) if training_of(config, stage) else {})
 
 
 def out_of_memory(config: Config, stage: str, tried: int = 0) -> Fix:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ubq.config.runs import command
 from ubq.cpu import cores
 from ubq.data.files import with_data_found
 from ubq.durable import write_atomic
@@ -19,10 +23,11 @@ if TYPE_CHECKING:
 def freeze(config: Config, paths: RunPaths, preset: str) -> Config:
     """The configuration as the run keeps it: everything that was left to this machine is fixed.
 
-    The thread count and the device are those of the run's first start, since others give other last bits. What
-    ``device = "auto"`` is on a machine only torch knows: the run asks it, before its first stage that trains.
+    Paths become absolute, so that the run goes on from any working folder. The thread count and the device are those of
+    the run's first start, since others give other last bits. What ``device = "auto"`` is on a machine only torch knows:
+    the run asks it, before its first stage that trains.
     """
-    config = with_data_found(config)
+    config = with_absolute_paths(with_data_found(config), Path())
     threads, device = config.threads, config.device
     if (not threads or device == "auto") and paths.config.is_file():
         with contextlib.suppress(UsageError):  # one that this ubq cannot read is replaced
@@ -32,26 +37,61 @@ def freeze(config: Config, paths: RunPaths, preset: str) -> Config:
     changed = {
         "threads": threads or cores(),
         "device": device,
-        "run": config.run.model_copy(update={"name": paths.root.name, "dir": str(paths.root.parent)}),
+        "run": config.run.model_copy(
+            update={"name": paths.root.absolute().name, "dir": str(paths.root.absolute().parent)}
+        ),
         "export": config.export.model_copy(update={"name": config.export.name or preset or paths.root.name}),
     }
     return config.model_copy(update=changed)
 
 
-def load_frozen(paths: RunPaths) -> Config:
-    """The configuration of an existing run.
+def load_frozen(paths: RunPaths, overrides: Mapping[str, object] | None = None) -> Config:
+    """The configuration of an existing run, with other values laid over it.
 
     Raises:
-        UsageError: there is none, or this ubq cannot read it.
+        UsageError: there is none, this ubq cannot read it, or an override is wrong.
     """
     from ubq.config.load import read_frozen
 
     if not paths.config.is_file():
         raise UsageError(
             _("run {run} has no config.toml").format(run=paths.root),
-            _("start it with: ubq run --run {run} --preset NAME").format(run=paths.root.name),
+            _("start it with: {command}").format(
+                command=command("ubq", "run", "--preset", "NAME", "--run", paths.root.name)
+            ),
         )
-    return read_frozen(paths.config)
+    config = read_frozen(paths.config, overrides)
+    return with_absolute_paths(config, _first_working_folder(config, paths))
+
+
+def _first_working_folder(config: Config, paths: RunPaths) -> Path:
+    """Where a run was started whose paths are relative: ubq 0.1.0 froze them as they were given."""
+    above, given = paths.root.absolute().parent, Path(config.run.dir)
+    if not given.is_absolute():
+        given = Path(os.path.normpath(given))
+        if given.parts and above.parts[-len(given.parts) :] == given.parts:
+            return Path(*above.parts[: -len(given.parts)])
+        if not given.parts:
+            return above
+    return Path()
+
+
+def with_absolute_paths(config: Config, folder: Path) -> Config:
+    """The configuration with every path that is given made absolute, relative ones from a folder."""
+    from ubq.config.keys import paths as path_keys
+
+    for path in path_keys():
+        tables = [config]
+        for name in path[:-1]:
+            tables.append(getattr(tables[-1], name))
+        value: object = getattr(tables[-1], path[-1])
+        if not value:
+            continue
+        value = os.path.abspath(folder / str(value))
+        for table, name in zip(reversed(tables), reversed(path), strict=True):
+            value = table.model_copy(update={name: value})
+        config = value  # type: ignore[assignment]
+    return config
 
 
 def write_config(paths: RunPaths, config: Config) -> None:
@@ -59,5 +99,12 @@ def write_config(paths: RunPaths, config: Config) -> None:
     from ubq.config.load import write_frozen
 
     text = write_frozen(config)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            _("the path of the run or of its data is no UTF-8 text: {path}").format(path=paths.root),
+            _("rename the folder, or choose another with --runs-dir"),
+        ) from error
     if not paths.config.is_file() or paths.config.read_text(encoding="utf-8") != text:
         write_atomic(paths.config, text.encode())

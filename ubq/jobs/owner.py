@@ -1,27 +1,35 @@
 """Who holds a run: the lock that one process has, and ``owner.json`` that tells the others who it is.
 
 On a local disk the lock is ``filelock.FileLock``: the kernel frees it when the process dies, however
-it dies. Network file systems do not promise that, so there, as filelock's documentation advises,
-it is ``SoftFileLock`` (a file's existence); one left by a dead process is found by ``owner.json``:
-on the same host by process id, start token and boot id, from another host by a heartbeat gone silent.
+it dies. Network file systems do not promise that, so there the lock is a file's existence, and one left by
+a dead process is found by ``owner.json``: where the process can be looked up, by its id, start token and boot;
+where it cannot (another host, another container), by a heartbeat that does not change for a while. That while
+is counted on the reader's own monotonic clock, since clocks of two machines, or of a file server, differ.
+
+Whoever wrongly counts as dead, because it slept, finds another token in ``owner.json`` when it wakes and
+writes nothing more (:meth:`Hold.check`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
+import secrets
 import socket
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
+from ubq.config.runs import run_command
 from ubq.durable import dump_json, parse_json, write_atomic
-from ubq.errors import HeldError, UsageError
+from ubq.errors import NO_SPACE, HeldError, UsageError
 from ubq.i18n import gettext as _
 from ubq.jobs.state import now
 
@@ -31,8 +39,8 @@ if TYPE_CHECKING:
 LOCK = "run.lock"
 OWNER = "owner.json"
 HEARTBEAT_S = 15.0
-# A process on another host counts as dead when its heartbeat is this old.
-SILENT_S = 300.0
+SILENT_S = 60.0
+"""A process that cannot be looked up counts as dead when its heartbeat has not changed for so long."""
 NETWORK_FILE_SYSTEMS = frozenset(
     ("nfs", "nfs3", "nfs4", "cifs", "smb2", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "fuse.ceph", "afs",
      "glusterfs", "fuse.glusterfs", "fuse.sshfs", "9p", "ncpfs", "pvfs2", "orangefs", "wekafs", "davfs", "fuse.davfs2")
@@ -52,10 +60,16 @@ class Owner:
     since: str
     command: str = ""
     detached: bool = False
+    token: str = ""
+    """Random, one for each hold."""
+    namespace: str = ""
+    """The process-id namespace in which ``pid`` counts; a container has its own."""
+    folder: str = ""
+    """Device and inode of the run's folder: a copy of the folder is not held by who holds the original."""
 
 
-def this_process(command: str = "") -> Owner:
-    """An owner record for the running process."""
+def this_process(command: str = "", run: Path | None = None) -> Owner:
+    """An owner record for the running process, with a new token."""
     pid = os.getpid()
     return Owner(
         pid=pid,
@@ -65,6 +79,9 @@ def this_process(command: str = "") -> Owner:
         since=now(),
         command=command,
         detached=os.getsid(0) == pid if hasattr(os, "getsid") else False,
+        token=secrets.token_hex(8),
+        namespace=pid_namespace(),
+        folder=folder_identity(run) if run is not None else "",
     )
 
 
@@ -72,7 +89,7 @@ def start_token(pid: int) -> str | None:
     """When a process started, as a string to compare; ``None`` where there is no such living process."""
     if sys.platform == "linux":  # psutil derives its time from a clock that may be set; and costs 30 ms to import
         try:
-            text = Path(f"/proc/{pid}/stat").read_text()
+            text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
         except OSError:
             return None
         fields = text[text.rindex(")") + 2 :].split()
@@ -96,24 +113,115 @@ def boot_id() -> str:
     return f"{psutil.boot_time():.0f}"
 
 
+def pid_namespace() -> str:
+    """The namespace in which this process sees others by their ids; empty where the system has none."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def folder_identity(run: Path) -> str:
+    """Device and inode of a folder; empty where there is none."""
+    try:
+        status = os.stat(run)
+    except OSError:
+        return ""
+    return f"{status.st_dev}:{status.st_ino}"
+
+
 def read_owner(run: Path) -> Owner | None:
     """The process that last held a run; it may be gone (:func:`alive`)."""
     try:
         raw = parse_json((run / OWNER).read_bytes())
         names = {f.name for f in dataclasses.fields(Owner)}
         owner = Owner(**{k: v for k, v in raw.items() if k in names})
-        return owner if isinstance(owner.pid, int) and owner.pid > 0 else None
-    except (OSError, ValueError, TypeError, AttributeError):
+        texts = (owner.host, owner.start, owner.boot, owner.since, owner.token, owner.namespace, owner.folder)
+        sound = isinstance(owner.pid, int) and owner.pid > 0 and all(isinstance(text, str) for text in texts)
+        return owner if sound else None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def alive(owner: Owner, run: Path) -> bool:
-    """Whether an owner still runs; one on another host by its heartbeat, the age of ``owner.json``."""
+def here(owner: Owner) -> bool:
+    """Whether an owner's process id means the same process to this one."""
+    return owner.host == socket.gethostname() and owner.namespace in ("", pid_namespace())
+
+
+def looked_up(owner: Owner, run: Path) -> bool | None:
+    """Whether an owner lives and holds this folder; ``None`` where only its heartbeat can tell."""
     if owner.host == socket.gethostname():
-        return owner.boot == boot_id() and start_token(owner.pid) == owner.start
-    with contextlib.suppress(OSError):
-        return time.time() - (run / OWNER).stat().st_mtime < SILENT_S
-    return False
+        if owner.boot == boot_id():
+            if owner.folder and owner.folder != folder_identity(run):
+                return False
+            return start_token(owner.pid) == owner.start if here(owner) else None
+        if not on_network(run):  # another machine of the same name cannot reach a local disk: this one has rebooted
+            return False
+    return None
+
+
+def alive(owner: Owner, run: Path) -> bool:
+    """Whether an owner still runs and holds this folder.
+
+    One that cannot be looked up counts as alive until this process has seen its heartbeat stand still for
+    :data:`SILENT_S`; :func:`settle` takes the time to see.
+    """
+    known = looked_up(owner, run)
+    return _silent_for(run) < SILENT_S if known is None else known
+
+
+_beats: dict[str, tuple[tuple[int, int], float]] = {}
+"""Folder -> the heartbeat last seen there, and when it was first seen, on this process's monotonic clock."""
+
+
+def _beat(run: Path) -> tuple[int, int] | None:
+    """What changes with every heartbeat; ``None`` where nobody holds the run."""
+    try:
+        with open(run / OWNER, "rb") as file:  # a network file system looks at the server when a file is opened
+            status = os.fstat(file.fileno())
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino
+
+
+def _silent_for(run: Path) -> float:
+    """Seconds that a run's heartbeat has not changed, as far as this process has seen."""
+    beat = _beat(run)
+    if beat is None:
+        return float("inf")
+    seen = _beats.get(str(run))
+    if seen is None or seen[0] != beat:
+        seen = _beats[str(run)] = beat, time.monotonic()
+    return time.monotonic() - seen[1]
+
+
+def settle(runs: Iterable[Path], tell: Callable[[str], None] | None = None) -> None:
+    """Watch the heartbeats of those owners of runs that cannot be looked up, until :func:`alive` is sure of them.
+
+    One whose heartbeat is recent by this machine's clock is not watched: it counts as alive.
+
+    Args:
+        runs: folders.
+        tell: gets one line where that takes a while.
+    """
+    watched: dict[Path, tuple[int, int] | None] = {}
+    for run in runs:
+        owner = read_owner(run)
+        if owner is None or looked_up(owner, run) is not None or _silent_for(run) >= SILENT_S:
+            continue
+        beat = _beat(run)
+        if beat is not None and abs(time.time() - beat[0] / 1e9) > 3 * HEARTBEAT_S:
+            watched[run] = beat
+    if not watched:
+        return
+    if tell is not None:
+        names = ", ".join(run.name for run in watched)
+        text = _("watching for up to {seconds:.0f} s whether the process that holds {names} still runs")
+        tell(text.format(seconds=SILENT_S, names=names))
+    end = time.monotonic() + SILENT_S
+    while watched and time.monotonic() < end:
+        time.sleep(min(0.2, SILENT_S / 10))
+        watched = {run: beat for run, beat in watched.items() if _beat(run) == beat}
 
 
 def on_network(folder: Path) -> bool:
@@ -131,28 +239,66 @@ def on_network(folder: Path) -> bool:
 
 def held_by(run: Path, owner: Owner | None) -> HeldError:
     """The error for a run that another process holds."""
-    who = _("another process")
-    if owner is not None:
-        who = _("process {pid} on {host} since {since}").format(pid=owner.pid, host=owner.host, since=owner.since)
     return HeldError(
-        _("run {run} is held by {who}").format(run=run.name, who=who),
-        _("follow it with: {command}").format(command=f"ubq attach {run.name}"),
+        _("run {run} is held by {who}").format(run=run.name, who=_who(owner)),
+        _("follow it with: {command}").format(command=run_command("attach", run)),
     )
 
 
-UNWRITABLE = (PermissionError, NotADirectoryError, FileExistsError)
+def _who(owner: Owner | None) -> str:
+    if owner is None:
+        return _("another process")
+    return _("process {pid} on {host} since {since}").format(pid=owner.pid, host=owner.host, since=owner.since)
+
+
+class LostHoldError(HeldError):
+    """Another process has taken the run over, which this one held; nothing may be written any more."""
 
 
 def unwritable(run: Path, error: OSError) -> UsageError:
     """The error for a run's folder that cannot be made or written."""
+    if error.errno == errno.ENAMETOOLONG:
+        return UsageError(_("the run's name is too long for this disk: {run}").format(run=run.name), "--run NAME")
     return UsageError(
         _("the run's folder {folder} cannot be written: {error}").format(folder=run, error=error.strerror or error),
         _("choose another with --runs-dir"),
     )
 
 
+class Lock(Protocol):
+    """What keeps a second process out."""
+
+    def release(self) -> None: ...
+
+
+class _Marker:
+    """A lock that is a file's existence; it holds the token of who made it.
+
+    Raises:
+        FileExistsError: somebody has it.
+    """
+
+    def __init__(self, path: Path, token: str) -> None:
+        self._path, self._token = path, token
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+        try:
+            os.write(descriptor, token.encode())
+        finally:
+            os.close(descriptor)
+
+    def release(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._path.read_text() == self._token:  # else it is another's
+                os.unlink(self._path)
+
+
 class Hold:
     """Hold a run for this process while in the ``with`` block.
+
+    Args:
+        run: its folder; made when missing.
+        command: the command line, for ``owner.json``.
+        network: whether it lies on a network file system; ``None``: look.
 
     Raises:
         HeldError: another process holds it; says which, and since when.
@@ -163,30 +309,27 @@ class Hold:
         self.run = run
         self.owner = this_process(command)
         self._network = network
-        self._lock: BaseFileLock | None = None
+        self._lock: Lock | None = None
+        self.lost = False
+        """Whether another process was seen to have taken the run over."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        from filelock import FileLock, SoftFileLock, Timeout
-
         try:
             self.run.mkdir(parents=True, exist_ok=True)
-            soft = on_network(self.run) if self._network is None else self._network
-            if soft:
-                self._remove_dead_marker()
-            self._lock = (SoftFileLock if soft else FileLock)(self.run / LOCK, timeout=0)
-            self._lock.acquire()
-            write_atomic(self.run / OWNER, dump_json(dataclasses.asdict(self.owner), indent=1))
-        except Timeout:
-            raise self._held() from None
-        except UNWRITABLE as error:
-            raise unwritable(self.run, error) from error
-        except OSError:
+            self.owner = dataclasses.replace(self.owner, folder=folder_identity(self.run))
+            network = on_network(self.run) if self._network is None else self._network
+            self._lock = self._marker() if network else self._kernel_lock()
+            self._lock_file = (self.run / LOCK).stat().st_ino, network
+            self._write_owner()
+        except OSError as error:
             if self._lock:
                 self._lock.release()
-            raise
-        self._thread = threading.Thread(target=self._beat, name="ubq-heartbeat", daemon=True)
+            if error.errno in NO_SPACE:
+                raise
+            raise unwritable(self.run, error) from error
+        self._thread = threading.Thread(target=self._heartbeats, name="ubq-heartbeat", daemon=True)
         self._thread.start()
         return self
 
@@ -197,14 +340,83 @@ class Hold:
         if self._thread:
             self._thread.join(timeout=1.0)
         if self._lock:
-            with contextlib.suppress(OSError):
-                os.unlink(self.run / OWNER)
+            if self._held_still():
+                with contextlib.suppress(OSError):
+                    os.unlink(self.run / OWNER)
             self._lock.release()
 
-    def _beat(self) -> None:
+    def check(self) -> None:
+        """Raise where another process has taken the run over; asked before whatever is written.
+
+        Raises:
+            LostHoldError: another token, or none, stands in ``owner.json``; from then on every call raises.
+        """
+        if not self._held_still():
+            owner = read_owner(self.run)
+            raise LostHoldError(
+                _("run {run} was taken over by {who}; this process writes nothing more").format(
+                    run=self.run.name, who=_who(owner)
+                ),
+                _("follow it with: {command}").format(command=run_command("attach", self.run)),
+            )
+
+    def _held_still(self) -> bool:
+        if self.lost:
+            return False
+        try:
+            found = parse_json((self.run / OWNER).read_bytes())
+            self.lost = not isinstance(found, dict) or found.get("token") != self.owner.token
+        except FileNotFoundError:
+            self.lost = not self._restore_owner()
+        except OSError:
+            pass  # a mount that is away for a moment: what is written next says so
+        except ValueError:
+            self.lost = True
+        return not self.lost
+
+    def _restore_owner(self) -> bool:
+        """Write ``owner.json`` again where somebody removed it, while the kernel's lock is certainly still ours."""
+        inode, network = self._lock_file
+        try:
+            if network or (self.run / LOCK).stat().st_ino != inode:
+                return False
+            self._write_owner()
+        except OSError:
+            return False
+        return True
+
+    def _write_owner(self) -> None:
+        write_atomic(self.run / OWNER, dump_json(dataclasses.asdict(self.owner), indent=1))
+
+    def _heartbeats(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
+            if not self._held_still():
+                return
             with contextlib.suppress(OSError):  # a full disk or a lost mount is reported by what writes the run
                 os.utime(self.run / OWNER)
+
+    def _kernel_lock(self) -> Lock:
+        from filelock import FileLock, Timeout
+
+        lock: BaseFileLock = FileLock(self.run / LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise self._held() from None
+        except NotImplementedError:  # a file system without such locks
+            return self._marker()
+        owner = read_owner(self.run)
+        if owner is not None and looked_up(owner, self.run):  # somebody removed the lock's file under it
+            lock.release()
+            raise held_by(self.run, owner)
+        return lock
+
+    def _marker(self) -> Lock:
+        for _attempt in range(2):
+            with contextlib.suppress(FileExistsError):
+                return _Marker(self.run / LOCK, self.owner.token)
+            self._remove_dead_marker()
+        raise self._held()
 
     def _held(self) -> HeldError:
         # The holder writes its name right after it has the lock.
@@ -216,25 +428,49 @@ class Hold:
         return held_by(self.run, owner)
 
     def _remove_dead_marker(self) -> None:
-        """Remove a soft lock whose process is dead. Only one contender at a time judges and removes."""
+        """Remove a marker whose process is dead. Only one contender at a time judges and removes."""
         marker, gate = self.run / LOCK, self.run / f"{LOCK}.gate"
-        if not marker.exists():
+        judged = _identity(marker)
+        if not self._dead(marker):
             return
-        with contextlib.suppress(OSError):
-            if time.time() - gate.stat().st_mtime > SILENT_S:
-                gate.unlink()
+        if _unchanged(gate, 5.0):  # of a contender that died while it judged
+            gate.unlink(missing_ok=True)
         try:
             os.close(os.open(gate, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         except FileExistsError:
             return
         try:
-            owner = read_owner(self.run)
-            taken = marker.stat().st_mtime
-            named = owner is not None and (self.run / OWNER).stat().st_mtime >= taken
-            # An owner.json older than the lock is the last holder's: the new one's may be on its way.
-            if (named or time.time() - taken > 5.0) and (owner is None or not alive(owner, self.run)):
-                marker.unlink()
-        except FileNotFoundError:
-            pass
+            if judged is not None and _identity(marker) == judged:
+                marker.unlink(missing_ok=True)
         finally:
             gate.unlink(missing_ok=True)
+
+    def _dead(self, marker: Path) -> bool:
+        owner = read_owner(self.run)
+        known = None if owner is None else looked_up(owner, self.run)
+        if known:
+            return False
+        # A new holder's marker comes a moment before its owner.json: what stands there may be the last one's.
+        if owner is None or known is False:
+            return _unchanged(marker, 2.0) and read_owner(self.run) == owner
+        settle([self.run], lambda message: print(message, file=sys.stderr))
+        return read_owner(self.run) == owner and not alive(owner, self.run)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _unchanged(path: Path, seconds: float) -> bool:
+    """Whether a file stays the same one for a while; False where there is none."""
+    first = _identity(path)
+    end = time.monotonic() + seconds
+    while first is not None and _identity(path) == first:
+        if time.monotonic() > end:
+            return True
+        time.sleep(0.05)
+    return False

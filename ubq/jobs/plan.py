@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
+from ubq.jobs.console import duration
 from ubq.jobs.fingerprints import Values, changes, config_values, fingerprint, relative
 from ubq.jobs.state import COMPLETED, RunState
 from ubq.training.store import CheckpointStore
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 RUN = "run"
 RESUME = "resume"
 UP_TO_DATE = "up to date"
+UNASKED_S = 600.0
+"""Seconds of work that a start does over without being asked to."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,18 @@ class Planned:
     reasons: tuple[str, ...]
     """Why, in values (``qat.epochs 50 -> 30``)."""
     values: Values
+    discards: float = 0.0
+    """Seconds of work on other values that it does over."""
+    aside: tuple[str, ...] = ()
+    """Checkpoints that it moves to ``superseded/``, relative to the run's folder."""
+    back: Path | None = None
+    """Checkpoints of these very values, set aside earlier, that it goes on from."""
 
     def as_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "action": self.action, "step": self.step, "reasons": list(self.reasons)}
+        found = {"name": self.name, "action": self.action, "step": self.step, "reasons": list(self.reasons)}
+        if self.aside:
+            found |= {"superseded": list(self.aside), "discards_seconds": round(self.discards, 1)}
+        return found
 
 
 @dataclass(frozen=True)
@@ -48,11 +61,13 @@ class Selection:
         only: this stage alone, from the files that are there.
         until: this stage and those before it.
         force: this stage and those that depend on it run again.
+        yes: work may be discarded.
     """
 
     only: str = ""
     until: str = ""
     force: str = ""
+    yes: bool = False
 
     def check(self, config: Config, stages: Sequence[Stage]) -> None:
         """Raises UsageError for a stage that does not exist or that this configuration leaves out."""
@@ -118,8 +133,13 @@ def plan_stage(
     def planned(action: str, *reasons: str, step: int = 0) -> Planned:
         return Planned(stage.name, action, step, reasons, values)
 
+    def over(*reasons: str, back: Path | None = None, step: int = 0) -> Planned:
+        aside = tuple(relative(store.folder / f"step-{s}", paths.root) for s in store.steps())
+        discards = entry.seconds if entry is not None and back is None else 0.0
+        return Planned(stage.name, RESUME if back else RUN, step, reasons, values, discards, aside, back)
+
     if forced:
-        return planned(RUN, _("forced"))
+        return over(_("forced"))
     if entry is None or entry.fingerprint is None:
         return planned(RUN, _("not run yet"))
     upstream = [name for name in stage.after if name in before]
@@ -127,14 +147,33 @@ def plan_stage(
     fresh = {k: v for k, v in values.items() if not _is_from(k, upstream)}
     reasons = changes(known, fresh, config_values(Schema()))
     reasons += [_("{stage} runs before it").format(stage=name) for name in upstream]
+    back, at = (None, 0) if upstream else _set_aside_with(values, store)
+    if back is not None:
+        reasons_back = [*reasons, _("{folder} has these values").format(folder=relative(back, paths.root))]
     if reasons:
-        return planned(RUN, *reasons)
+        return over(*reasons) if back is None else over(*reasons_back, back=back, step=at)
     missing = [relative(p, paths.root) for p in stage.outputs(config, paths) if not p.exists()]
     if entry.state == COMPLETED and not missing:
         return planned(UP_TO_DATE)
     why = _("{path} is missing").format(path=missing[0]) if entry.state == COMPLETED else entry.state
     step = store.latest_step()
+    if step == 0 and back is not None:  # its process was killed while it brought them back
+        return over(why, *reasons_back, back=back, step=at)
     return planned(RESUME, why, step=step) if step else planned(RUN, why, _("no checkpoint yet"))
+
+
+def _set_aside_with(values: Values, store: CheckpointStore) -> tuple[Path | None, int]:
+    """Checkpoints that were set aside and are of these very values, and the step of the newest sound one."""
+    from ubq.config.schema import Config as Schema
+
+    for folder, facts in store.superseded():
+        entry = facts.get("entry")
+        known = entry.get("fingerprint") if isinstance(entry, dict) else None
+        if known and not changes(known, values, config_values(Schema())):
+            step = store.within(folder).latest_step()
+            if step:
+                return folder, step
+    return None, 0
 
 
 def plan(
@@ -157,6 +196,19 @@ def plan(
             running.add(stage.name)
         result.append(item)
     return result
+
+
+def check_discards(planned: Sequence[Planned], selection: Selection, stages: Sequence[Stage]) -> None:
+    """Raises UsageError where a start would do more work over than goes unasked."""
+    lost = [p for p in planned if p.discards and p.name not in selection.forced(stages)]
+    seconds = sum(p.discards for p in lost)
+    if selection.yes or seconds <= UNASKED_S:
+        return
+    what = ", ".join(f"{p.name} ({'; '.join(p.reasons)})" for p in lost)
+    raise UsageError(
+        _("{time} of work would be done over: {stages}").format(time=duration(seconds), stages=what),
+        _("to do so, add --yes or --force {stage}; --dry-run shows the plan").format(stage=lost[0].name),
+    )
 
 
 def check_predecessors(stage: Stage, config: Config, paths: RunPaths, stages: Sequence[Stage]) -> None:

@@ -2,31 +2,35 @@
 
 The order of what happens to disk is what makes a crash at any moment harmless:
 
-- a stage that starts over: its checkpoints go, its metric rows go, then its new fingerprint is written;
+- a stage that starts over: its checkpoints are set aside with its metric rows, then its new fingerprint is written;
 - a stage that goes on: metric rows past its newest sound checkpoint go, then it starts;
 - a checkpoint becomes valid only after the metric rows up to it are durable;
-- a stage is ``completed`` in ``state.json`` only after its output files exist.
+- a stage is ``completed`` in ``state.json`` only after its output files exist;
+- nothing is written once another process has taken the run over (``Hold.check``).
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import dataclasses
 import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ubq.config.runs import run_command
 from ubq.cpu import wait_asleep
-from ubq.durable import LineFile
+from ubq.durable import LineFile, read_rows
 from ubq.errors import (
     EXIT_MARK_FAILED,
     EXIT_OK,
     EXIT_PREFLIGHT,
     EXIT_STAGE_FAILED,
+    NO_SPACE,
+    DivergedError,
     HeldError,
     PreflightError,
     StageError,
@@ -34,12 +38,22 @@ from ubq.errors import (
     is_out_of_memory,
 )
 from ubq.i18n import gettext as _
+from ubq.jobs import fixes
 from ubq.jobs.console import Console, console_for, duration
 from ubq.jobs.context import RunContext
 from ubq.jobs.fingerprints import changes, config_values, relative
 from ubq.jobs.frozen import freeze, load_frozen, write_config
-from ubq.jobs.owner import Hold
-from ubq.jobs.plan import RESUME, UP_TO_DATE, Planned, Selection, check_predecessors, plan, plan_stage
+from ubq.jobs.owner import Hold, LostHoldError
+from ubq.jobs.plan import (
+    RESUME,
+    UP_TO_DATE,
+    Planned,
+    Selection,
+    check_discards,
+    check_predecessors,
+    plan,
+    plan_stage,
+)
 from ubq.jobs.signals import StopSignals
 from ubq.jobs.state import (
     COMPLETED,
@@ -53,9 +67,11 @@ from ubq.jobs.state import (
     StateFile,
     now,
     read_state,
+    stage_from,
 )
-from ubq.jobs.status import command_line
 from ubq.jobs.tracking import Tracking
+from ubq.oserrors import of_the_system
+from ubq.plaintext import printable
 from ubq.stages.base import Stopped
 from ubq.stages.paths import RunPaths
 from ubq.training.store import CheckpointStore
@@ -64,8 +80,6 @@ if TYPE_CHECKING:
     from ubq.config.schema import Config
     from ubq.jobs.checks.check import Check
     from ubq.stages.base import Stage
-
-NO_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def pipeline() -> Sequence[Stage]:
@@ -115,7 +129,7 @@ def start_run(
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
-        fix = _("make room, then: {command}").format(command=command_line("resume", paths.root))
+        fix = _("make room, then: {command}").format(command=run_command("resume", paths.root))
         raise StageError(_no_space(paths), fix) from error
 
 
@@ -131,8 +145,8 @@ def _start(
 ) -> int:
     fresh = not (paths.state.exists() or paths.config.exists())
     try:
-        with Hold(paths.root, command or " ".join(sys.argv)):
-            code = _held(config, paths, preset, selection, preflight, stages, console)
+        with Hold(paths.root, command or " ".join(sys.argv)) as hold:
+            code = _held(hold, config, paths, preset, selection, preflight, stages, console)
     except HeldError:
         raise  # what lies there is another process's
     except UbqError:
@@ -145,6 +159,7 @@ def _start(
 
 
 def _held(
+    hold: Hold,
     config: Config,
     paths: RunPaths,
     preset: str,
@@ -157,6 +172,7 @@ def _held(
     config = freeze(config, paths, preset)
     state = read_state(paths.state)
     planned = plan(config, paths, stages, state, selection)
+    check_discards(planned, selection, stages)
     console = console or console_for(sys.stdout, paths.log)
     try:
         whole = not (selection.only or selection.until)
@@ -166,7 +182,7 @@ def _held(
             if state.error:
                 console.line(_("error: {error}").format(error=state.error["message"]))
             return state.exit_code or EXIT_OK
-        with contextlib.closing(_Runner(config, paths, preset, state, selection, stages, console)) as job:
+        with contextlib.closing(_Runner(hold, config, paths, preset, state, selection, stages, console)) as job:
             return job.run(planned, preflight)
     finally:
         console.close()
@@ -175,17 +191,20 @@ def _held(
 def resume_run(
     paths: RunPaths,
     *,
+    overrides: Mapping[str, object] | None = None,
+    selection: Selection | None = None,
     preflight: bool = True,
     stages: Sequence[Stage] | None = None,
     console: Console | None = None,
     command: str = "",
 ) -> int:
-    """Go on with an existing run from its frozen configuration; see :func:`start_run`."""
+    """Go on with an existing run from its frozen configuration, values laid over it; see :func:`start_run`."""
     state = read_state(paths.state)
     return start_run(
-        load_frozen(paths),
+        load_frozen(paths, overrides),
         paths,
         preset=state.preset if state else "",
+        selection=selection,
         preflight=preflight,
         stages=stages,
         console=console,
@@ -231,6 +250,7 @@ class _Runner:
 
     def __init__(
         self,
+        hold: Hold,
         config: Config,
         paths: RunPaths,
         preset: str,
@@ -239,6 +259,7 @@ class _Runner:
         stages: Sequence[Stage],
         console: Console,
     ) -> None:
+        self.hold = hold
         self.config = config
         self.paths = paths
         self.selection = selection
@@ -246,12 +267,14 @@ class _Runner:
         self.console = console
         self.fresh = state is None
         state = state or RunState(run=paths.root.name, created=now())
-        state.run, state.preset = paths.root.name, preset or state.preset
+        state.run, state.preset, state.holder = paths.root.name, preset or state.preset, hold.owner.token
         known = {s.name: s for s in state.stages}
         state.stages = [known.get(s.name, StageState(s.name)) for s in stages if s.applies(config)]
         self.state = state
-        self.file = StateFile(paths.state, state)
-        self.resume = command_line("resume", paths.root)
+        self.file = StateFile(paths.state, state, hold.check)
+        self.current: StageState | None = None
+        """The stage at work, to which a failure belongs."""
+        self.resume = run_command("resume", paths.root)
         self.log_file = os.open(paths.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         self._opened = contextlib.ExitStack()
         self._opened.callback(os.close, self.log_file)
@@ -269,6 +292,9 @@ class _Runner:
             if item.name in self.selection.forced(self.stages):
                 old = state.stage(item.name)
                 state.put(StageState(item.name, generation=old.generation if old else 0))
+        for entry in state.stages:
+            if entry.state == RUNNING:  # its process is gone without a word
+                entry.state = INTERRUPTED
         for leftover in self.paths.root.glob(".*.tmp"):  # of a process that was killed while it wrote
             leftover.unlink()
         write_config(self.paths, self.config)
@@ -294,11 +320,15 @@ class _Runner:
                 for stage in self.selection.stages(self.config, self.stages):
                     if stop.received is not None:
                         raise Stopped
+                    self.current = state.stage(stage.name)
                     self._stage(stage, stop)
-                self.tracking.close()
+                    self.current = None
                 return self._completed()
             except Stopped:
                 return self._interrupted(stop)
+            except LostHoldError as error:
+                state.exit_code = error.exit_code  # of this process; on disk it is the other's
+                raise
             except Exception as error:
                 return self._failed(error)
             finally:
@@ -337,7 +367,7 @@ class _Runner:
             self.paths.checkpoints(stage.name),
             self.config.run.keep_checkpoints,
             warn=self.log,
-            before_commit=self.metrics_sync,
+            before_commit=self.before_checkpoint,
         )
         if self.selection.only:
             check_predecessors(stage, self.config, self.paths, self.stages)
@@ -386,23 +416,14 @@ class _Runner:
         entry.step = entry.steps = max(entry.step, entry.steps)
         entry.artifacts = [{"path": relative(p, self.paths.root), "bytes": _bytes(p)} for p in outputs]
         self.file.save()
+        store.drop_superseded()
         self.event("stage_completed", stage=stage.name, step=entry.step, seconds=round(entry.seconds, 3))
         self.log(_("{stage}: complete in {time}").format(stage=stage.name, time=duration(entry.seconds)))
 
     def _begin(self, item: Planned, old: StageState | None, store: CheckpointStore) -> StageState:
         """Bring files and state to the step the stage starts from."""
         why = "; ".join(item.reasons)
-        if item.action == RESUME:
-            assert old is not None
-            entry = old
-            entry.resumed_from = entry.step = item.step
-            entry.last_checkpoint = item.step
-        else:
-            store.clear()
-            entry = StageState(item.name, generation=old.generation if old else 0)
-            known = old.fingerprint if old else None
-            if known is None or changes(known, item.values, config_values(type(self.config)())):
-                entry.generation += 1
+        entry = self._starting_entry(item, old, store)
         kept = item.step if item.action == RESUME else -1  # a stage may write a row of step 0
         self.metrics.keep(lambda row: row.get("stage") != item.name or _step(row) <= kept)
         self.tracking.begin(item.name, entry.generation, max(kept, 0))
@@ -411,6 +432,7 @@ class _Runner:
         entry.fingerprint = item.values
         entry.artifacts = []
         self.state.put(entry)
+        self.current = entry
         self.file.save()
         if item.action == RESUME:
             self.event("stage_resumed", stage=item.name, step=item.step, reasons=list(item.reasons))
@@ -420,14 +442,51 @@ class _Runner:
             self.log(_("{stage}: running ({why})").format(stage=item.name, why=why))
         return entry
 
-    def metrics_sync(self) -> None:
+    def _starting_entry(self, item: Planned, old: StageState | None, store: CheckpointStore) -> StageState:
+        """The stage's entry at its start, its checkpoints brought to where that is."""
+        if item.action == RESUME and item.back is None:
+            assert old is not None
+            entry = old
+        else:
+            rows = [row for row in read_rows(self.paths.metrics) if row.get("stage") == item.name]
+            back = dict(store.superseded())[item.back] if item.back else {}
+            aside = store.set_aside({"entry": dataclasses.asdict(old) if old else {}, "rows": rows})
+            if aside:
+                where = relative(aside, self.paths.root)
+                text = _("{stage}: its checkpoints are kept in {folder} until it completes")
+                self.log(text.format(stage=item.name, folder=where))
+            if item.back:
+                self.metrics.keep(lambda row: row.get("stage") != item.name)
+                for row in back["rows"]:
+                    self.metrics.append(row)
+                entry = stage_from({**back["entry"], "state": INTERRUPTED})
+                self.state.put(entry)
+                self.file.save()  # first, so that a crash here leaves no checkpoints under other values
+                store.bring_back(item.back)
+            else:
+                entry = StageState(item.name, generation=old.generation if old else 0)
+                known = old.fingerprint if old else None
+                if known is None or changes(known, item.values, config_values(type(self.config)())):
+                    entry.generation += 1
+        if item.action == RESUME:
+            entry.resumed_from = entry.step = entry.last_checkpoint = item.step
+        return entry
+
+    def check(self) -> None:
+        """Raise where another process has taken the run over."""
+        self.hold.check()
+
+    def before_checkpoint(self) -> None:
+        self.hold.check()
         self.metrics.sync()
 
     def event(self, kind: str, **fields: object) -> None:
+        self.hold.check()
         self.events.append({"time": now(), "event": kind, **fields})
 
     def log(self, message: str) -> None:
-        os.write(self.log_file, f"{now()} {message}\n".encode())
+        if not self.hold.lost:
+            os.write(self.log_file, f"{now()} {message}\n".encode(errors="surrogateescape"))
         self.console.line(message)
 
     def _completed(self) -> int:
@@ -437,6 +496,7 @@ class _Runner:
         state.state = COMPLETED if done else PARTIAL
         marks = next(({"stage": s.name, **s.error} for s in state.stages if s.state == COMPLETED and s.error), None)
         state.error, state.exit_code = marks, EXIT_MARK_FAILED if marks else EXIT_OK
+        self.tracking.close(state.exit_code)
         state.next_command = "" if done else self.resume
         self.event("run_completed" if done else "run_paused", exit_code=state.exit_code)
         seconds = sum(s.seconds for s in state.stages)
@@ -462,6 +522,7 @@ class _Runner:
 
     def _failed(self, error: Exception) -> int:
         """Write down a failure and say it in one line; the traceback of a defect goes to run.log."""
+        self.hold.check()
         if isinstance(error, UbqError):
             message, fix, code = error.message, error.fix, error.exit_code
         elif isinstance(error, OSError) and error.errno in NO_SPACE:
@@ -469,12 +530,16 @@ class _Runner:
         elif is_out_of_memory(error):
             message = _("out of memory: {error}").format(error=_first_line(error))
             fix, code = _("make the stage's batch_size smaller, or its accumulate larger"), EXIT_STAGE_FAILED
+        elif isinstance(error, OSError) and error.filename:
+            problem = of_the_system(error)
+            message, fix, code = problem.message, problem.fix, EXIT_STAGE_FAILED
         else:
             message, code = _first_line(error), EXIT_STAGE_FAILED
             fix = _("the traceback is in {path}").format(path=self.paths.log)
         full = isinstance(error, OSError) and error.errno in NO_SPACE
-        state = self.state
-        failed = next((s for s in state.stages if s.state in (FAILED, RUNNING)), None)
+        state, failed = self.state, self.current
+        if isinstance(error, DivergedError) and failed:
+            fix = self._calmer(failed) or fix
         if failed:
             failed.state, failed.error = FAILED, {"message": message, "fix": fix}
         where = failed.name if failed else ""
@@ -498,12 +563,17 @@ class _Runner:
             # It was said above; what state.json says is older, and true of the disk.
         return code
 
+    def _calmer(self, stage: StageState) -> str:
+        """The command that goes on with half the learning rate of a stage."""
+        fix = fixes.calmer(self.config, stage.name)
+        return fix.command(self.paths.root) if fix.apply else ""
+
     def _report(self, message: str, fix: str, stage: str = "") -> None:
         self.console.close()
         where = f"{stage}: " if stage else ""
-        print(_("error: {error}").format(error=where + message), file=sys.stderr)
+        print(printable(_("error: {error}").format(error=where + message)), file=sys.stderr)
         if fix:
-            print(f"  {fix}", file=sys.stderr)
+            print(printable(f"  {fix}"), file=sys.stderr)
         if self.state.next_command:
             print("  " + _("resume with: {command}").format(command=self.resume), file=sys.stderr)
 

@@ -14,6 +14,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from ubq.errors import EXIT_INTERRUPT
+from ubq.plaintext import printable
 
 SIGNALS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n))
 _HANGUP = getattr(signal, "SIGHUP", None)
@@ -69,4 +70,4 @@ def _say(message: str) -> None:
     # A handler may interrupt a print, so it must not go through the buffered stream; the terminal may be gone.
     if message:
         with contextlib.suppress(OSError):
-            os.write(2, f"\n{message}\n".encode())
+            os.write(2, f"\n{printable(message)}\n".encode())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -77,6 +78,8 @@ class RunState:
     state: str = PENDING
     created: str = ""
     updated: str = ""
+    holder: str = ""
+    """``token`` of the process that wrote this, as in ``owner.json``."""
     exit_code: int | None = None
     error: dict[str, str] | None = None
     """``{stage, message, fix}`` of what failed."""
@@ -208,13 +211,18 @@ def _from_2_to_3(old: dict[str, Any]) -> dict[str, Any]:
 _MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1_to_2, 2: _from_2_to_3}
 
 
-def _from_dict(raw: dict[str, Any]) -> RunState:
-    def known(cls: type, values: dict[str, Any]) -> dict[str, Any]:
-        names = {f.name for f in dataclasses.fields(cls)}
-        return {k: v for k, v in values.items() if k in names}
+def stage_from(values: dict[str, Any]) -> StageState:
+    """A stage's entry from its JSON; fields of another ubq are left out."""
+    return StageState(**_known(StageState, values))
 
-    raw = {**raw, "stages": [StageState(**known(StageState, s)) for s in raw["stages"]]}
-    state = RunState(**known(RunState, raw))
+
+def _known(cls: type, values: dict[str, Any]) -> dict[str, Any]:
+    names = {f.name for f in dataclasses.fields(cls)}
+    return {k: v for k, v in values.items() if k in names}
+
+
+def _from_dict(raw: dict[str, Any]) -> RunState:
+    state = RunState(**_known(RunState, {**raw, "stages": [stage_from(s) for s in raw["stages"]]}))
     entries: list[RunState | StageState] = [state, *state.stages]
     for entry in entries:
         for f in dataclasses.fields(entry):
@@ -237,6 +245,7 @@ def _fits(value: object, annotation: str) -> bool:
             fits = isinstance(value, dict)
         else:
             fits = isinstance(value, _TYPES[name]) and not isinstance(value, bool)
+            fits = fits and (not isinstance(value, float) or math.isfinite(value))
         if fits:
             return True
     return False
@@ -248,19 +257,22 @@ class StateFile:
     Args:
         path: ``state.json``.
         state: what it holds; change it, then :meth:`save` or :meth:`save_progress`.
+        check: called before every write; what it raises keeps the file as it is.
     """
 
     # Progress is written at most twice a second, and so seldom that it costs 1 % where a write is slow.
     MIN_INTERVAL_S = 0.5
     MAX_SHARE = 0.01
 
-    def __init__(self, path: Path, state: RunState) -> None:
+    def __init__(self, path: Path, state: RunState, check: Callable[[], None] = lambda: None) -> None:
         self.path = path
         self.state = state
+        self.check = check
         self._next = 0.0
 
     def save(self) -> None:
         """Write now."""
+        self.check()
         begin = time.monotonic()
         write_state(self.path, self.state)
         end = time.monotonic()

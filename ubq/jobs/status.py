@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
+import os
+import stat
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from ubq.config.runs import command, expanded, place_of, run_command
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.jobs.owner import OWNER, Owner, alive, read_owner
@@ -27,6 +29,7 @@ from ubq.jobs.state import (
     StageState,
     parse_state,
 )
+from ubq.plaintext import printable, printable_within
 from ubq.stages.paths import RunPaths
 
 
@@ -72,13 +75,6 @@ class Snapshot:
         return raw
 
 
-def command_line(verb: str, run: Path) -> str:
-    """The exact command that does something with a run from the working folder."""
-    folder = run.parent
-    place = "" if folder in (Path("runs"), Path.cwd() / "runs") else f" --runs-dir {shlex.quote(str(folder))}"
-    return f"ubq {verb} {shlex.quote(run.name)}{place}"
-
-
 def percent(step: int, steps: int, state: str) -> float:
     """How far a stage is, 0 to 100."""
     if state == COMPLETED:
@@ -87,7 +83,7 @@ def percent(step: int, steps: int, state: str) -> float:
 
 
 def snapshot(folder: Path) -> Snapshot:
-    """Read one run.
+    """Read one run. What stands in its files is foreign text: it comes without control characters.
 
     Raises:
         UsageError: the folder holds no run.
@@ -96,22 +92,54 @@ def snapshot(folder: Path) -> Snapshot:
     owner = read_owner(folder)
     if owner is not None and not alive(owner, folder):
         owner = None
+    state, version, problem = _read(paths, started=owner is not None)
+    state = _clean(state)
+    # The folder may have been renamed or moved, and this process may work elsewhere than the one that wrote.
+    state.run = printable(folder.absolute().name)
+    if state.next_command:
+        state.next_command = run_command("resume", folder)
+    return Snapshot(paths, state, _clean(owner) if owner else None, version, printable(problem))
+
+
+def _read(paths: RunPaths, started: bool) -> tuple[RunState, int, str]:
+    """State, its schema, and what kept it from being read whole."""
+    folder = paths.root
+    unreadable = RunState(run=folder.name, state="unreadable")
     try:
+        if paths.state.exists() and not paths.state.is_file():  # a pipe would be waited for
+            return unreadable, 0, _("{path} is not a state file: {error}").format(path=paths.state, error=_("no file"))
         data = paths.state.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        if owner is None and not paths.config.is_file():
+        if not started and not paths.config.is_file():
             raise UsageError(
                 _("{folder} holds no run").format(folder=folder), _("list the runs with: ubq runs")
             ) from None
         # Configured and not started yet.
-        return Snapshot(paths, RunState(run=folder.name, next_command=command_line("resume", folder)), owner)
+        return RunState(run=folder.name, next_command="resume"), SCHEMA_VERSION, ""
+    except OSError as error:
+        why = _("{path} cannot be read: {error}").format(path=paths.state, error=error.strerror or error)
+        return unreadable, 0, why
     try:
-        return Snapshot(paths, parse_state(data, paths.state), owner)
+        return parse_state(data, paths.state), SCHEMA_VERSION, ""
     except NewerSchemaError as error:
         raw = json.loads(data)
-        return Snapshot(paths, _best_effort(raw, folder), owner, raw["schema_version"], str(error))
+        return _best_effort(raw, folder), raw["schema_version"], str(error)
     except UsageError as error:
-        return Snapshot(paths, RunState(run=folder.name, state="unreadable"), owner, 0, str(error))
+        return unreadable, 0, str(error)
+
+
+_Record = TypeVar("_Record", RunState, StageState, Owner)
+
+
+def _clean(record: _Record) -> _Record:
+    """A record whose texts can be shown on a terminal."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, list) and value and isinstance(value[0], StageState):
+            return [_clean(stage) for stage in value]
+        return printable_within(value)
+
+    return dataclasses.replace(record, **{f.name: clean(getattr(record, f.name)) for f in dataclasses.fields(record)})
 
 
 def _best_effort(raw: dict[str, Any], folder: Path) -> RunState:
@@ -138,18 +166,32 @@ def _best_effort(raw: dict[str, Any], folder: Path) -> RunState:
 
 
 def run_folders(runs_dir: Path) -> list[Path]:
-    """Folders of the runs in a folder, newest first."""
+    """Folders of the runs in a folder, newest first; one that cannot be looked into is listed last."""
+    found: list[tuple[float, str, Path]] = []
+    try:
+        folders = list(runs_dir.iterdir()) if runs_dir.is_dir() else []
+    except OSError as error:
+        raise UsageError(
+            _("{path} cannot be read: {error}").format(path=runs_dir, error=error.strerror or error),
+            _("choose another with --runs-dir"),
+        ) from error
+    for folder in folders:
+        try:
+            times = [os.stat(folder / n).st_mtime for n in ("state.json", OWNER, "config.toml") if _is_file(folder / n)]
+            holds_run = _is_file(folder / "state.json") or _is_file(folder / "config.toml")
+        except OSError:
+            times, holds_run = [0.0], folder.is_dir()
+        if holds_run:
+            found.append((-max(times, default=0.0), folder.name, folder))
+    return [folder for _time, _name, folder in sorted(found)]
 
-    def touched(folder: Path) -> float:
-        times = [
-            f.stat().st_mtime for f in (folder / "state.json", folder / OWNER, folder / "config.toml") if f.exists()
-        ]
-        return max(times, default=0.0)
 
-    if not runs_dir.is_dir():
-        return []
-    found = [p for p in runs_dir.iterdir() if (p / "state.json").is_file() or (p / "config.toml").is_file()]
-    return sorted(found, key=lambda p: (-touched(p), p.name))
+def _is_file(path: Path) -> bool:
+    """As ``Path.is_file``, but what may not be looked at raises in every Python."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def find_run(run: str | None, runs_dir: Path) -> Path:
@@ -158,6 +200,10 @@ def find_run(run: str | None, runs_dir: Path) -> Path:
     Raises:
         UsageError: there is no such run.
     """
+    if run and ("/" in run or run.startswith("~")):
+        path = Path(expanded(run))
+        if run_folders(path.absolute().parent).count(path.absolute()):
+            return path
     folders = run_folders(runs_dir)
     if not run:
         if not folders:
@@ -165,13 +211,33 @@ def find_run(run: str | None, runs_dir: Path) -> Path:
                 _("there is no run in {folder}").format(folder=runs_dir), _("start one with: ubq run --preset NAME")
             )
         return folders[0]
-    if "/" in run and run_folders(Path(run).parent).count(Path(run)):
-        return Path(run)
     for folder in folders:
         if folder.name == run:
             return folder
     close = get_close_matches(run, [f.name for f in folders], n=1)
     raise UsageError(
         _("there is no run {run} in {folder}").format(run=run, folder=runs_dir),
-        _("did you mean {close}?").format(close=close[0]) if close else _("list the runs with: ubq runs"),
+        _("did you mean {close}?").format(close=close[0])
+        if close
+        else command("ubq", "runs", *place_of(runs_dir / "run")),
     )
+
+
+def running_run(runs_dir: Path) -> Path:
+    """Folder of the only run that a process works on.
+
+    Raises:
+        UsageError: there is none, or more than one.
+    """
+    running = [folder for folder in run_folders(runs_dir) if (owner := read_owner(folder)) and alive(owner, folder)]
+    if not running:
+        raise UsageError(
+            _("no run is running in {folder}").format(folder=runs_dir),
+            command("ubq", "runs", *place_of(runs_dir / "run")),
+        )
+    if len(running) > 1:
+        raise UsageError(
+            _("{count} runs are running: which one?").format(count=len(running)),
+            _(" or: ").join(run_command("stop", folder) for folder in running),
+        )
+    return running[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -52,6 +53,7 @@ class Export(Stage):
 
         config, paths = context.config, context.paths
         set_threads(config)
+        self._set_leftovers_aside(config, paths)
         checkpoint = load_qat(paths.checkpoints(QatDiffusion.name) / FINAL)
         generator, recipe = checkpoint.generator, checkpoint.recipe
         files = export_generator(
@@ -80,6 +82,22 @@ class Export(Stage):
                 digest=files.weights_sha256,
             )
         )
+
+    def _set_leftovers_aside(self, config: Config, paths: RunPaths) -> None:
+        """Take away what was written under another name or in other formats: it would load, and be the old model.
+
+        It is kept with what else of the stage is superseded, which goes when the stage completes.
+        """
+        from ubq.export.manifest import listed_files
+        from ubq.training.store import SUPERSEDED
+
+        wanted = set(self.outputs(config, paths))
+        aside = paths.checkpoints(self.name) / SUPERSEDED / "files"
+        references = reference_file(config, paths).parent
+        for file in [*listed_files(paths.exported), *(references.glob("*.pt") if references.is_dir() else ())]:
+            if file not in wanted and file.is_file():
+                aside.mkdir(parents=True, exist_ok=True)
+                os.replace(file, aside / f"{file.parent.name}-{file.name}")
 
 
 def reference_file(config: Config, paths: RunPaths) -> Path:

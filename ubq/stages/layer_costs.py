@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ubq.config.load import read_frozen
+from ubq.config.runs import run_command
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.stages.maps import open_latents
@@ -39,7 +40,7 @@ def layer_costs(paths: RunPaths, checkpoint: QatCheckpoint, worst: int | None) -
     if not paths.latents.is_file():
         raise UsageError(
             _("run {run} has no held-out latents to measure layers on").format(run=paths.root.name),
-            _("ubq resume {run}").format(run=paths.root.name),
+            run_command("resume", paths.root),
         )
     latents = open_latents(paths, torch.device("cpu")).val[:HELD_OUT_INPUTS]
     generator, sizes = checkpoint.generator.eval(), checkpoint.recipe.sizes

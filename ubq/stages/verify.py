@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ubq.config.runs import run_command
 from ubq.config.schema import Config
 from ubq.errors import MarkFailedError
 from ubq.i18n import gettext as _
@@ -42,7 +43,7 @@ class Verify(Stage):
         if failed:
             raise MarkFailedError(
                 _("success marks failed: {marks}").format(marks=", ".join(failed)),
-                _("ubq doctor {run} says what fixes each").format(run=report.run),
+                _("{command} says what fixes each").format(command=run_command("doctor", context.paths.root)),
             )
 
     def _measure(self, context: StageContext) -> Report:
@@ -69,7 +70,8 @@ class Verify(Stage):
         split = open_split(config, paths, seismic=True)
 
         def progress(done: int, total: int) -> None:
-            context.progress(done, total, phase="generate")
+            if total:
+                context.progress(done, total, phase="generate")
             if context.stop_requested():
                 raise Stopped
 

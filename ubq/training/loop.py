@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Protocol
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ubq.config.schema import RunConfig, TrainingConfig
-from ubq.errors import StageError, is_out_of_memory
+from ubq.errors import DivergedError, StageError, is_out_of_memory
 from ubq.i18n import gettext as _
 from ubq.training.context import Stopped, TrainingContext
 from ubq.training.ema import WeightAverage
@@ -88,7 +88,8 @@ def train(
 
     Raises:
         Stopped: a stop was requested and the loop has saved itself.
-        StageError: the loss is not finite, or not even one sample fits the memory.
+        DivergedError: a loss, a gradient or a weight is not finite; no such state is saved.
+        StageError: not even one sample fits the memory.
     """
     try:
         _Training(task, loop, settings, run, seed, device).run()
@@ -185,14 +186,34 @@ class _Training:
                 if not is_out_of_memory(error):
                     raise
             self._halve()  # outside the handler: the traceback keeps the failed step's tensors alive
-        if self.device.type == "cpu":
-            self._check_finite(float(loss), self.step)
-        clip = self.settings.grad_clip or math.inf
-        norm = nn.utils.clip_grad_norm_(self.parameters, clip, foreach=True)
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None], foreach=True)
+        if self.device.type == "cpu":  # a GPU would be waited for; there a checkpoint is what stays finite
+            self._check_finite(float(loss), _("the loss"), self.step)
+            self._check_finite(float(norm), _("the gradient"), self.step)
+        nn.utils.clip_grads_with_norm_(self.parameters, self.settings.grad_clip or math.inf, norm, foreach=True)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update()
         return loss, norm
+
+    def _check_finite(self, value: float, what: str, step: int) -> None:
+        """Raise where a figure of a step is not finite; nothing of it has been saved."""
+        if math.isfinite(value):
+            return
+        gradients = {n: p.grad for n, p in self.task.model.named_parameters() if p.grad is not None}
+        where = not_finite(self._weights()) or not_finite(gradients) or _("the batch itself")
+        raise self._diverged(what, where, step)
+
+    def _diverged(self, what: str, where: str, step: int) -> DivergedError:
+        text = _("{stage} diverged: {what} at step {step} is not finite, first in {where}")
+        return DivergedError(
+            text.format(stage=self.loop.stage, what=what, step=step, where=where), _("lower the stage's lr")
+        )
+
+    def _weights(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold finite. Observers' ranges begin at infinity, and are not trained."""
+        weights = {n: p for n, p in self.task.model.named_parameters() if p.requires_grad}
+        return weights | {f"average.{n}": t for n, t in self.average.average.items()}
 
     @staticmethod
     @torch.no_grad()
@@ -200,13 +221,6 @@ class _Training:
         """All at once: a fake-quantised model has hundreds, of one number each."""
         if to:
             torch._foreach_copy_(to, source)
-
-    def _check_finite(self, loss: float, step: int) -> None:
-        if not math.isfinite(loss):
-            raise StageError(
-                _("{stage} diverged: the loss at step {step} is not finite").format(stage=self.loop.stage, step=step),
-                _("lower the stage's lr, then ubq resume"),
-            )
 
     def _accumulate(self, indices: Sequence[int]) -> Tensor:
         """Gradients of one batch, in as many parts as memory asks for; the loss, a scalar on the device."""
@@ -260,15 +274,17 @@ class _Training:
             self.loop.progress(self.step, self.steps, phase=phase)
             return
         value = float(loss)
-        self._check_finite(value, self.step - 1)
+        self._check_finite(value, _("the loss"), self.step - 1)
         self.last_loss = None
         self.loop.progress(self.step, self.steps, loss=value, phase=phase)
         if kept:
+            self._check_finite(float(norm), _("the gradient"), self.step - 1)
             self.loop.metrics(self.step, loss=value, lr=self.optimizer.lr, grad_norm=float(norm), phase=phase)
 
     def _validate(self, phase: str) -> None:
         with self.average.applied(), torch.no_grad():
             value = self.task.validate(self.part_size)
+        self._check_finite(value, _("the validation loss"), self.step)
         self.best = min(self.best, value)
         self.loop.metrics(self.step, val_loss=value, phase=phase)
         self.loop.progress(self.step, self.steps, val_loss=value, best_val_loss=self.best)
@@ -281,13 +297,17 @@ class _Training:
         return by_steps or (minutes > 0 and time.monotonic() - saved_at >= 60 * minutes)
 
     def _save(self) -> None:
+        optimizer = self.optimizer.state_dict()
+        where = not_finite(self._weights()) or not_finite(tensors_in(optimizer, "optimizer"))
+        if where:
+            raise self._diverged(_("what was to be saved"), where, self.step)
         if self.last_loss is not None:
-            self._check_finite(float(self.last_loss), self.step - 1)
+            self._check_finite(float(self.last_loss), _("the loss"), self.step - 1)
         payload: dict[str, object] = {
             "step": self.step,
             "model": self.task.model.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer,
             "parts": self.parts,
             "best": self.best,
             "threads": torch.get_num_threads(),
@@ -306,3 +326,26 @@ class _Training:
         self.step = int(payload["step"])  # type: ignore[call-overload]
         self.parts = max(self.parts, int(payload["parts"]))  # type: ignore[call-overload]
         self.best = float(payload["best"])  # type: ignore[arg-type]
+        where = not_finite(self._weights())  # of an older ubq, which saved such
+        if where:
+            raise self._diverged(_("its checkpoint"), where, self.step)
+
+
+@torch.no_grad()
+def not_finite(tensors: Mapping[str, Tensor]) -> str:
+    """Name of the first tensor that holds a NaN or an infinity; empty where none does."""
+    floats = {n: t for n, t in tensors.items() if t.is_floating_point() and t.numel()}
+    if not floats:
+        return ""
+    # the largest magnitude of a tensor is finite only where all of it is; one answer to wait for
+    norms = torch._foreach_norm(list(floats.values()), math.inf)
+    finite = torch.stack([n.isfinite() for n in norms]).tolist()
+    return next((name for name, held in zip(floats, finite, strict=True) if not held), "")
+
+
+def tensors_in(value: object, name: str) -> dict[str, Tensor]:
+    """The tensors in nested dictionaries and lists, by dotted name."""
+    if isinstance(value, Tensor):
+        return {name: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    return {n: t for key, inner in items for n, t in tensors_in(inner, f"{name}.{key}").items()}

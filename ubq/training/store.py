@@ -6,6 +6,9 @@
     step-500/manifest.json   step, and name, bytes and sha256 of each file
     step-500/DONE            written last; a folder without it is not a checkpoint
 
+A stage that starts over moves its checkpoints to ``superseded/K/``, with a ``stage.json`` that says of which values
+they are, so that going back to those values goes on from there; what is superseded goes when the stage completes.
+
 The files are written into ``.tmp-step-N``, made durable and renamed, so that a crash at any moment
 leaves the checkpoint before it usable. Whoever reads checks the hash and goes back to the one before.
 """
@@ -29,6 +32,8 @@ FORMAT_VERSION = 1
 STATE = "state.pt"
 MANIFEST = "manifest.json"
 DONE = "DONE"
+SUPERSEDED = "superseded"
+FACTS = "stage.json"
 # Room for manifest, state file and logs beside the checkpoint itself.
 SPARE_BYTES = 1 << 20
 
@@ -198,16 +203,63 @@ class CheckpointStore:
             )
         return 0
 
-    def clear(self) -> None:
-        """Remove every checkpoint, finished or not; the stage's final files stay."""
+    def set_aside(self, facts: Mapping[str, Any]) -> Path | None:
+        """Move every finished checkpoint out of the way and remove the others; the stage's final files stay.
+
+        Args:
+            facts: whatever tells later what was moved, as JSON.
+
+        Returns:
+            The folder that the checkpoints are in now; ``None`` where there were none.
+        """
+        steps = self.steps()
         self._sound.clear()
         self._damaged.clear()
-        if not self.folder.is_dir():
-            return
-        for path in sorted(self.folder.iterdir()):
-            if path.is_dir() and path.name.startswith(("step-", ".tmp-step-", ".old-step-")):
-                self._remove(path)
+        target = None
+        if steps:
+            target = self.folder / SUPERSEDED / str(1 + max((int(p.name) for p in self._sets()), default=0))
+            target.mkdir(parents=True)
+            write_atomic(target / FACTS, dump_json(facts))
+            for step in steps:
+                os.rename(self._path(step), target / self._path(step).name)
+            sync_folder(target)
+        if self.folder.is_dir():
+            for path in sorted(self.folder.iterdir()):
+                if path.is_dir() and path.name.startswith(("step-", ".tmp-step-", ".old-step-")):
+                    self._remove(path)
+            sync_folder(self.folder)
+        return target
+
+    def superseded(self) -> list[tuple[Path, dict[str, Any]]]:
+        """What was set aside, the last first: the folder, and the facts it was moved with."""
+        found = []
+        for folder in sorted(self._sets(), key=lambda p: -int(p.name)):
+            try:
+                facts = parse_json((folder / FACTS).read_bytes())
+            except (OSError, ValueError):
+                continue
+            if isinstance(facts, dict) and self.within(folder).steps():
+                found.append((folder, facts))
+        return found
+
+    def within(self, folder: Path) -> CheckpointStore:
+        """A store of what was set aside into a folder."""
+        return CheckpointStore(folder, self.keep, warn=self.warn, dump=self._dump, load=self._load)
+
+    def bring_back(self, folder: Path) -> None:
+        """Make checkpoints that were set aside the stage's own again; it has none at the time."""
+        for step in self.within(folder).steps():
+            os.rename(folder / self._path(step).name, self._path(step))
         sync_folder(self.folder)
+        shutil.rmtree(folder)
+
+    def drop_superseded(self) -> None:
+        """Remove what was set aside."""
+        shutil.rmtree(self.folder / SUPERSEDED, ignore_errors=True)
+
+    def _sets(self) -> list[Path]:
+        folder = self.folder / SUPERSEDED
+        return [p for p in folder.iterdir() if p.name.isdecimal()] if folder.is_dir() else []
 
     def _damage(self, step: int) -> str | None:
         """Why a checkpoint cannot be used, or ``None``."""

@@ -16,8 +16,10 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
+from ubq.config.runs import run_command
 from ubq.i18n import gettext as _
 from ubq.interface import Interface
+from ubq.plaintext import printable
 from ubq.tui.dialogs import Help, help_of
 
 THEMES = {"dark": "textual-dark", "light": "textual-light", "terminal": "ansi-dark"}
@@ -99,8 +101,9 @@ class UbqApp(App[int]):
         from ubq.tui.progress import ProgressScreen
 
         runs = [s.folder for s in self.screen_stack if isinstance(s, ProgressScreen) and s.running]
-        message = _("{run} goes on; follow it with: ubq wizard {run}, or: ubq attach {run}")
-        self.exit(0, message=message.format(run=runs[-1].name) if runs else None)
+        message = _("{run} goes on; follow it with: {wizard}, or: {attach}")
+        commands = {verb: run_command(verb, runs[-1]) for verb in ("wizard", "attach")} if runs else {}
+        self.exit(0, message=message.format(run=printable(runs[-1].name), **commands) if runs else None)
 
     def action_help_quit(self) -> None:
         self.notify(_("ctrl+q leaves; a job goes on"), timeout=3)
@@ -144,7 +147,7 @@ class UbqApp(App[int]):
 
     def tell(self, message: str, fix: str = "") -> None:
         """Show what went wrong and what fixes it."""
-        self.notify(f"{message}\n{fix}".strip(), severity="error", timeout=12, markup=False)
+        self.notify(printable(f"{message}\n{fix}").strip(), severity="error", timeout=12, markup=False)
 
     def open_run(self, folder: Path) -> None:
         """Show a run: its progress, or its checklist where it is complete."""

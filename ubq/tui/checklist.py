@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +19,18 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from ubq.config.keys import toml_value
+from ubq.config.runs import command, place_of
 from ubq.errors import UbqError, UsageError
 from ubq.i18n import gettext as _
 from ubq.jobs.checks.check import Check
 from ubq.jobs.checks.run import marks, run_state
 from ubq.jobs.frozen import load_frozen
 from ubq.jobs.status import snapshot
+from ubq.plaintext import printable
 from ubq.stages.paths import RunPaths
 from ubq.tui import cost
 from ubq.tui.dialogs import Ask, Keys, Menu
-from ubq.tui.draft import apply_to_file, option
+from ubq.tui.draft import apply_to_file
 from ubq.tui.processes import ubq_json
 from ubq.tui.words import check_word, padded
 
@@ -128,7 +129,7 @@ def file_lines(folder: Path) -> list[Line]:
         return []
     for path in files:
         size = cost.bytes_text(path.stat().st_size)
-        found.append(Line(f"file:{path}", f"{path}  {size}", str(path.absolute()), str(path)))
+        found.append(Line(f"file:{path}", printable(f"{path}  {size}"), printable(str(path.absolute())), str(path)))
     return found
 
 
@@ -137,20 +138,15 @@ def next_lines(folder: Path) -> list[Line]:
     models = sorted(RunPaths(folder).exported.glob("*.pt")) if RunPaths(folder).exported.is_dir() else []
     lines = []
     for model in models:
-        deploy = ["ubq", "deploy", "pi@raspberrypi.local:ubq", folder.name, "--smoke"]
-        if folder.parent != Path("runs"):
-            deploy += ["--runs-dir", str(folder.parent)]
+        deploy = ["ubq", "deploy", "pi@raspberrypi.local:ubq", folder.name, "--smoke", *place_of(folder)]
         commands = (
-            (_("copy it to the Pi and try it there"), shlex.join(deploy)),
-            (_("copy the file alone"), shlex.join(["scp", str(model), f"pi@raspberrypi.local:{model.name}"])),
-            (_("one pair from it here"), shlex.join(["ubq", "sample", str(model)])),
+            (_("copy it to the Pi and try it there"), command(*deploy)),
+            (_("copy the file alone"), command("scp", str(model), f"pi@raspberrypi.local:{model.name}")),
+            (_("one pair from it here"), command("ubq", "sample", str(model))),
         )
         guide = RunPaths(folder).exported / "deployment_guide.md"
         about = _("All steps stand in {guide}.").format(guide=guide)
-        lines += [
-            Line(f"next:{command}", f"{words}: {command}", f"{command}\n{about}", command)
-            for words, command in commands
-        ]
+        lines += [Line(f"next:{line}", f"{words}: {line}", f"{line}\n{about}", line) for words, line in commands]
     return lines
 
 
@@ -233,12 +229,12 @@ class ChecklistScreen(Screen[None]):
 
     def _summary(self, found: Sequence[Check]) -> str:
         if not found:
-            return _("{run}: no report yet").format(run=self.folder.name)
+            return _("{run}: no report yet").format(run=printable(self.folder.name))
         passed = sum(c.status == "ok" for c in found)
         if passed == len(found):
-            return _("{run}: all {count} success marks passed").format(run=self.folder.name, count=passed)
+            return _("{run}: all {count} success marks passed").format(run=printable(self.folder.name), count=passed)
         text = _("{run}: {passed} of {count} success marks passed; see the failed ones for the fix")
-        return text.format(run=self.folder.name, passed=passed, count=len(found))
+        return text.format(run=printable(self.folder.name), passed=passed, count=len(found))
 
     @property
     def _line(self) -> Line | None:
@@ -275,9 +271,10 @@ class ChecklistScreen(Screen[None]):
     @work(exclusive=True, group="doctor")
     async def action_doctor(self) -> None:
         """All of ``ubq doctor``, in a process of its own: it looks into checkpoints and at the machine."""
-        self.query_one("#summary-line", Static).update(_("{run}: checking everything …").format(run=self.folder.name))
-        place = [] if self.folder.parent == Path("runs") else ["--runs-dir", str(self.folder.parent)]
-        answer = await ubq_json("doctor", self.folder.name, "--json", *place, timeout=DOCTOR_S)
+        self.query_one("#summary-line", Static).update(
+            _("{run}: checking everything …").format(run=printable(self.folder.name))
+        )
+        answer = await ubq_json("doctor", str(self.folder.absolute()), "--json", timeout=DOCTOR_S)
         if not self.query("#detail"):
             return  # the screen is being closed
         checks = [Check(**c) for c in answer.get("checks", [])]
@@ -300,7 +297,7 @@ class ChecklistScreen(Screen[None]):
         answers = (("apply", _("apply and go on")), ("leave", _("leave it")))
         apply = dict(line.apply)
         self.app.push_screen(
-            Ask(question.format(keys=keys, run=self.folder.name), answers),
+            Ask(question.format(keys=keys, run=printable(self.folder.name)), answers),
             lambda answer: self._apply(apply) if answer == "apply" else None,
         )
 
@@ -319,7 +316,7 @@ class ChecklistScreen(Screen[None]):
 
 def apply_arguments(folder: Path, apply: Mapping[str, object]) -> list[str]:
     """The ``ubq`` command line that puts values over a run's frozen configuration and goes on with it."""
-    parts = ["run", "--config", str(RunPaths(folder).config)]
+    parts = ["resume", str(folder.absolute()), "--yes"]  # that stages run again was said and answered
     for name, value in apply.items():
-        parts += option(name, value)
+        parts += ["--set", f"{name}={value if isinstance(value, str) else toml_value(value)}"]
     return parts

@@ -5,17 +5,17 @@ Headless: the screens and the plain prompts share it.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 from ubq.config import keys
-from ubq.config.editing import edited, set_values
+from ubq.config.editing import edited, read_file, set_values
 from ubq.config.findings import ConfigError, Finding
 from ubq.config.flags import FLAGS
 from ubq.config.layers import parse_text
 from ubq.config.load import PROJECT_FILE, Loaded, load_config
 from ubq.config.rendering import as_toml, schema_comment, values_of
+from ubq.config.runs import command as shell_command
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
@@ -34,10 +34,7 @@ class Draft:
 
     def __init__(self, file: Path, preset: str = "") -> None:
         self.file = file
-        try:
-            self._before = file.read_text(encoding="utf-8-sig") if file.exists() else schema_comment(file)
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(_("cannot read {file}: {reason}").format(file=file, reason=error)) from error
+        self._before = read_file(file)[0] if file.exists() else schema_comment(file)
         self.changes: dict[str, object] = {}
         if preset and preset != self._extends():
             self._before_changes = edited(self._before, {"extends": preset})
@@ -116,7 +113,7 @@ class Draft:
             parts += ["--config", str(self.file)]
         for name, value in self.changes.items():
             parts += option(name, value)
-        return shlex.join(parts)
+        return shell_command(*parts)
 
     @property
     def summary(self) -> str:

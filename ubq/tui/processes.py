@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from ubq.i18n import gettext as _
+from ubq.plaintext import printable, printable_within
 
 
 def _environment() -> dict[str, str]:
@@ -42,14 +43,15 @@ async def ubq_json(*arguments: str, timeout: float) -> dict[str, Any]:
                 process.kill()
             await process.wait()
     try:
-        found = json.loads(out)
+        found = printable_within(json.loads(out))
         return found if isinstance(found, dict) else {"error": _("no answer"), "fix": ""}
     except ValueError:
-        lines = [line.strip() for line in err.decode(errors="replace").splitlines() if line.strip()]
-        said = next((i for i, line in enumerate(lines) if line.startswith(_("error: {error}").format(error=""))), None)
-        if said is None:
+        said = printable(err.decode(errors="replace"))
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        at = next((i for i, line in enumerate(lines) if line.startswith(_("error: {error}").format(error=""))), None)
+        if at is None:
             return {"error": lines[-1] if lines else _("no answer"), "fix": ""}
-        return {"error": lines[said].partition(" ")[2], "fix": "".join(lines[said + 1 : said + 2])}
+        return {"error": lines[at].partition(" ")[2], "fix": "".join(lines[at + 1 : at + 2])}
 
 
 class Lookup:
@@ -75,11 +77,11 @@ class Lookup:
                 await process.stdin.drain()
                 line = await asyncio.wait_for(process.stdout.readline(), timeout)
                 answered = bool(line)
-                return json.loads(line) if line else {"error": _("no answer"), "fix": ""}
+                return printable_within(json.loads(line)) if line else {"error": _("no answer"), "fix": ""}
             except TimeoutError:
                 return {"error": _("no answer after {seconds:.0f} s").format(seconds=timeout), "fix": ""}
             except (OSError, ValueError) as error:
-                return {"error": str(error), "fix": ""}
+                return {"error": printable(str(error)), "fix": ""}
             finally:
                 if not answered:
                     await self.close()

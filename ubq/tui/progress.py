@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,10 @@ from ubq.errors import UbqError
 from ubq.i18n import gettext as _
 from ubq.jobs.console import duration
 from ubq.jobs.detach import Detached, start_detached, stop_run
-from ubq.jobs.owner import Owner, start_token
+from ubq.jobs.owner import Owner, here, start_token
 from ubq.jobs.state import COMPLETED, CRASHED, PENDING, RUNNING, StageState
 from ubq.jobs.status import Snapshot, percent, snapshot
+from ubq.plaintext import printable
 from ubq.stages.paths import RunPaths
 from ubq.tui import cost
 from ubq.tui.dialogs import Ask, Keys
@@ -71,9 +71,10 @@ class RunReader:
             shot = snapshot(self.folder)
             problem = shot.problem
         except UbqError as error:
-            problem = str(error)
+            problem = printable(str(error))
         except OSError as error:
-            problem = _("cannot read {folder}: {reason}").format(folder=self.folder, reason=error.strerror or error)
+            problem = _("cannot read {folder}: {reason}")
+            problem = printable(problem.format(folder=self.folder, reason=error.strerror or error))
         self.metrics.read()
         new = self.log.read()
         return RunView(shot, problem, new, self.log.restarted, _resident(shot.owner) if shot and shot.owner else None)
@@ -81,7 +82,7 @@ class RunReader:
 
 def _resident(owner: Owner) -> int | None:
     """Bytes of memory that a run's process has, where it runs on this machine."""
-    if owner.host != socket.gethostname():
+    if not here(owner):
         return None
     import psutil
 
@@ -401,7 +402,9 @@ class ProgressScreen(Screen[None]):
         if shot is None or not shot.running:
             self.notify(_("it is not running"), timeout=3)
             return
-        question = _("Stop {run}? It finishes its step, saves, and can be resumed.").format(run=self.folder.name)
+        question = _("Stop {run}? It finishes its step, saves, and can be resumed.").format(
+            run=printable(self.folder.name)
+        )
         answers = (("stop", _("stop")), ("now", _("stop without saving")), ("keep", _("keep it running")))
         self.app.push_screen(Ask(question, answers), self._stop)
 
@@ -428,8 +431,7 @@ class ProgressScreen(Screen[None]):
         elif shot.shown == COMPLETED:
             self.notify(_("it is complete; c shows its checklist"), timeout=3)
         else:
-            place = [] if self.folder.parent == Path("runs") else ["--runs-dir", str(self.folder.parent)]
-            self._start(["resume", self.folder.name, *place])
+            self._start(["resume", str(self.folder.absolute())])
 
     @work(exclusive=True, group="start")
     async def _start(self, arguments: list[str]) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import typer
 
+from ubq.config.runs import run_command
 from ubq.errors import EXIT_OK, UsageError
 from ubq.i18n import gettext as _
+from ubq.plaintext import printable
 from ubq.tui import questions
 from ubq.tui.draft import Draft, free_run_name
 from ubq.tui.questions import Question
@@ -37,14 +39,13 @@ def ask_all(file: Path, runs_dir: Path, preset: str) -> int:
             if question.shown_if(draft.loaded.config):
                 _ask(draft, question)
     run = draft.loaded.config.run
-    folder = Path(run.dir) if runs_dir == Path("runs") else runs_dir
-    draft.answer("run.dir", str(folder))
-    draft.answer("run.name", free_run_name(folder, run.name or "run"))
+    draft.answer("run.dir", str(runs_dir))
+    draft.answer("run.name", free_run_name(runs_dir, run.name or "run"))
     review = questions.review()
     typer.echo(f"\n{review.title}: {review.about}")
     for question in review.questions:
         _ask(draft, question)
-    typer.echo("\n" + draft.summary)
+    typer.echo("\n" + printable(draft.summary))
     typer.echo(_("the same as a command: {command}").format(command=draft.command))
     if _choose(_("write {file}?").format(file=file), _("yes"), [_("yes"), _("no")]) == _("no"):
         return EXIT_OK
@@ -56,12 +57,9 @@ def ask_all(file: Path, runs_dir: Path, preset: str) -> int:
 
     job = start_detached(draft.start_arguments(), draft.run_folder)
     if job.exit_code:
-        typer.echo(job.output.rstrip(), err=True)
+        typer.echo(printable(job.output.rstrip()), err=True)
         return job.exit_code
-    command = f"ubq attach {draft.run_folder.name}"
-    if draft.run_folder.parent != Path("runs"):
-        command += f" --runs-dir {draft.run_folder.parent}"
-    typer.echo(_("it runs; follow it with: {command}").format(command=command))
+    typer.echo(_("it runs; follow it with: {command}").format(command=run_command("attach", draft.run_folder)))
     return EXIT_OK
 
 
@@ -83,7 +81,7 @@ def _ask(draft: Draft, question: Question) -> None:
             if problem:
                 typer.echo(f"  ! {problem}")
             return
-        typer.echo(f"  ! {problem}")
+        typer.echo(printable(f"  ! {problem}"))
         draft.changes = before
         draft.judge()
 

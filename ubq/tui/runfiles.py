@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ubq.durable import parse_json
+from ubq.plaintext import printable
 
 MAX_POINTS = 2048
 """Points kept of one curve; more than a terminal can show. Beyond it, neighbours become their mean."""
@@ -51,7 +52,7 @@ class GrowingFile:
             return []
         self._position += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
-        return [line.decode(errors="replace") for line in lines]
+        return [line.decode(errors="replace").removesuffix("\r") for line in lines]
 
 
 @dataclass
@@ -118,7 +119,7 @@ class Log:
 
     def read(self) -> list[str]:
         """Lines that are new, kept in :attr:`lines` too."""
-        new = self._file.lines()
+        new = [printable(line) for line in self._file.lines()]
         if self._file.restarted:
             self.lines.clear()
         self.lines.extend(new)

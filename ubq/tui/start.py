@@ -25,6 +25,7 @@ from ubq.i18n import gettext as _
 from ubq.jobs.console import duration
 from ubq.jobs.state import COMPLETED
 from ubq.jobs.status import Snapshot, percent, run_folders, snapshot
+from ubq.plaintext import printable
 from ubq.tui import cost
 from ubq.tui.dialogs import Keys, Menu
 from ubq.tui.words import padded, state_word
@@ -52,8 +53,12 @@ class Run:
 
 def runs_in(runs_dir: Path) -> list[Run]:
     """The runs of a folder, newest first; one that cannot be read says so."""
-    found = []
-    for folder in run_folders(runs_dir):
+    found: list[Run] = []
+    try:
+        folders = run_folders(runs_dir)
+    except UbqError:
+        return found  # the folder itself may not be read
+    for folder in folders:
         try:
             shot = snapshot(folder)
         except (UbqError, OSError):
@@ -169,7 +174,7 @@ class StartScreen(Screen[None]):
 
     def _run_line(self, run: Run) -> Text:
         line = Text(no_wrap=True, overflow="ellipsis")
-        line.append(f"  {padded(run.folder.name, 18)} ")
+        line.append(f"  {padded(printable(run.folder.name), 18)} ")
         line.append(padded(state_word(run.state), 13), style="bold")
         line.append(f" {padded(run.where, 24)} {run.age}")
         return line
@@ -203,14 +208,16 @@ class StartScreen(Screen[None]):
     def _time_taken(self, preset: str) -> str:
         """What the newest finished run of a preset took; empty where there is none."""
         run = next((r for r in self._runs if r.preset == preset and r.seconds), None)
-        return _("run {run} took {time}").format(run=run.folder.name, time=duration(run.seconds)) if run else ""
+        return (
+            _("run {run} took {time}").format(run=printable(run.folder.name), time=duration(run.seconds)) if run else ""
+        )
 
     def _file_about(self) -> str:
         try:
-            extends = tomllib.loads(self.ubq.file.read_text(encoding="utf-8")).get("extends", "")
+            extends = tomllib.loads(self.ubq.file.read_text(encoding="utf-8-sig")).get("extends", "")
         except (OSError, ValueError) as error:
-            return str(error)
-        return _("it extends {preset}").format(preset=extends or "-")
+            return printable(str(error))
+        return _("it extends {preset}").format(preset=printable(str(extends or "-")))
 
     @on(OptionList.OptionSelected)
     def _selected(self, event: OptionList.OptionSelected) -> None:

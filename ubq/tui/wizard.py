@@ -19,6 +19,7 @@ from textual.widgets import Button, ContentSwitcher, Static
 
 from ubq.errors import UbqError
 from ubq.i18n import gettext as _
+from ubq.plaintext import printable
 from ubq.tui import cost, questions
 from ubq.tui.dialogs import Ask, Keys
 from ubq.tui.draft import Draft, free_run_name
@@ -90,16 +91,16 @@ class ReviewPage(Page):
     def refresh_fields(self) -> None:
         super().refresh_fields()
         draft = self._draft
-        self.query_one("#command", Static).update(draft.command)
+        self.query_one("#command", Static).update(printable(draft.command))
         try:
             text = draft.text
         except UbqError as error:
             text = error.message
-        self.query_one("#file", Static).update(text.strip())
+        self.query_one("#file", Static).update(printable(text.strip()))
         if draft.findings:
-            self.query_one("#summary", Static).update("\n".join(f"! {f}" for f in draft.findings))
+            self.query_one("#summary", Static).update(printable("\n".join(f"! {f}" for f in draft.findings)))
         else:
-            self.query_one("#summary", Static).update(draft.summary.strip())
+            self.query_one("#summary", Static).update(printable(draft.summary.strip()))
 
 
 class WizardScreen(Screen[None]):
@@ -125,10 +126,9 @@ class WizardScreen(Screen[None]):
         self._pause: Timer | None = None
         self._asked: dict[str, object] = {}
         run = draft.loaded.config.run
-        folder = Path(run.dir) if runs_dir == Path("runs") else runs_dir
-        if str(folder) != run.dir:
-            draft.answer("run.dir", str(folder))
-        name = free_run_name(folder, run.name or "run")
+        if runs_dir != Path(run.dir):
+            draft.answer("run.dir", str(runs_dir))
+        name = free_run_name(runs_dir, run.name or "run")
         if name != run.name:
             draft.answer("run.name", name)
         self._opened = dict(draft.changes)

@@ -1,11 +1,17 @@
-"""Runs exported files in processes of their own, as their users will."""
+"""Runs exported files in processes of their own, as their users will.
+
+A process that a signal ends (Ctrl-C, ``kill``, the kernel short of memory), that runs out of memory or that finds the
+disk full says nothing about the file: it is an error of the stage, which runs again, and no failed mark.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,9 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from ubq.data.normalization import Normalization
+from ubq.errors import StageError, is_out_of_memory
+from ubq.i18n import gettext as _
 from ubq.verify import marks, probe
 
 _POLL_SECONDS = 0.2
+_DISK_FULL = "No space left on device"
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,9 @@ def run_probe(
 
     Leaves ``generated.pt`` in ``folder``. The process has the Python of this one, isolated (``-I``), and none of its
     working directory.
+
+    Raises:
+        StageError: the process was ended from outside, or had too little memory or disk.
     """
     job = {
         "file": str(exported.file.resolve()),
@@ -94,34 +106,84 @@ def run_probe(
     job_file, result_file, log_file = folder / "job.json", folder / "result.json", folder / "log"
     job_file.write_text(json.dumps(job), encoding="utf-8")
     command = [sys.executable, "-I", str(Path(probe.__file__).resolve()), str(job_file)]
-    with log_file.open("w") as log:
+    last = [0, 0]
+
+    def poll() -> None:
+        if progress is not None:
+            progress(*last)
+
+    said, code = _run(command, folder, log_file, poll, lambda process: _progress_of(process, last))
+    if result_file.is_file():
+        result: dict[str, Any] = json.loads(result_file.read_text(encoding="utf-8"))
+        _blame_the_machine(0, str(result.get("error") or ""))
+        return result
+    lines = said.strip().splitlines()
+    _blame_the_machine(code, lines[-1] if lines else "")
+    why = f"the process ended with {code}" + (f": {lines[-1]}" if lines else "")
+    return {"checks": {}, "problems": [], "error": why}
+
+
+def _run(
+    command: Sequence[str],
+    folder: Path | None,
+    log: Path,
+    poll: Callable[[], None],
+    read: Callable[[subprocess.Popen[str]], None],
+) -> tuple[str, int]:
+    """Run a process to its end, its errors into ``log``; what ``poll`` raises ends it.
+
+    Returns:
+        What it wrote to ``log``, and how it ended: its exit code, or a signal's negative number.
+    """
+    with log.open("w") as errors:
         # a session of its own: Ctrl-C reaches the run alone, which decides when to stop
         process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True,
             start_new_session=True, env=os.environ | {"PYTHONWARNINGS": "ignore", "TORCH_CPP_LOG_LEVEL": "ERROR"},
         )  # fmt: skip
-    last = [0, 0]
-    reader = threading.Thread(target=_read_progress, args=(process, last), daemon=True)
+    reader = threading.Thread(target=read, args=(process,), daemon=True)
     reader.start()
     try:
         while process.poll() is None:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_POLL_SECONDS)
-            if progress is not None and last[1]:
-                progress(last[0], last[1])
+            poll()  # also after its end: a stop may have been asked for, and the process ended with it
     finally:
         if process.poll() is None:
             process.kill()
             process.wait()
     reader.join(timeout=5)
-    if result_file.is_file():
-        return json.loads(result_file.read_text(encoding="utf-8"))
-    lines = log_file.read_text(errors="replace").strip().splitlines()
-    why = f"the process ended with {process.returncode}" + (f": {lines[-1]}" if lines else "")
-    return {"checks": {}, "problems": [], "error": why}
+    return log.read_text(errors="replace"), process.returncode
 
 
-def _read_progress(process: subprocess.Popen[str], last: list[int]) -> None:
+def _blame_the_machine(code: int, last_line: str) -> None:
+    """Raise where a process did not end by what the file is."""
+    again = _("free some memory, then resume the run; only this stage runs again")
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = str(-code)
+        text = _("the process that runs the exported file was ended by signal {name}")
+        if -code == getattr(signal, "SIGKILL", 9):
+            text = _("the process that runs the exported file was killed, most likely for want of memory")
+            raise StageError(text, again) from MemoryError()
+        raise StageError(text.format(name=name), _("resume the run; only this stage runs again"))
+    if is_out_of_memory(RuntimeError(last_line)) or last_line.startswith("MemoryError"):
+        text = _("the process that runs the exported file ran out of memory: {error}")
+        raise StageError(text.format(error=last_line), again) from MemoryError()
+    if _DISK_FULL in last_line:
+        text = _("the process that runs the exported file found no room for its pairs: {error}")
+        raise StageError(text.format(error=last_line), _("make room in {folder}").format(folder=tempfile.gettempdir()))
+
+
+def _all_of(process: subprocess.Popen[str], written: list[str]) -> None:
+    assert process.stdout is not None
+    with process.stdout as stream:
+        written.append(stream.read())
+
+
+def _progress_of(process: subprocess.Popen[str], last: list[int]) -> None:
     assert process.stdout is not None
     with process.stdout as lines:
         for line in lines:
@@ -131,7 +193,11 @@ def _read_progress(process: subprocess.Popen[str], last: list[int]) -> None:
 
 
 def examine(
-    file: Path, shapes: Sequence[Sequence[int]], velocity_limits: tuple[float, float], threads: int = 0
+    file: Path,
+    shapes: Sequence[Sequence[int]],
+    velocity_limits: tuple[float, float],
+    threads: int = 0,
+    poll: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Load a file in a process of its own, draw two pairs, and say what is wrong with them.
 
@@ -140,16 +206,25 @@ def examine(
         shapes: of one velocity map and of its gathers.
         velocity_limits: lowest and highest m/s allowed.
         threads: CPU threads; 0: the runtime's choice.
+        poll: called now and then; what it raises ends the process.
 
     Returns:
         What ``python -m ubq.runtime`` printed, and ``problems``, a list of strings.
+
+    Raises:
+        StageError: as ``run_probe``.
     """
     command = [sys.executable, "-m", "ubq.runtime", str(file), "--count", "2", "--threads", str(threads)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
+    written: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="ubq-verify-") as folder:
+        said, code = _run(
+            command, None, Path(folder) / "log", poll or (lambda: None), lambda process: _all_of(process, written)
+        )
+    if code:
+        last = (said.strip().splitlines() or [f"ended with {code}"])[-1]
+        _blame_the_machine(code, last)
         return {"problems": [f"{file.name}: {last}"]}
-    seen: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    seen: dict[str, Any] = json.loads("".join(written).strip().splitlines()[-1])
     wanted = [[2, *shape] for shape in shapes]
     low, high = seen["velocity_range"]
     checks = {

@@ -92,7 +92,7 @@ def verify_export(
         batch: pairs generated at a time.
         picture: where to draw generated beside held-out pairs.
         latents: (M, L) of the held-out maps; with them the picture shows what the decoder makes of some.
-        progress: called with (done, total) pairs now and then; what it raises ends the measurement.
+        progress: called with (done, total) pairs now and then, total 0 while that is unknown; what it raises ends it.
 
     Returns:
         The report, complete even where the file does not work at all.
@@ -120,7 +120,11 @@ def verify_export(
         problems = [*result["problems"], *([error] if error else [])]
         for further in exported.further:
             seen = examine(
-                further, (exported.velocity_shape, exported.seismic_shape), exported.velocity_limits, threads
+                further,
+                (exported.velocity_shape, exported.seismic_shape),
+                exported.velocity_limits,
+                threads,
+                (lambda: progress(0, 0)) if progress is not None else None,
             )
             details.setdefault("other_format_files", {})[further.name] = seen
             result["checks"][further.name] = not seen["problems"]

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ubq.durable import parse_json
 from ubq.errors import UbqError
 from ubq.i18n import gettext as _
+from ubq.plaintext import printable
 
 CheckStatus = Literal["ok", "warning", "failed"]
 
@@ -33,6 +34,11 @@ class Check:
     why: str = ""
     fix: str = ""
     apply: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Names of files, words of a checkpoint and of reports stand in them.
+        for name in ("figure", "why", "fix"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
 
     @property
     def failed(self) -> bool:

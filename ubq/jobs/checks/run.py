@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ubq.config.runs import run_command
 from ubq.durable import parse_json
 from ubq.i18n import gettext as _
 from ubq.jobs.checks.check import Check, read_json
@@ -30,7 +31,7 @@ def run_state(config: Config, run: Path) -> Iterator[Check]:
     seen = snapshot(run)
     state = seen.state
     why = _("a run that stopped goes on from its last checkpoint")
-    resume = state.next_command or f"ubq resume {run.name}"
+    resume = run_command("resume", run)
     if seen.problem:
         yield Check(id="run.state", status="failed", figure=seen.problem, why=why, fix=resume)
     elif seen.shown == CRASHED:
@@ -143,7 +144,7 @@ def stored_checkpoints(config: Config, run: Path) -> Iterator[Check]:
             status="warning" if damaged else "ok",
             figure="; ".join([*damaged, _("goes on from step {step}").format(step=step)]),
             why=_("a damaged checkpoint is passed over for the one before"),
-            fix=f"ubq resume {run.name}",
+            fix=run_command("resume", run),
         )
 
 
@@ -180,7 +181,7 @@ def quantisation(config: Config, run: Path | None) -> Iterator[Check]:
             status="warning" if low else "ok",
             figure=", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items()),
             why=why,
-            fix=f"ubq quant analyze {run.name}" if low else "",
+            fix=run_command("quant analyze", run) if low else "",
         )
 
 
@@ -192,7 +193,7 @@ def marks(config: Config, run: Path) -> Iterator[Check]:
     report = read_json(path)
     found = {m["id"]: m for m in report.get("marks", []) if isinstance(m, dict) and "id" in m} if report else {}
     if not found:
-        again = f"ubq run --config {run / 'config.toml'} --force verify"
+        again = run_command("resume", run, "--force", "verify")
         yield Check(id="marks.report", status="failed", figure=_("{path} is not a report").format(path=path), fix=again)
     for mark_id in [*MARKS, *(m for m in found if m not in MARKS)]:
         if mark_id not in found:

@@ -1,0 +1,111 @@
+"""How runs and plans read: text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ubq.i18n import gettext as _
+from ubq.jobs.console import duration, figures
+from ubq.jobs.plan import RESUME, Planned
+from ubq.jobs.status import Snapshot, percent
+
+if TYPE_CHECKING:
+    from ubq.jobs.state import StageState
+
+
+def describe(shot: Snapshot) -> str:
+    """A run's status for people, several lines."""
+    state = shot.state
+    head = f"{state.run}: {shot.shown}"
+    if state.preset and state.preset != state.run:
+        head += " " + _("(preset {preset})").format(preset=state.preset)
+    lines = [head]
+    if shot.problem:
+        lines.append(shot.problem)
+    width = max((len(s.name) for s in state.stages), default=0)
+    for stage in state.stages:
+        lines.append("  " + _stage_line(stage, width, shot))
+        if stage.notes:  # the last one says how the stage goes on
+            text = _("out of memory at step {step}: went on with {part_size} samples at a time")
+            lines.append(" " * (width + 4) + text.format(**{"step": "?", "part_size": "?"} | stage.notes[-1]))
+    if state.error:
+        where = f"{state.error.get('stage')}: " if state.error.get("stage") else ""
+        lines.append(_("error: {error}").format(error=where + str(state.error.get("message"))))
+        if state.error.get("fix"):
+            lines.append(f"  {state.error['fix']}")
+    if shot.owner:
+        owner = shot.owner
+        lines.append(
+            _("process {pid} on {host} since {since}").format(pid=owner.pid, host=owner.host, since=owner.since)
+        )
+    elif shot.shown == "crashed":
+        lines.append(_("its process is gone without saving; it goes on from the last checkpoint"))
+    exported = [a for a in state.artifacts if str(a.get("path")).startswith("exported")]
+    lines += [f"{shot.paths.root / a['path']}  {_size(a.get('bytes'))}" for a in exported]
+    if state.next_command and not shot.running:
+        lines.append(_("next: {command}").format(command=state.next_command))
+    return "\n".join(lines)
+
+
+def _stage_line(stage: StageState, width: int, shot: Snapshot) -> str:
+    shown = "crashed" if stage.state == "running" and shot.shown == "crashed" else stage.state
+    parts = [f"{stage.name:<{width}}  {shown:<11}"]
+    if stage.steps:
+        parts.append(f"{stage.step}/{stage.steps} {percent(stage.step, stage.steps, stage.state):.0f} %")
+    if stage.state == "completed":
+        if stage.loss is not None:
+            parts.append(f"loss {stage.loss:.4g}")
+        parts.append(duration(stage.seconds))
+    elif stage.state != "pending":
+        parts.append(figures(stage))
+    if stage.best_loss is not None:
+        parts.append(_("best {loss:.4g}").format(loss=stage.best_loss))
+    if stage.last_checkpoint is not None and stage.state != "completed":
+        parts.append(_("checkpoint {step}").format(step=stage.last_checkpoint))
+    return "  ".join(p for p in parts if p).rstrip()
+
+
+def _size(count: object) -> str:
+    if not isinstance(count, int):
+        return ""
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
+
+
+def plan_text(planned: Sequence[Planned]) -> str:
+    """What a start would do with each stage, a line each."""
+    width = max((len(p.name) for p in planned), default=0)
+    lines = []
+    for item in planned:
+        action = item.action if item.action != RESUME else _("resume at step {step}").format(step=item.step)
+        why = f"  ({'; '.join(item.reasons)})" if item.reasons else ""
+        lines.append(f"{item.name:<{width}}  {action}{why}")
+        if item.aside:
+            text = _("sets aside in superseded/: {checkpoints} ({time} of work)")
+            text = text.format(checkpoints=", ".join(item.aside), time=duration(item.discards))
+            lines.append(" " * (width + 2) + text)
+    return "\n".join(lines)
+
+
+def run_row(shot: Snapshot) -> dict[str, Any]:
+    """A run in the list of runs."""
+    current = next((s for s in shot.state.stages if s.state != "completed"), None)
+    return {
+        "run": shot.state.run,
+        "state": shot.shown,
+        "preset": shot.state.preset,
+        "stage": current.name if current else "",
+        "percent": percent(current.step, current.steps, current.state) if current else 100.0,
+        "updated": shot.state.updated,
+        "folder": str(shot.paths.root),
+    }
+
+
+def rows_text(rows: Sequence[dict[str, Any]]) -> str:
+    """The list of runs, a line each."""
+    width = max(len(str(r["run"])) for r in rows)
+    lines = []
+    for row in rows:
+        where = f"{row['stage']} {row['percent']:.0f} %" if row["stage"] else ""
+        lines.append(f"{row['run']:<{width}}  {row['state']:<11}  {row['updated']}  {where}".rstrip())
+    return "\n".join(lines)

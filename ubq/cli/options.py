@@ -1,0 +1,36 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ubq.config.runs import runs_dir
+
+RunName = Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's name or folder; the newest when absent.")]
+
+
+def _found(given: Path | None) -> Path:
+    return runs_dir(given)
+
+
+RunsDir = Annotated[
+    Path,
+    typer.Option(
+        "--runs-dir", callback=_found, help="Folder that holds the runs; default: run.dir of the configuration here."
+    ),
+]
+HERE: Any = None
+"""Default of :data:`RunsDir`, for which its callback finds the folder."""
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+NoPreflight = Annotated[bool, typer.Option("--no-preflight", help="Do not check disk, memory, data and device first.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Run in the background, in a session of its own.")]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one configuration key.")
+]
+Force = Annotated[str, typer.Option("--force", metavar="STAGE", help="Run this stage and what depends on it again.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do over what changed values ask for, however long that took.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what each stage would do and why; change nothing.")]
