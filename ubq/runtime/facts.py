@@ -82,6 +82,8 @@ def check_facts(facts: Mapping[str, Any]) -> None:
     """
     odd = [key for key, kind in _KINDS.items() if key in facts and not isinstance(facts[key], kind)]
     odd += [key for key, text in facts.items() if isinstance(text, str) and not text.isprintable()]
+    if not isinstance(facts.get("acquisition"), Mapping | None):
+        odd.append("acquisition")
     if odd or not is_file_name(facts["name"]):
         raise ValueError(odd)
     numbers = [n for key in ("step_counts", "velocity_shape", "seismic_shape") for n in facts.get(key, ())]
