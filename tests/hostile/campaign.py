@@ -107,7 +107,7 @@ def judge(
     """What is wrong with how a command ended; empty when nothing is."""
     if code not in DOCUMENTED:
         return f"exit code {code}"
-    if "Traceback" in err or "defect of ubq" in err or "此处可能是" in err:
+    if "Traceback" in err or "defect of ubq" in err or "缺陷" in err:
         return "reads as a defect of ubq"
     errors = re.findall("^(?:error|错误)[:：].*", err, re.MULTILINE)
     if code and len(errors) > 1:

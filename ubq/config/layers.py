@@ -61,15 +61,17 @@ class Layer:
         self.findings += higher.findings
 
 
-_MOST_TABLES = 50
-"""Tables in tables; the schema has three."""
+_MOST_NESTED = 50
+"""Tables and arrays in one another; the schema has four."""
+_LONG_KEY = re.compile(rf"(?<![\w-])(?:[\w-]+\s*\.\s*){{{_MOST_NESTED}}}")
 
 
 def _deeper_than(values: Mapping[str, Any], limit: int) -> bool:
-    """Whether tables stand in one another more often than that."""
+    """Whether tables and arrays stand in one another more often than that."""
     level: list[Any] = [values]
     for _depth in range(limit):
-        level = [v for table in level for v in table.values() if isinstance(v, Mapping)]
+        inner = (v for outer in level for v in (outer.values() if isinstance(outer, Mapping) else outer))
+        level = [v for v in inner if isinstance(v, Mapping | list)]
     return bool(level)
 
 
@@ -169,8 +171,10 @@ def read_layer(file: FilePath, shown: str = "", provenance: str = "", text: str 
     except OSError as error:
         return unreadable(_("cannot be read: {reason}").format(reason=error.strerror))
     try:
+        if _LONG_KEY.search(text):  # the parser's memory grows with the square of its parts
+            return unreadable(_("nested too deeply"))
         values = tomllib.loads(text)
-        if _deeper_than(values, _MOST_TABLES):
+        if _deeper_than(values, _MOST_NESTED):
             return unreadable(_("nested too deeply"))
         lines = key_lines(text)
     except RecursionError:

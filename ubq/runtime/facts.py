@@ -70,6 +70,7 @@ _KINDS: Mapping[str, type] = {
 }  # fmt: skip
 
 
+_RANGES = ("amplitude_min", "amplitude_max", "velocity_min", "velocity_max")
 _LONGEST_NAME = 200
 """Bytes; file systems take 255, and suffixes follow."""
 
@@ -87,7 +88,7 @@ def check_facts(facts: Mapping[str, Any]) -> None:
     if odd or not is_file_name(facts["name"]):
         raise ValueError(odd)
     numbers = [n for key in ("step_counts", "velocity_shape", "seismic_shape") for n in facts.get(key, ())]
-    ranges = facts.get("normalization", {}).values()
+    ranges = [facts["normalization"][key] for key in _RANGES] if "normalization" in facts else []
     if not all(type(n) is int for n in numbers) or not all(type(n) in (int, float) for n in ranges):
         raise TypeError("not a number")
 
