@@ -50,6 +50,7 @@ class Verify(Stage):
         import torch
 
         from ubq.data.normalization import Normalization
+        from ubq.data.split import SampleIds
         from ubq.durable import read_rows
         from ubq.export.formats import loadable_files
         from ubq.export.lower.torchscript import engine, load_torchscript
@@ -104,6 +105,8 @@ class Verify(Stage):
             seed=config.seed,
             threads=config.threads,
             picture=paths.exported / "samples.png",
-            latents=load_latents(paths.latents, torch.device("cpu")).val if paths.latents.is_file() else None,
+            latents=load_latents(paths.latents, torch.device("cpu"), SampleIds.of(split)).val
+            if paths.latents.is_file()
+            else None,
             progress=progress,
         )
