@@ -9,6 +9,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ubq.acquisition import Acquisition
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
@@ -87,6 +88,11 @@ def check_facts(facts: Mapping[str, Any]) -> None:
         odd.append("acquisition")
     if odd or not is_file_name(facts["name"]):
         raise ValueError(odd)
+    if (acquisition := facts.get("acquisition")) is not None:
+        Acquisition(**acquisition)  # a TypeError for other keys
+        values = [*acquisition["sources"], *(value for key, value in acquisition.items() if key != "sources")]
+        if not all(type(n) in (int, float) and n >= 0 for n in values):
+            raise TypeError("not a number")
     numbers = [n for key in ("step_counts", "velocity_shape", "seismic_shape") for n in facts.get(key, ())]
     ranges = [facts["normalization"][key] for key in _RANGES] if "normalization" in facts else []
     if not all(type(n) is int for n in numbers) or not all(type(n) in (int, float) for n in ranges):
