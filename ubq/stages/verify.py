@@ -89,6 +89,7 @@ class Verify(Stage):
                 velocity_shape=tuple(facts["velocity_shape"]),
                 seismic_shape=tuple(facts["seismic_shape"]),
                 further=tuple(loadable_files(file, config.export.formats)),
+                distilled=bool(facts.get("distilled")),
             ),
             run=paths.root.name,
             counts=Int8Counts(

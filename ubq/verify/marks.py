@@ -21,6 +21,7 @@ MAX_FILE_BYTES = 2_000_000_000
 VELOCITY_MARGIN = 0.10
 """Share of the velocity range by which a generated map may leave it."""
 MAX_ERROR = {"velocity": 0.05, "seismic": 0.05, "unet_step": 0.10}
+END_ERROR = "; unet_step: latents after all steps of the distilled U-Net, from the same noise"
 MIN_DIVERSITY = 0.7
 MAX_NOISE_RATIO = 0.5
 MAX_PHYSICS_ERROR = 0.05
@@ -131,11 +132,16 @@ def generation(checks: Mapping[str, bool], problems: Sequence[str] = ()) -> Mark
     return Mark("generation", not missing, held, len(names), how)
 
 
-def int8_fidelity(velocity: float, seismic: float, unet_step: float, engine: str) -> Mark:
-    """Relative L2 of the int8 file to the float file: decoded maps and gathers, and one U-Net evaluation."""
+def int8_fidelity(velocity: float, seismic: float, unet_step: float, engine: str, distilled: bool = False) -> Mark:
+    """Relative L2 of the int8 file to the float file: decoded maps and gathers, and one U-Net evaluation.
+
+    Of a distilled file ``unet_step`` is the end error: of the latents after all of its steps from the same noise.
+    """
     value = {"velocity": velocity, "seismic": seismic, "unet_step": unet_step}
     passed = all(value[name] <= limit for name, limit in MAX_ERROR.items())  # false for nan
     how = f"relative L2 to the float model from the same latents, under {engine}"
+    if distilled:
+        how += END_ERROR
     return Mark("int8_fidelity", passed, value, MAX_ERROR, how)
 
 
