@@ -310,10 +310,8 @@ class DistillConfig(UpdatesConfig):
     """Training steps."""
     batch_size: Positive = 32
     """Noises of one optimiser step."""
-    lr: Annotated[float, Field(gt=0)] = 2e-3
-    """Peak learning rate."""
-    optimizer: Literal["adamw", "muon"] = "muon"
-    """As of train.diffusion."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: steps of weight matrices and kernels are made orthogonal, the rest is AdamW's; learns in fewer steps."""
 
     @property
     def training(self) -> ConvolutionalTraining:

@@ -203,19 +203,24 @@ def estimate(config: Config) -> dict[str, Any]:
     generator = deployed(config)
     layers = [(part_of(layer.name), layer) for layer in count_model(generator, config.quant).layers]
     macs = {part: sum(layer.macs for name, layer in layers if name == part) for part in dict(layers)}
+    distill = config.distill
     by_stage = {
         "train-autoencoder": 2 * macs["velocity"],
         "train-seismic": macs["seismic"],
         "train-diffusion": macs["diffusion"],
+        "distill": distill.steps * macs["diffusion"],
         "qat-decoders": macs["velocity"] + macs["seismic"],
-        "qat-diffusion": macs["diffusion"],
+        "qat-diffusion": max(1, distill.steps) * macs["diffusion"],
     }
     memory = {name: needed.total for name, needed in memory_of(config).items()}
     samples, operations = training_samples(config), 0.0
     for stage in memory:
         training = training_of(config, stage)
         assert training is not None
-        operations += 6 * by_stage[stage] * samples_seen(training, samples)
+        of = distill.trajectories if stage == "qat-diffusion" and distill.steps else samples
+        operations += 6 * by_stage[stage] * samples_seen(training, of)
+    if distill.steps:  # the teacher, forward alone
+        operations += 2.0 * macs["diffusion"] * distill.teacher_steps * distill.trajectories
     return {
         "memory": memory,
         "file_bytes": file_bytes(generator, config.quant),

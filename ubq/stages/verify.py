@@ -27,8 +27,8 @@ class Verify(Stage):
     name = "verify"
     version = 2  # pairs against the wave equation
     reads = ("seed", "quant.backend", "export.formats")
-    after = ("prepare", "train-autoencoder", "train-seismic", "train-diffusion", "qat-decoders", "qat-diffusion",
-             "export")  # fmt: skip
+    after = ("prepare", "train-autoencoder", "train-seismic", "train-diffusion", "distill", "qat-decoders",
+             "qat-diffusion", "export")  # fmt: skip
 
     def outputs(self, config: Config, paths: RunPaths) -> Iterable[Path]:
         return [paths.exported / REPORT, paths.exported / "samples.png"]
