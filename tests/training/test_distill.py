@@ -84,9 +84,7 @@ def test_quantised_and_taught_by_itself_nothing_but_rounding_is_left() -> None:
     with phase_set(generator, "float"):
         own = ends_of(generator, NOISE)
     teacher = Ends(NOISE, torch.zeros_like(own))
-    task = QatDistillTask(
-        generator.unet, generator.sampler, teacher.towards(own, 1.0), teacher, QatDiffusionTraining()
-    )
+    task = QatDistillTask(generator.unet, generator.sampler, teacher.towards(own, 1.0), teacher, QatDiffusionTraining())
     rounding = float(task.loss(SAMPLES, DRAWS))
     assert 0 < rounding < 0.1 * float(own.square().mean())
     with phase_set(generator.unet, "float"):

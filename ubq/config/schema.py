@@ -439,8 +439,8 @@ class QuantConfig(Table):
 class ExportConfig(Table):
     """The files for the Pi."""
 
-    formats: tuple[Format, ...] = ("torchscript",)
-    """Files to write."""
+    formats: tuple[Format, ...] = ("torchscript", "onnx")
+    """Files to write: onnx is the fast one on a Raspberry Pi, torchscript the one that holds the sampling loop too."""
     solver: Literal["auto"] | Solver = "auto"
     """Sampler inside the file; auto: ddim of a distilled U-Net, else dpmpp2m."""
     steps: Count = 0

@@ -77,7 +77,7 @@ def export_generator(
     size = model.stat().st_size
     info, guide = folder / f"{name}_info.txt", folder / GUIDE
     write_atomic(info, info_text(facts, size, sha256(model), weights, [f.name for f in further]).encode())
-    write_atomic(guide, guide_text(facts, size).encode())
+    write_atomic(guide, guide_text(facts, size, [f.name for f in further]).encode())
     others = (*further, info, guide)
     return ExportedFiles(model, write_manifest(folder, facts, (model, *others), weights), others, facts, weights)
 

@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ubq.metrics import Distance, mann_kendall, nearest_distances, pairwise_diversity, sliced_wasserstein
+from ubq.metrics import (
+    Distance,
+    mann_kendall,
+    nearest_distances,
+    pairwise_diversity,
+    ratio_interval,
+    sliced_wasserstein,
+)
 from ubq.metrics.distribution import WANTED_HELD_OUT
 from ubq.metrics.trend import FEWEST_POINTS, SIGNIFICANCE
 from ubq.verify.report import Mark
@@ -183,6 +190,9 @@ def beats_noise(generated: Tensor, from_noise: Tensor, held_out: Tensor) -> tupl
     how = (
         f"sliced Wasserstein distance to {len(held_out)} held-out maps: {own.mean:.4g}, decoded noise {noise.mean:.4g}"
     )
+    if own.mean > 0 and noise.mean > 0:
+        spread = ratio_interval(generated, from_noise, held_out)
+        how += f", ratio {ratio:.3f} ({spread.lower:.3f} to {spread.upper:.3f}, 95 %)"
     if len(held_out) < WANTED_HELD_OUT:
         how += f" (fewer held-out maps than the {WANTED_HELD_OUT} wanted)"
     return Mark("beats_noise", ratio <= MAX_NOISE_RATIO, ratio, MAX_NOISE_RATIO, how), own, noise
