@@ -441,7 +441,7 @@ class ExportConfig(Table):
 
     formats: tuple[Format, ...] = ("torchscript", "onnx")
     """Files to write: onnx is the fast one on a Raspberry Pi, torchscript the one that holds the sampling loop too."""
-    solver: Literal["auto"] | Solver = "auto"
+    solver: Literal["auto", "ddpm", "ddim", "dpmpp2m"] = "auto"
     """Sampler inside the file; auto: ddim of a distilled U-Net, else dpmpp2m."""
     steps: Count = 0
     """Sampling steps when the caller names none; 0: those of distill.steps, all steps for ddpm, else 10."""
