@@ -57,7 +57,7 @@ class Distill(Stage):
         train, held_out = teacher_ends(config, paths, device)
         sampler = generator_around(parts["unet"], recipe, device).sampler
         wide = recipe.sizes.unet_dim >= BFLOAT16_CHANNELS
-        task = DistillTask(parts["unet"], sampler, train, held_out, cpu_bfloat16=wide)
+        task = DistillTask(parts["unet"], sampler, train, held_out, wide=wide)
         run_training(context, task, config.distill.training, device)
         save_tensors(paths.checkpoints(self.name) / STUDENT, state_of(parts))
 

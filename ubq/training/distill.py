@@ -75,13 +75,18 @@ def way_of(unet: nn.Module, sampler: Sampler, noise: Tensor) -> tuple[Tensor, li
 
 
 class DistillTask(_FloatTask):
-    """The U-Net, by the squared distance of its ends to the teacher's."""
+    """The U-Net, by the squared distance of its ends to the teacher's.
 
-    def __init__(
-        self, unet: nn.Module, sampler: Sampler, train: Ends, held_out: Ends, cpu_bfloat16: bool = False
-    ) -> None:
+    Args:
+        wide: as of ``DiffusionTask``.
+    """
+
+    bfloat16_on: tuple[str, ...] = ("cuda",)
+
+    def __init__(self, unet: nn.Module, sampler: Sampler, train: Ends, held_out: Ends, wide: bool = False) -> None:
         self.model, self.sampler, self.train, self.held_out = unet, sampler, train, held_out
-        self.cpu_bfloat16 = cpu_bfloat16
+        if wide:
+            self.bfloat16_on = (*self.bfloat16_on, "cpu")
         self.train_samples = len(train)
 
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
@@ -98,6 +103,8 @@ class DistillTask(_FloatTask):
 
 class QatDistillTask(DistillTask):
     """The same, fake-quantised."""
+
+    bfloat16_on: tuple[str, ...] = ()
 
     def __init__(
         self, unet: nn.Module, sampler: Sampler, train: Ends, held_out: Ends, settings: QatDiffusionTraining
