@@ -44,7 +44,7 @@ CONTENDERS: dict[str, dict[str, object]] = {
 }
 """What each of them changes in the run's configuration."""
 STAGES = ("qat-decoders", "qat-diffusion", "export")
-PRETRAINING = ("train-autoencoder", "train-seismic", "train-diffusion", "import")
+PRETRAINING = ("train-autoencoder", "train-seismic", "train-diffusion", "import", "distill")
 
 Values = dict[str, float]
 

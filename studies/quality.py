@@ -98,7 +98,8 @@ def models_of(
     def pretrained() -> Model:
         with torch.device("meta"):
             model = UBDiff(recipe.sizes)
-        for name, part in trained_parts(config, paths, tuple(p for p in PARTS if p != "encoder"), CPU).items():
+        parts = tuple(p for p in PARTS if p != "encoder")
+        for name, part in trained_parts(config, paths, parts, CPU, student=True).items():
             setattr(model, name, part)
         return deployable(model, recipe, keep_model=False).eval()
 
@@ -145,6 +146,7 @@ class HeldOut:
         latents: of every held-out map, (M, 1, L).
         scale: the run's ranges.
         diffusion: the run's process.
+        distilled: the U-Net no longer predicts from noised data, so that it has no diffusion loss.
     """
 
     maps: Tensor
@@ -154,6 +156,7 @@ class HeldOut:
     latents: Tensor
     scale: Normalization
     diffusion: GaussianDiffusion
+    distilled: bool = False
 
 
 def held_out(config: Config, paths: RunPaths) -> HeldOut:
@@ -169,6 +172,7 @@ def held_out(config: Config, paths: RunPaths) -> HeldOut:
         latents=load_latents(paths.latents, CPU, SampleIds.of(split)).val[:, None],
         scale=recipe.normalization,
         diffusion=GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant),
+        distilled=recipe.distilled,
     )
 
 
@@ -211,14 +215,12 @@ def figures_of(model: Model, data: HeldOut, count: int, physics: int) -> Figures
     scale = data.scale
     velocity, seismic = decode(model, data.latents[: len(data.maps)])
     error = seismic_error(seismic, data.gathers, scale.seismic)
-    losses = diffusion_losses(model, data.diffusion, model.sampler.times, data.latents)
     drawn, gathers = decode(model, draw(model, count, data.latents.shape[-1], model.sampler.steps[0]))
     found = error.log_normalised, error.physical, error.late_log_normalised, error.late_physical
     values = {
         SSIM: ssim(velocity, data.maps, scale.velocity_min, scale.velocity_max),
         VELOCITY: relative_l2(scale.velocity(velocity), scale.velocity(data.maps)),
         **dict(zip(SEISMIC, found, strict=True)),
-        LOSS: float(losses.mean()),
         DISTANCE: sliced_wasserstein(drawn, data.real).mean,
     }
     late = (..., slice(LATE_SAMPLE, None), slice(None))
@@ -231,7 +233,9 @@ def figures_of(model: Model, data: HeldOut, count: int, physics: int) -> Figures
         seismic[late] - data.gathers[late],
     ]
     series = {name: d.flatten(1).double().square().sum(1) for name, d in zip(ROOTED, differences, strict=True)}
-    series[LOSS] = losses
+    if not data.distilled:
+        series[LOSS] = diffusion_losses(model, data.diffusion, model.sampler.times, data.latents)
+        values[LOSS] = float(series[LOSS].mean())
     acquisition = acquisition_for(drawn.shape[1:], gathers.shape[1:])
     if physics and acquisition:
         reference = physics_reference(drawn[:physics].numpy(), WaveEquation(**asdict(acquisition)))

@@ -26,7 +26,7 @@ def tiny_recipe(solver: str = "dpmpp2m", steps: int = 4) -> Recipe:
         sizes=SIZES,
         normalization=Normalization(-26.48, 52.32, 1500, 4500),
         quant=QuantConfig(backend=tiny_backend()),  # type: ignore[arg-type]
-        export=ExportConfig(solver=solver, steps=steps, step_choices=(2,)),  # type: ignore[arg-type]
+        export=ExportConfig(formats=("torchscript",), solver=solver, steps=steps, step_choices=(2,)),  # type: ignore[arg-type]
     )
 
 

@@ -70,6 +70,26 @@ def test_solver_steps_and_engine_can_be_changed_and_the_weights_stay(checkpoint,
     assert model.sample(x, torch.randn(2, 1, 1, 16), 3).shape == x.shape
 
 
+def test_a_distilled_checkpoint_draws_in_its_own_steps_alone(tmp_path, capsys) -> None:
+    recipe = tiny_recipe()
+    recipe = replace(recipe, export=recipe.export.distilled(2), distilled=True)
+    path = tmp_path / "final_qat_model.pt"
+    save_qat(path, tiny_generator(recipe), recipe)
+    result = exported(tmp_path / "out", str(path), capsys=capsys)
+    assert (result["solver"], result["steps"]) == ("ddim", 2)
+    manifest = read_manifest(tmp_path / "out" / "manifest.json")
+    assert (manifest["distilled"], manifest["step_counts"]) == (True, [2])
+    model = torch.jit.load(result["file"])
+    assert model.sampler.times.tolist() == [15, 7]
+    same = exported(tmp_path / "same", str(path), "--steps", "2", "--solver", "ddim", capsys=capsys)
+    assert same["weights_sha256"] == result["weights_sha256"]
+    for other in (["--steps", "4"], ["--solver", "dpmpp2m"], ["--step-choice", "4"]):
+        assert main(["export", str(path), "--out", str(tmp_path / "other"), *other]) == 2
+        assert "is distilled to 2 steps" in capsys.readouterr().err
+    assert main(["sample", result["file"], "--steps", "4", "--out", str(tmp_path / "pairs")]) == 2
+    assert "leave --steps out" in capsys.readouterr().err
+
+
 def test_no_quantize_writes_float_with_the_same_calls(checkpoint, tmp_path, capsys) -> None:
     result = exported(tmp_path, str(checkpoint), "--no-quantize", capsys=capsys)
     assert result["quantised"] is False

@@ -255,3 +255,30 @@ def test_no_mutation_of_a_file_gives_a_traceback(data: st.DataObject) -> None:
 )
 def test_no_override_gives_a_traceback(overrides: dict[str, str]) -> None:
     assert all(f.allowed for f in mistakes("smoke", dict(overrides), isolated=True))
+
+
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [
+        ("export.solver=dpmpp2m", "export.solver"),
+        ("export.steps=10", "export.steps"),
+        ("export.step_choices=[4]", "export.step_choices"),
+        ("distill.teacher_steps=2", "distill.teacher_steps"),
+        ("model.objective=noise", "model.objective"),
+    ],
+)
+def test_a_distilled_unet_draws_in_its_own_steps_alone(setting: str, key: str) -> None:
+    name, value = setting.split("=")
+    given = {"distill.steps": "2", name: value}
+    (found,) = findings("smoke", given, isolated=True)
+    assert found.key == key
+    assert load_config("smoke", {**given, "distill.steps": "0"}, isolated=True).config.distill.steps == 0
+
+
+def test_solver_and_steps_of_a_distilled_unet_follow_from_it() -> None:
+    config = load_config("smoke", {"distill.steps": "3"}, isolated=True).config
+    assert (config.sampling.solver, config.sampling_steps, config.sampling.step_choices) == ("ddim", 3, ())
+    for same in ({"export.solver": "ddim"}, {"export.steps": "3"}, {"export.step_choices": "[3]"}):
+        assert load_config("smoke", {"distill.steps": "3", **same}, isolated=True).config.sampling == config.sampling
+    plain = load_config("smoke", isolated=True).config
+    assert (plain.sampling.sampler, plain.sampling_steps) == ("dpmpp2m", 10)

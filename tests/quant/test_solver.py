@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ubq.config.schema import ExportConfig
 from ubq.errors import UsageError
 from ubq.model import GaussianDiffusion
-from ubq.quant.solver import log_snr, make_schedule, offered_steps, spaced_times, training_schedule
+from ubq.quant.solver import angle_even_times, log_snr, make_schedule, offered_steps, spaced_times, training_schedule
 
 DIFFUSION = GaussianDiffusion(256, "v")
 CUMPROD = training_schedule(256)
@@ -92,3 +92,13 @@ def test_offered_steps() -> None:
     assert offered_steps(ExportConfig(solver="ddim"), 8) == (8,)
     with pytest.raises(UsageError, match="300 sampling steps"):
         offered_steps(ExportConfig(steps=300), 256)
+
+
+@pytest.mark.parametrize(
+    ("steps", "times"), [(1, [255]), (2, [255, 126]), (3, [255, 169, 83]), (4, [255, 190, 126, 61])]
+)
+def test_a_few_steps_turn_by_equal_angles(steps: int, times: list[int]) -> None:
+    assert angle_even_times(CUMPROD, steps).tolist() == times
+    schedule = make_schedule(CUMPROD, "v", "ddim", steps, angle_even_times(CUMPROD, steps))
+    assert schedule.times.tolist() == times
+    assert schedule.coefficients[-1, 2:].tolist() == [0, 1, 0, 0], "the last step ends at clean data"

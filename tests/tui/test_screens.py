@@ -209,7 +209,7 @@ def test_answers_survive_going_back_and_forth(probe: list[tuple[str, str]]) -> N
         await answer(pilot, "qat.epochs", "7")
         await step(pilot, "export")
         await focus(pilot, "export.solver")
-        await pilot.press("left")
+        await pilot.press("right", "right")
         for _step in range(4):
             await pilot.press("escape")
             await settle(pilot)

@@ -138,7 +138,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def judge(folder: Path):
     held_out, train = maps(folder / "held_out.npy", 60, 1), maps(folder / "train.npy", 80, 2)
 
-    def run(file: Path, rows=GOOD_ROWS, **changes) -> Report:
+    def run(file: Path, rows=GOOD_ROWS, distilled: bool = False, **changes) -> Report:
         exported = Exported(
             file=file,
             reference=folder / "float.pt",
@@ -148,6 +148,7 @@ def judge(folder: Path):
             alphas_cumprod=CUMPROD,
             normalization=Normalization(-26, 50, 1500, 4500),
             seismic_shape=SEISMIC,
+            distilled=distilled,
         )
         settings = {"run": "trial", "counts": Int8Counts(90, 100, 0, 75), "stages": ["train-diffusion"], "threads": 1}
         return verify_export(exported, held_out=held_out, train=train, rows=rows, **(settings | changes))
@@ -157,6 +158,15 @@ def judge(folder: Path):
 
 def failed(report: Report) -> set[str]:
     return {m.id for m in report.marks if not m.passed}
+
+
+def test_a_distilled_file_is_judged_by_where_its_steps_end(judge, folder: Path) -> None:
+    report = judge(folder / "good.pt", distilled=True, count=8, maps=8)
+    mark = next(m for m in report.marks if m.id == "int8_fidelity")
+    figures = report.details["int8_against_float"]
+    assert mark.value["unet_step"] == figures["whole_chain_latent_relative_l2"]
+    assert mark.value["unet_step"] != pytest.approx(figures["unet_step_relative_l2"], rel=0.1)
+    assert "after all steps" in mark.how
 
 
 def test_a_good_file_passes_every_mark_and_the_report_says_how(judge, folder: Path) -> None:

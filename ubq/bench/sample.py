@@ -54,7 +54,7 @@ class SampleResult:
             quality = "not measured: random weights"
         else:
             q = self.quality
-            quality = f"{q.ratio:.3f} ({q.lower:.3f} to {q.upper:.3f})"
+            quality = f"{q.ratio:.3f} ({q.lower:.3f} to {q.upper:.3f}), {q.maps} maps"
         row = [
             f"{self.model}, {self.threads} thread{'s' * (self.threads != 1)}",
             f"{self.float_seconds:.2f}",

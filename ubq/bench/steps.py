@@ -1,13 +1,15 @@
 """Distribution distance against sampling steps, for every solver; the smallest step count that loses nothing.
 
 Every curve is of maps drawn from the same start noise and held against the float model's ancestral maps of all steps.
-Of a run with a quantised model the int8 curve is what chooses; the float one stands beside it.
+Of a run with a quantised model the int8 curve is what chooses; the float one stands beside it. A distilled U-Net draws
+in its own steps alone: one point in float and one in int8, beside the curves of its teacher.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -17,19 +19,29 @@ from torch import Tensor
 from ubq.bench.distance import WITHIN, Noise, Quality, ancestral_maps, compare
 from ubq.bench.subject import FloatModel, held_out_maps, trained_model
 from ubq.bench.timing import machine, markdown
-from ubq.config.schema import ExportConfig, Solver
+from ubq.config.load import read_frozen
+from ubq.config.schema import ExportConfig, QuantConfig, Solver
 from ubq.errors import UsageError
 from ubq.export.lower.torchscript import engine, lower
 from ubq.i18n import gettext as _
 from ubq.quant.checkpoint import load_qat
-from ubq.quant.generator import Generator, Sampler, shared_copy
+from ubq.quant.generator import Generator, Recipe, Sampler, shared_copy
+from ubq.stages.floatmodel import STUDENT
 from ubq.stages.paths import RunPaths
 from ubq.stages.qat_diffusion import FINAL
+
+FLOAT, INT8 = "float", "int8"
 
 
 @dataclass(frozen=True)
 class Point:
-    """One step count of one curve."""
+    """One step count of one curve.
+
+    Attributes:
+        model: ``float``, ``int8``, or of a distilled U-Net ``student`` and ``int8 student``.
+        solver, steps: of the sampler.
+        quality: beside the float model's ancestral maps.
+    """
 
     model: str
     solver: Solver
@@ -46,9 +58,9 @@ class StepsResult:
     """Every curve.
 
     Attributes:
-        reference_steps: ancestral steps of the float model that all are held against.
+        reference_steps: ancestral steps of the float model that all are held against, of a student's teacher.
         reference_distance: their distance to the held-out maps.
-        model: whose curve chooses, ``int8`` or ``float``.
+        model: whose curve chooses, int8 where there is one.
         points: of all curves.
         chosen: the smallest step count within 5 %, interval included; None: none is.
     """
@@ -141,7 +153,7 @@ def measure_steps(
         UsageError: no step count is left.
         StageError: the run has no trained U-Net yet.
     """
-    paths, model = RunPaths(run), trained_model(run)
+    model = trained_model(run)
     sizes = model.sizes
     counts = sorted({n for n in steps if 0 < n <= sizes.diffusion_steps})
     if not counts:
@@ -149,10 +161,9 @@ def measure_steps(
             _("no step count of 1 to {steps} is left to measure").format(steps=sizes.diffusion_steps), _("give --steps")
         )
     real, noise = held_out_maps(run), Noise(maps, sizes.encoder_dim, seed)
-    checkpoint = paths.checkpoints("qat-diffusion") / FINAL
-    kinds = ("float", "int8") if checkpoint.is_file() else ("float",)
+    curves = list(_curves(RunPaths(run), model, solvers, counts))
     batches = len(noise.batches(1))
-    done, total = 0, batches * (1 + len(kinds) * len(solvers) * len(counts))
+    done, total = 0, batches * (1 + sum(len(curve.steps) for curve in curves))
 
     def step() -> None:
         nonlocal done
@@ -161,16 +172,14 @@ def measure_steps(
 
     reference = ancestral_maps(model, noise, step)
     points = []
-    for kind in kinds:
-        for solver in solvers:
-            sampler = ExportConfig(solver=solver, steps=counts[0], step_choices=tuple(counts[1:]))
-            generator, backend = _generator(kind, model, checkpoint, sampler)
-            with engine(backend):
-                ready = lower(generator, time_tables=True) if kind == "int8" else generator
-                for count in counts:
-                    quality = compare(draw(ready, noise, count, step), reference, real)
-                    points.append(Point(kind, solver, count, quality))
-    chooser = kinds[-1]
+    for curve in curves:
+        generator, backend = curve.load()
+        with engine(backend):
+            ready = lower(generator, time_tables=True) if curve.model.startswith(INT8) else generator
+            for count in curve.steps:
+                quality = compare(draw(ready, noise, count, step), reference, real)
+                points.append(Point(curve.model, curve.solver, count, quality))
+    chooser = curves[-1].model
     return StepsResult(
         run=run.name,
         machine=machine(),
@@ -184,18 +193,48 @@ def measure_steps(
     )
 
 
-def _generator(kind: str, model: FloatModel, checkpoint: Path, sampler: ExportConfig) -> tuple[Generator, str]:
-    """The generator of a curve, and the engine that it computes with."""
-    sizes = model.sizes
-    if kind == "int8":
-        found = load_qat(checkpoint)
-        generator = offering(found.generator, sampler, sizes.diffusion_steps, sizes.objective)
-        return generator.eval(), found.recipe.quant.backend
-    from ubq.config.schema import QuantConfig
-    from ubq.quant.generator import Recipe
+@dataclass(frozen=True)
+class _Curve:
+    """A model with a solver, the step counts to draw, and how to load it with the engine that it computes with."""
 
-    generator = Generator(model.model, Recipe(sizes, model.normalization, QuantConfig(), sampler))
-    return generator.eval(), torch.backends.quantized.engine
+    model: str
+    solver: Solver
+    steps: Sequence[int]
+    load: Callable[[], tuple[Generator, str]]
+
+
+def _curves(paths: RunPaths, model: FloatModel, solvers: Sequence[Solver], counts: Sequence[int]) -> Iterator[_Curve]:
+    """Every curve of a run, int8 ones last."""
+    sizes = model.sizes
+    checkpoint = paths.checkpoints("qat-diffusion") / FINAL
+    config = read_frozen(paths.config)
+
+    def sampler(solver: Solver) -> ExportConfig:
+        return ExportConfig(solver=solver, steps=counts[0], step_choices=tuple(counts[1:]))
+
+    def of_float(whole: FloatModel, export: ExportConfig, distilled: bool = False) -> tuple[Generator, str]:
+        recipe = Recipe(sizes, whole.normalization, QuantConfig(), export, distilled)
+        return Generator(whole.model, recipe).eval(), torch.backends.quantized.engine
+
+    def of_int8(export: ExportConfig | None) -> tuple[Generator, str]:
+        found = load_qat(checkpoint)
+        generator = found.generator
+        if export is not None:
+            generator = offering(generator, export, sizes.diffusion_steps, sizes.objective)
+        return generator.eval(), found.recipe.quant.backend
+
+    for solver in solvers:
+        yield _Curve(FLOAT, solver, counts, partial(of_float, model, sampler(solver)))
+    if config.distill.steps:
+        steps = (config.distill.steps,)
+        if (paths.checkpoints("distill") / STUDENT).is_file():
+            student = trained_model(paths.root, student=True)
+            yield _Curve("student", "ddim", steps, partial(of_float, student, config.sampling, True))
+        if checkpoint.is_file():
+            yield _Curve(f"{INT8} student", "ddim", steps, partial(of_int8, None))
+    elif checkpoint.is_file():
+        for solver in solvers:
+            yield _Curve(INT8, solver, counts, partial(of_int8, sampler(solver)))
 
 
 def draw_curves(result: StepsResult, path: Path) -> None:
@@ -212,7 +251,7 @@ def draw_curves(result: StepsResult, path: Path) -> None:
         values = [p.quality.ratio for p in line]
         below = [p.quality.ratio - p.quality.lower for p in line]
         above = [p.quality.upper - p.quality.ratio for p in line]
-        style = "-" if model == "int8" else ":"
+        style = "-" if model.startswith(INT8) else ":"
         axis.errorbar(
             [p.steps for p in line], values, [below, above], fmt=f"o{style}", color=colours[solver], capsize=3,
             markersize=4, label=f"{solver}, {model}",

@@ -105,8 +105,8 @@ def _random_parts(sizes: ModelSizes) -> dict[str, nn.Module]:
         return {part: build_part(sizes, part) for part in GENERATOR_PARTS}
 
 
-def trained_model(run: Path) -> FloatModel:
-    """The float model of a run, as pretrained or imported.
+def trained_model(run: Path, student: bool = False) -> FloatModel:
+    """The float model of a run, as pretrained or imported, or with the U-Net distilled from it.
 
     Raises:
         StageError: a part has not been trained yet.
@@ -116,7 +116,7 @@ def trained_model(run: Path) -> FloatModel:
     sizes = sizes_of(config, paths)
     with torch.device("meta"):
         model = UBDiff(sizes)
-    for part, module in trained_parts(config, paths, GENERATOR_PARTS, torch.device("cpu")).items():
+    for part, module in trained_parts(config, paths, GENERATOR_PARTS, torch.device("cpu"), student).items():
         setattr(model, part, module)
     return FloatModel(model.eval().requires_grad_(False), sizes, normalization_of(config, paths))
 

@@ -303,12 +303,25 @@ def _from_qat(path: Path, wanted: dict[str, Any], backend: str) -> tuple[Generat
             )
         recipe = replace(recipe, quant=quant)
     if wanted:
+        _refuse_other_steps(recipe, wanted, path)
         if "solver" in wanted and "steps" not in wanted:
             wanted = {"steps": 0, **wanted}  # the default of another solver is another one
         recipe = replace(recipe, export=_checked("export", recipe.export, wanted))
         sizes = recipe.sizes
-        loaded.generator.sampler = Sampler(sizes.diffusion_steps, sizes.objective, recipe.export)
+        loaded.generator.sampler = Sampler(sizes.diffusion_steps, sizes.objective, recipe.export, recipe.distilled)
     return loaded.generator, recipe
+
+
+def _refuse_other_steps(recipe: Recipe, wanted: dict[str, Any], path: Path) -> None:
+    """Raises UsageError where another sampler is asked for than the one that a U-Net is distilled for."""
+    own = {"solver": recipe.export.sampler, "steps": recipe.export.steps}
+    if recipe.distilled and any(value != own.get(name) for name, value in wanted.items()):
+        raise UsageError(
+            _("{path} is distilled to {steps} steps of ddim and draws in no others").format(
+                path=path, steps=recipe.export.steps
+            ),
+            _("leave --solver, --steps and --step-choice out, or train without: ubq run --set distill.steps=0"),
+        )
 
 
 def _from_float(
@@ -348,27 +361,38 @@ def _from_float(
 
 def _from_float_run(run: Path, wanted: dict[str, Any], backend: str) -> tuple[Generator, Recipe]:
     """Generator of a run's float model, as pretrained or imported."""
+    from dataclasses import replace
+
     import torch
 
     from ubq.jobs.frozen import load_frozen
     from ubq.model import UBDiff
     from ubq.model.parts import DEPLOYED
     from ubq.quant.generator import Recipe, deployable
-    from ubq.stages.floatmodel import normalization_of, sizes_of, trained_parts
+    from ubq.stages.floatmodel import STUDENT, normalization_of, sizes_of, trained_parts
     from ubq.stages.paths import RunPaths
 
     paths = RunPaths(run)
     config = load_frozen(paths)
+    student = paths.checkpoints("distill") / STUDENT
     recipe = Recipe(
         sizes=sizes_of(config, paths),
         normalization=normalization_of(config, paths),
         quant=_checked("quant", config.quant, {"backend": backend} if backend else {}),
-        export=_checked("export", config.export, wanted),
+        export=config.sampling,
+        distilled=bool(config.distill.steps),
     )
+    if recipe.distilled and not student.is_file():
+        raise CheckpointError(
+            _("the run {run} has no model to export yet").format(run=run.name),
+            _("go on with it: ubq resume {run} --runs-dir {folder}").format(run=run.name, folder=run.parent),
+        )
+    _refuse_other_steps(recipe, wanted, run)
+    recipe = replace(recipe, export=_checked("export", recipe.export, wanted))
     with torch.device("meta"):
         model = UBDiff(recipe.sizes)
     deployed = tuple(part for parts in DEPLOYED.values() for part in parts)
-    for part, module in trained_parts(config, paths, deployed, torch.device("cpu")).items():
+    for part, module in trained_parts(config, paths, deployed, torch.device("cpu"), student=True).items():
         setattr(model, part, module)
     return deployable(model, recipe, keep_model=False), recipe
 

@@ -18,6 +18,7 @@ Family = Literal[
 Variant = Literal["paper", "fork"]
 Backend = Literal["qnnpack", "x86", "fbgemm", "onednn"]
 Solver = Literal["ddpm", "ddim", "dpmpp2m"]
+DeterministicSolver = Literal["ddim", "dpmpp2m"]
 Format = Literal["torchscript", "onnx", "executorch"]
 Observer = Literal["moving_average", "percentile", "mse"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -196,13 +197,9 @@ class PretrainedConfig(Table):
     """Decoders to use instead: ``final_qat_decoders.pt`` of another run, as it is, or an upstream checkpoint."""
 
 
-class TrainingConfig(Table):
-    """How one training stage trains. Give epochs or steps; steps wins."""
+class UpdatesConfig(Table):
+    """How weights are updated, whatever the number of updates follows from."""
 
-    epochs: Count = 100
-    """Passes over the training data."""
-    steps: Count = 0
-    """Training steps; 0: use epochs."""
     batch_size: Positive = 16
     """Samples of one optimiser step."""
     accumulate: Positive = 1
@@ -223,6 +220,15 @@ class TrainingConfig(Table):
     """Train in bfloat16 where that is faster: on a GPU, and on a CPU that has it the autoencoder and wide U-Nets."""
     validate_every: Count = 0
     """Validate every so many steps; 0: ten times in the stage."""
+
+
+class TrainingConfig(UpdatesConfig):
+    """How one training stage trains. Give epochs or steps; steps wins."""
+
+    epochs: Count = 100
+    """Passes over the training data."""
+    steps: Count = 0
+    """Training steps; 0: use epochs."""
 
 
 class ConvolutionalTraining(TrainingConfig):
@@ -285,6 +291,35 @@ class TrainConfig(Table):
     diffusion: DiffusionTraining = DiffusionTraining()
 
 
+MOST_DISTILLED_STEPS = 4
+"""Beyond them a solver alone is as good (bench/README.md)."""
+
+
+class DistillConfig(UpdatesConfig):
+    """Distillation of the U-Net to a few sampling steps, before it is quantised."""
+
+    steps: Annotated[int, Field(ge=0, le=MOST_DISTILLED_STEPS)] = 0
+    """Sampling steps that the U-Net learns to draw a latent in, the only ones that its files offer; 0: off."""
+    solver: DeterministicSolver = "dpmpp2m"
+    """Sampler of the teacher, the U-Net as it was trained; from one noise it must end in one latent."""
+    teacher_steps: Positive = 10
+    """Sampling steps of the teacher."""
+    trajectories: Positive = 2048
+    """Noises that the teacher is followed from; where it ends is drawn once and kept."""
+    updates: Positive = 600
+    """Training steps."""
+    batch_size: Positive = 32
+    """Noises of one optimiser step."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: steps of weight matrices and kernels are made orthogonal, the rest is AdamW's; learns in fewer steps."""
+
+    @property
+    def training(self) -> ConvolutionalTraining:
+        """The same, as the training loop reads it."""
+        shared = self.model_dump(include=set(UpdatesConfig.model_fields))
+        return ConvolutionalTraining(**shared, steps=self.updates, optimizer=self.optimizer)
+
+
 class QatTraining(VelocityTraining):
     """One quantisation-aware training stage."""
 
@@ -308,7 +343,10 @@ class QatDiffusionTraining(QatTraining, ConvolutionalTraining):
     """Quantisation-aware training of the diffusion U-Net."""
 
     distillation: Fraction = 0.0
-    """Share of the float U-Net's own outputs in what the quantised one is trained towards; 0: the data alone."""
+    """Share of the float U-Net's own outputs in what the quantised one is trained towards; 0: the data alone.
+
+    Of a distilled U-Net: of its own ends in those of its teacher.
+    """
 
 
 QAT_PARTS = ("decoders", "diffusion")
@@ -401,20 +439,29 @@ class QuantConfig(Table):
 class ExportConfig(Table):
     """The files for the Pi."""
 
-    formats: tuple[Format, ...] = ("torchscript",)
-    """Files to write."""
-    solver: Solver = "dpmpp2m"
-    """Sampler inside the file."""
+    formats: tuple[Format, ...] = ("torchscript", "onnx")
+    """Files to write: onnx is the fast one on a Raspberry Pi, torchscript the one that holds the sampling loop too."""
+    solver: Literal["auto", "ddpm", "ddim", "dpmpp2m"] = "auto"
+    """Sampler inside the file; auto: ddim of a distilled U-Net, else dpmpp2m."""
     steps: Count = 0
-    """Sampling steps when the caller names none; 0: all steps for ddpm, else 10."""
+    """Sampling steps when the caller names none; 0: those of distill.steps, all steps for ddpm, else 10."""
     step_choices: tuple[Positive, ...] = ()
     """Further step counts the file offers at run time."""
     name: str = ""
     """Name of the exported files; empty: the preset's name."""
 
+    @property
+    def sampler(self) -> Solver:
+        """The solver, of a U-Net that is not distilled where the choice is left open."""
+        return "dpmpp2m" if self.solver == "auto" else self.solver
+
     def default_steps(self, trained: int) -> int:
         """Sampling steps when the caller names none, of a model with so many diffusion steps."""
         return self.steps or (trained if self.solver == "ddpm" else min(DEFAULT_FAST_STEPS, trained))
+
+    def distilled(self, steps: int) -> ExportConfig:
+        """The same for a U-Net that has learnt to sample in exactly so many steps."""
+        return self.model_copy(update={"solver": "ddim", "steps": steps, "step_choices": ()})
 
     @model_validator(mode="after")
     def _torchscript_always(self) -> ExportConfig:
@@ -449,14 +496,20 @@ class Config(Table):
     model: ModelConfig = ModelConfig()
     pretrained: PretrainedConfig = PretrainedConfig()
     train: TrainConfig = TrainConfig()
+    distill: DistillConfig = DistillConfig()
     qat: QatConfig = QatConfig()
     quant: QuantConfig = QuantConfig()
     export: ExportConfig = ExportConfig()
 
     @property
+    def sampling(self) -> ExportConfig:
+        """``export`` with the solver and the steps that the U-Net is distilled to, if it is."""
+        return self.export.distilled(self.distill.steps) if self.distill.steps else self.export
+
+    @property
     def sampling_steps(self) -> int:
         """Sampling steps of the exported file when the caller names none."""
-        return self.export.default_steps(self.model.diffusion_steps)
+        return self.sampling.default_steps(self.model.diffusion_steps)
 
     @model_validator(mode="after")
     def _steps_were_trained(self) -> Config:
@@ -472,5 +525,28 @@ class Config(Table):
                 found.append(Contradiction(keys, f"at most model.diffusion_steps ({trained})"))
         if "/" in self.run.name or self.run.name.startswith("."):
             found.append(Contradiction(("run.name",), "a folder name without a path; the folder above is run.dir"))
-        refuse(found)
+        refuse([*found, *self._against_distillation()])
         return self
+
+    def _against_distillation(self) -> list[Contradiction]:
+        steps, export = self.distill.steps, self.export
+        if not steps:
+            return []
+        found: list[Contradiction] = []
+        off = "without distillation: distill.steps = 0"
+        if export.solver not in ("auto", "ddim"):
+            text = f'"auto" with distill.steps = {steps}: a distilled U-Net takes steps of ddim'
+            found.append(Contradiction(("export.solver", "distill.steps"), text, off))
+        if export.steps not in (0, steps):
+            text = f"0 or {steps}: the U-Net is distilled to distill.steps alone"
+            found.append(Contradiction(("export.steps", "distill.steps"), text, off))
+        if set(export.step_choices) - {steps}:
+            text = "an empty array: a distilled U-Net offers distill.steps alone"
+            found.append(Contradiction(("export.step_choices", "distill.steps"), text, off))
+        if not steps < self.distill.teacher_steps <= self.model.diffusion_steps:
+            text = f"more than distill.steps ({steps}), at most model.diffusion_steps ({self.model.diffusion_steps})"
+            found.append(Contradiction(("distill.teacher_steps", "distill.steps", "model.diffusion_steps"), text))
+        if self.model.objective == "noise":
+            text = '"v" or "x0" with distill.steps: from pure noise a predicted noise says nothing of the latent'
+            found.append(Contradiction(("model.objective", "distill.steps"), text, off))
+        return found

@@ -77,7 +77,7 @@ def export_generator(
     size = model.stat().st_size
     info, guide = folder / f"{name}_info.txt", folder / GUIDE
     write_atomic(info, info_text(facts, size, sha256(model), weights, [f.name for f in further]).encode())
-    write_atomic(guide, guide_text(facts, size).encode())
+    write_atomic(guide, guide_text(facts, size, [f.name for f in further]).encode())
     others = (*further, info, guide)
     return ExportedFiles(model, write_manifest(folder, facts, (model, *others), weights), others, facts, weights)
 
@@ -93,7 +93,7 @@ def facts_of(recipe: Recipe, name: str, family: str, quantised: bool) -> Facts:
         family=family,
         quantised=quantised,
         backend=recipe.quant.backend,
-        solver=recipe.export.solver,
+        solver=recipe.export.sampler,
         steps=offered[0],
         step_counts=tuple(sorted(offered)),
         model=sizes.to_dict(),
@@ -102,6 +102,7 @@ def facts_of(recipe: Recipe, name: str, family: str, quantised: bool) -> Facts:
         seismic_shape=seismic_shape,
         versions={"ubq": __version__, "torch": str(torch.__version__)},
         acquisition=asdict(acquisition) if acquisition else None,
+        distilled=recipe.distilled,
     )
 
 

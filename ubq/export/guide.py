@@ -71,8 +71,11 @@ def info_text(
     return table + "\n" + _("calls") + ":\n" + "".join(f"  {call}\n" for call in calls)
 
 
-def guide_text(facts: Facts, file_bytes: int) -> str:
-    """``deployment_guide.md``: from the training box to a generated pair on a Raspberry Pi 4 or 5."""
+def guide_text(facts: Facts, file_bytes: int, further: Sequence[str] = ()) -> str:
+    """``deployment_guide.md``: from the training box to a generated pair on a Raspberry Pi 4 or 5.
+
+    ``further`` names the files of other formats.
+    """
     file = f"{facts.name}.pt"
     need = TORCHSCRIPT.memory_mb(file_bytes)
     parts = [
@@ -134,6 +137,15 @@ def guide_text(facts: Facts, file_bytes: int) -> str:
             ),
         ),
     ]
+    if f"{facts.name}.onnx" in further:
+        parts.insert(
+            2,
+            _(
+                "**On a Pi take ONNX Runtime**, which needs a third of the instructions and of the memory: the same"
+                " weights lie in `{file}`. `ubq export {name} --bundle` packs what it needs, with a guide, and"
+                " `ubq deploy` brings it there. The rest of this page is for PyTorch."
+            ).format(file=f"{facts.name}.onnx", name=facts.name),
+        )
     if not facts.quantised:
         parts.insert(2, _("**This file is the float reference. It is large and slow; deploy the int8 file instead.**"))
     return "\n\n".join(parts) + "\n"

@@ -78,6 +78,8 @@ def _longer(config: Config, stage: str) -> dict[str, object]:
     """Twice the training of a stage."""
     training = training_of(config, stage)
     assert training is not None
+    if stage == "distill":
+        return {"distill.updates": 2 * config.distill.updates}
     if training.steps:
         return {f"{TABLES[stage]}.steps": 2 * training.steps}
     return {f"{TABLES[stage]}.epochs": max(5, 2 * training.epochs)}
@@ -199,10 +201,16 @@ def _diversity(config: Config, how: str) -> Fix:
 
 
 def _beats_noise(config: Config, how: str) -> Fix:
-    from ubq.config.schema import DEFAULT_FAST_STEPS
+    from ubq.config.schema import DEFAULT_FAST_STEPS, MOST_DISTILLED_STEPS
 
     steps = config.sampling_steps
-    if config.export.solver != "ddpm" and steps < min(DEFAULT_FAST_STEPS, config.model.diffusion_steps):
+    if 0 < config.distill.steps < MOST_DISTILLED_STEPS:
+        return Fix(_("too few sampling steps"), "", {"distill.steps": config.distill.steps + 1})
+    if (
+        not config.distill.steps
+        and config.export.solver != "ddpm"
+        and steps < min(DEFAULT_FAST_STEPS, config.model.diffusion_steps)
+    ):
         more = min(2 * steps, config.model.diffusion_steps)
         return Fix(_("too few sampling steps"), "", {"export.steps": more})
     return _more_diffusion(config, _("the diffusion model is trained too little"))

@@ -231,6 +231,8 @@ class UNet(nn.Module):
         self.time_mlp = nn.Sequential(
             SinusoidalEmbedding(dim), nn.Linear(dim, time_width), nn.GELU(), nn.Linear(time_width, time_width)
         )
+        if not time_conditioned:
+            self.time_mlp.requires_grad_(False)  # it never gets a gradient, which optimisers of whole groups want
         levels = list(pairwise(widths))
         self.downs = nn.ModuleList()
         self.ups = nn.ModuleList()

@@ -2,7 +2,7 @@
 
 The file is ``torch.save`` of plain values and tensors, loaded with ``weights_only``::
 
-    format "ubq-qat" · version 1 · sizes · normalization · quant · export · parts · metadata · state
+    format "ubq-qat" · version 1 · sizes · normalization · quant · export · distilled · parts · metadata · state
 
 ``state`` is the generator's state dict restricted to ``parts``: float weights, observer ranges, phases.
 """
@@ -75,6 +75,7 @@ def save_qat(
         "normalization": recipe.normalization.to_dict(),
         "quant": quant.model_dump(mode="json"),
         "export": recipe.export.model_dump(mode="json"),
+        "distilled": recipe.distilled,
         "parts": list(parts),
         "metadata": dict(metadata or {}),
         "state": state,
@@ -118,6 +119,7 @@ def load_qat(path: Path) -> QatCheckpoint:
             normalization=Normalization.from_dict(document["normalization"]),
             quant=QuantConfig(**document["quant"]),
             export=ExportConfig(**document["export"]),
+            distilled=bool(document.get("distilled", False)),  # none of an older ubq is
         )
         generator = skeleton(recipe)
         parts = tuple(document["parts"])

@@ -22,7 +22,7 @@ from ubq.model import ModelSizes, UBDiff
 from ubq.model.parts import DEPLOYED
 from ubq.model.wave import WaveEquation
 from ubq.quant import rewrites
-from ubq.quant.solver import COLUMNS, make_schedule, offered_steps, training_schedule
+from ubq.quant.solver import COLUMNS, angle_even_times, make_schedule, offered_steps, training_schedule
 from ubq.quant.ten_bit import add_ten_bit_io
 
 
@@ -35,12 +35,14 @@ class Recipe:
         normalization: ranges the model was trained with.
         quant: rewrites and quantisation.
         export: solver and step counts.
+        distilled: the U-Net has learnt to sample in ``export.steps`` steps, at times of its own.
     """
 
     sizes: ModelSizes
     normalization: Normalization
     quant: QuantConfig
     export: ExportConfig
+    distilled: bool = False
 
 
 class Sampler(nn.Module):
@@ -50,17 +52,23 @@ class Sampler(nn.Module):
         diffusion_steps: of the training process, S.
         objective: what the U-Net predicts.
         export: solver and step counts.
+        distilled: visit the times that a U-Net is distilled for.
     """
 
-    def __init__(self, diffusion_steps: int, objective: str, export: ExportConfig) -> None:
+    def __init__(self, diffusion_steps: int, objective: str, export: ExportConfig, distilled: bool = False) -> None:
         super().__init__()
         alphas_cumprod = training_schedule(diffusion_steps)
-        offered = offered_steps(export, diffusion_steps)
-        schedules = [make_schedule(alphas_cumprod, objective, export.solver, n) for n in offered]
+        offered, solver = offered_steps(export, diffusion_steps), export.sampler
+        schedules = [
+            make_schedule(
+                alphas_cumprod, objective, solver, n, angle_even_times(alphas_cumprod, n) if distilled else None
+            )
+            for n in offered
+        ]
         self.steps: list[int] = list(offered)
-        self.solver: str = export.solver
+        self.solver: str = solver
         self.diffusion_steps: int = diffusion_steps
-        self.stochastic: bool = export.solver == "ddpm"
+        self.stochastic: bool = solver == "ddpm"
         self.times: Tensor
         self.coefficients: Tensor
         self.register_buffer("times", torch.cat([s.times for s in schedules]), persistent=False)
@@ -106,7 +114,7 @@ class Generator(nn.Module):
         self.velocity_decoder = model.velocity_decoder
         self.seismic_projector = model.seismic_projector
         self.seismic_decoder = model.seismic_decoder
-        self.sampler = Sampler(sizes.diffusion_steps, sizes.objective, recipe.export)
+        self.sampler = Sampler(sizes.diffusion_steps, sizes.objective, recipe.export, recipe.distilled)
         acquisition = acquisition_for(VELOCITY_SHAPE, (sizes.sources, sizes.seismic_samples, sizes.receivers))
         self.wave = WaveEquation(**asdict(acquisition)) if acquisition else NoWaveEquation()
         self.latent_length: int = sizes.encoder_dim

@@ -99,7 +99,20 @@ def spaced_times(alphas_cumprod: Tensor, steps: int) -> Tensor:
     return torch.tensor(times[::-1])
 
 
-def make_schedule(alphas_cumprod: Tensor, objective: str, solver: Solver, steps: int) -> Schedule:
+def angle_even_times(alphas_cumprod: Tensor, steps: int) -> Tensor:
+    """``steps`` time steps, falling from the last, as even in the angle arctan(s / a) as integers allow.
+
+    Where a few steps must do, what a U-Net of the v-prediction turns its input by is the angle, and each step of DDIM
+    gets an equal share of it; the last share leads to clean data.
+    """
+    angle = torch.acos(alphas_cumprod.sqrt())  # rises with time
+    wanted = angle[-1] * torch.arange(steps, 0, -1, dtype=torch.float64) / steps
+    return (angle[None, :] - wanted[:, None]).abs().argmin(dim=1)
+
+
+def make_schedule(
+    alphas_cumprod: Tensor, objective: str, solver: Solver, steps: int, times: Tensor | None = None
+) -> Schedule:
     """The schedule of one solver and step count.
 
     Args:
@@ -107,8 +120,9 @@ def make_schedule(alphas_cumprod: Tensor, objective: str, solver: Solver, steps:
         objective: what the U-Net predicts: ``v``, ``noise`` or ``x0``.
         solver: ``ddpm`` (ancestral), ``ddim`` (eta 0) or ``dpmpp2m``.
         steps: steps to take, at most S.
+        times: (N,) to visit instead of ``spaced_times``.
     """
-    times = spaced_times(alphas_cumprod, steps)
+    times = spaced_times(alphas_cumprod, steps) if times is None else times
     cumprod = alphas_cumprod[times]
     after = torch.cat((cumprod[1:], torch.ones(1, dtype=torch.float64)))
     a, s = cumprod.sqrt(), (1 - cumprod).sqrt()

@@ -37,6 +37,7 @@ class Facts:
         versions: of ubq and torch that wrote it.
         acquisition: of the gathers that the file models (``ubq.acquisition.Acquisition``): by the constant-density
             acoustic wave equation, where the decoder's are a network's. None: it cannot model any.
+        distilled: the U-Net has learnt to sample in exactly ``steps`` steps.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Facts:
     seismic_shape: tuple[int, ...]
     versions: Mapping[str, str]
     acquisition: Mapping[str, Any] | None = None
+    distilled: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The facts as a JSON object."""

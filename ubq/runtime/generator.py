@@ -203,6 +203,11 @@ class LoadedModel(ABC):
         Raises:
             UsageError: the file does not offer it.
         """
+        if steps and steps not in self.steps and self.facts.get("distilled"):
+            raise UsageError(
+                _("this file is distilled to {steps} steps of ddim and draws in no others").format(steps=self.steps[0]),
+                _("leave --steps out"),
+            )
         if steps and steps not in self.steps:
             raise UsageError(
                 _("this file does not offer {steps} sampling steps").format(steps=steps),

@@ -64,12 +64,15 @@ def memory_of(config: Config) -> dict[str, StageMemory]:
     import torch
 
     from ubq.model import GaussianDiffusion, ModelSizes, UBDiff
+    from ubq.quant.generator import Sampler
+    from ubq.training.distill import way_of
     from ubq.training.tasks import reconstruction_loss
 
     sizes = ModelSizes.from_dict(config.model.model_dump())
     with torch.device("meta"):
         model = UBDiff(sizes)
     diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective).to("meta")
+    sampler = Sampler(sizes.diffusion_steps, sizes.objective, config.sampling, bool(config.distill.steps)).to("meta")
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, device="meta")
@@ -92,6 +95,9 @@ def memory_of(config: Config) -> dict[str, StageMemory]:
         time = torch.zeros(batch, dtype=torch.int64, device="meta")
         return diffusion.loss(model.unet, x, time, torch.empty_like(x))
 
+    def chain(batch: int) -> Tensor:
+        return way_of(model.unet, sampler, empty(batch, 1, sizes.encoder_dim))[0].square().mean()
+
     def of(parts: tuple[str, ...], loss: Callable[[int], Tensor], settings: TrainingConfig, qat: bool) -> StageMemory:
         return _memory([getattr(model, part) for part in parts], loss, settings, qat)
 
@@ -100,10 +106,12 @@ def memory_of(config: Config) -> dict[str, StageMemory]:
         found["train-autoencoder"] = of(AUTOENCODER, autoencoder, config.train.autoencoder, False)
         found["train-seismic"] = of(SEISMIC, seismic, config.train.seismic, False)
         found["train-diffusion"] = of(UNET, unet, config.train.diffusion, False)
+    if config.distill.steps:
+        found["distill"] = of(UNET, chain, config.distill.training, False)
     if not config.pretrained.decoder_path:
         found["qat-decoders"] = of(DECODERS, decoders, config.qat.decoders, True)
-    found["qat-diffusion"] = of(UNET, unet, config.qat.diffusion, True)
-    if config.qat.diffusion.distillation:  # the float U-Net is there as well
+    found["qat-diffusion"] = of(UNET, chain if config.distill.steps else unet, config.qat.diffusion, True)
+    if config.qat.diffusion.distillation and not config.distill.steps:  # the float U-Net is there as well
         alone = found["qat-diffusion"]
         found["qat-diffusion"] = replace(alone, weights=2 * alone.weights)
     return found
@@ -195,19 +203,24 @@ def estimate(config: Config) -> dict[str, Any]:
     generator = deployed(config)
     layers = [(part_of(layer.name), layer) for layer in count_model(generator, config.quant).layers]
     macs = {part: sum(layer.macs for name, layer in layers if name == part) for part in dict(layers)}
+    distill = config.distill
     by_stage = {
         "train-autoencoder": 2 * macs["velocity"],
         "train-seismic": macs["seismic"],
         "train-diffusion": macs["diffusion"],
+        "distill": distill.steps * macs["diffusion"],
         "qat-decoders": macs["velocity"] + macs["seismic"],
-        "qat-diffusion": macs["diffusion"],
+        "qat-diffusion": max(1, distill.steps) * macs["diffusion"],
     }
     memory = {name: needed.total for name, needed in memory_of(config).items()}
     samples, operations = training_samples(config), 0.0
     for stage in memory:
         training = training_of(config, stage)
         assert training is not None
-        operations += 6 * by_stage[stage] * samples_seen(training, samples)
+        of = distill.trajectories if stage == "qat-diffusion" and distill.steps else samples
+        operations += 6 * by_stage[stage] * samples_seen(training, of)
+    if distill.steps:  # the teacher, forward alone
+        operations += 2.0 * macs["diffusion"] * distill.teacher_steps * distill.trajectories
     return {
         "memory": memory,
         "file_bytes": file_bytes(generator, config.quant),

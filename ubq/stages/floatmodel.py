@@ -23,6 +23,8 @@ _MADE_BY = {
 }
 IMPORT_FACTS = "import.json"
 IMPORTED = "model.pt"
+STUDENT = "student.pt"
+"""The U-Net as the stage distill leaves it."""
 
 
 def imported(config: Config) -> bool:
@@ -64,9 +66,15 @@ def new_parts(
 
 
 def trained_parts(
-    config: Config, paths: RunPaths, parts: tuple[str, ...], device: torch.device
+    config: Config, paths: RunPaths, parts: tuple[str, ...], device: torch.device, student: bool = False
 ) -> dict[str, nn.Module]:
     """Parts as trained or imported, in evaluation mode; nothing is loaded with holes.
+
+    Args:
+        config, paths: of the run.
+        parts: names.
+        device: to put them on.
+        student: the U-Net as it is distilled, where the configuration has it so, and not its teacher.
 
     Raises:
         StageError: the file of a part is missing.
@@ -76,9 +84,17 @@ def trained_parts(
     from ubq.model import build_part
 
     sizes = sizes_of(config, paths)
-    files = {("import", IMPORTED) if imported(config) else _MADE_BY[part] for part in parts}
+    distilled = student and bool(config.distill.steps)
+    files = {
+        ("distill", STUDENT)
+        if distilled and part in UNET
+        else ("import", IMPORTED)
+        if imported(config)
+        else _MADE_BY[part]
+        for part in parts
+    }
     state: dict[str, Tensor] = {}
-    for stage, name in sorted(files):
+    for stage, name in sorted(files, key=lambda file: file[1] == STUDENT):  # over an imported U-Net
         state.update(load_tensors(paths.checkpoints(stage) / name))
     loaded = {}
     for part in parts:

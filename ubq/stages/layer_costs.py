@@ -8,6 +8,7 @@ from ubq.config.load import read_frozen
 from ubq.config.runs import run_command
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
+from ubq.stages.distill import teacher_ends
 from ubq.stages.maps import open_latents
 from ubq.stages.paths import RunPaths
 from ubq.stages.qat import HELD_OUT_INPUTS
@@ -15,6 +16,7 @@ from ubq.stages.qat_decoders import TRAINED as DECODERS
 from ubq.stages.qat_decoders import held_out_inputs as decoder_inputs
 from ubq.stages.qat_diffusion import TRAINED as DIFFUSION
 from ubq.stages.qat_diffusion import held_out_inputs as diffusion_inputs
+from ubq.stages.qat_diffusion import inputs_on_way
 
 if TYPE_CHECKING:
     from ubq.quant.checkpoint import QatCheckpoint
@@ -45,9 +47,14 @@ def layer_costs(paths: RunPaths, checkpoint: QatCheckpoint, worst: int | None) -
     latents = open_latents(paths, torch.device("cpu")).val[:HELD_OUT_INPUTS]
     generator, sizes = checkpoint.generator.eval(), checkpoint.recipe.sizes
     diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant)
-    seed = read_frozen(paths.config).seed
+    config = read_frozen(paths.config)
+    if checkpoint.recipe.distilled:
+        noise = teacher_ends(config, paths, torch.device("cpu"))[1].noise[:HELD_OUT_INPUTS]
+        met = inputs_on_way(generator, noise)
+    else:
+        met = diffusion_inputs(generator, diffusion, latents, config.seed)
     inputs_of = {
-        DIFFUSION: diffusion_inputs(generator, diffusion, latents, seed),
+        DIFFUSION: met,
         DECODERS: decoder_inputs(latents),
     }
     found: list[Sensitivity] = []

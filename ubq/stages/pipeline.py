@@ -3,6 +3,7 @@
 from ubq.stages.autoencoder import TrainAutoencoder
 from ubq.stages.base import Stage
 from ubq.stages.diffusion import TrainDiffusion
+from ubq.stages.distill import Distill
 from ubq.stages.export import Export
 from ubq.stages.importing import Import
 from ubq.stages.prepare import Prepare
@@ -17,6 +18,7 @@ PIPELINE: tuple[Stage, ...] = (
     TrainAutoencoder(),
     TrainSeismic(),
     TrainDiffusion(),
+    Distill(),
     QatDecoders(),
     QatDiffusion(),
     Export(),

@@ -39,7 +39,8 @@ def recipe_of(config: Config, paths: RunPaths) -> Recipe:
     """Everything but the weights that decides the run's generator."""
     from ubq.quant.generator import Recipe
 
-    return Recipe(sizes_of(config, paths), normalization_of(config, paths), config.quant, config.export)
+    sizes, ranges = sizes_of(config, paths), normalization_of(config, paths)
+    return Recipe(sizes, ranges, config.quant, config.sampling, distilled=bool(config.distill.steps))
 
 
 def qat_generator(
@@ -55,7 +56,7 @@ def qat_generator(
     recipe = recipe_of(config, paths)
     with torch.device("meta"):
         model = UBDiff(recipe.sizes)
-    for name, module in trained_parts(config, paths, parts, torch.device("cpu")).items():
+    for name, module in trained_parts(config, paths, parts, torch.device("cpu"), student=True).items():
         setattr(model, name, module)
     generator = deployable(model, recipe, keep_model=False)
     prepare_qat(generator, config.quant)

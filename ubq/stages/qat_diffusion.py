@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ubq.config.schema import Config, QatTraining
+from ubq.i18n import gettext as _
 from ubq.model.parts import UNET
 from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
 from ubq.stages.diffusion import UNET_KEYS
+from ubq.stages.distill import teacher_ends
 from ubq.stages.loop import run_training
 from ubq.stages.maps import open_latents
 from ubq.stages.paths import RunPaths
@@ -28,11 +30,14 @@ from ubq.stages.qat_decoders import FINAL as FINAL_DECODERS
 from ubq.stages.qat_decoders import QatDecoders
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from ubq.model import GaussianDiffusion
-    from ubq.quant.generator import Generator
+    from ubq.quant.generator import Generator, Recipe
     from ubq.quant.sensitivity import HeldOutInputs
+
+    Trained = tuple[Generator, Recipe, QatTraining, HeldOutInputs]
 
 FINAL = "final_qat_model.pt"
 TRAINED = ("diffusion",)
@@ -51,46 +56,133 @@ class QatDiffusion(Stage):
         "quant.diffusion",
         "quant.convert_conv1d",
         "quant.time_tables",
+        "distill",
         "export.solver",
         "export.steps",
         "export.step_choices",
         *QUANT_KEYS,
         *UNET_KEYS,
     )
-    after = ("train-autoencoder", "train-diffusion", "import", "qat-decoders")
+    after = ("train-autoencoder", "train-diffusion", "import", "distill", "qat-decoders")
 
     def outputs(self, config: Config, paths: RunPaths) -> Iterable[Path]:
         return [paths.checkpoints(self.name) / FINAL]
 
     def run(self, context: StageContext) -> None:
-        from ubq.model import GaussianDiffusion
         from ubq.quant.checkpoint import load_parts, save_qat
         from ubq.quant.generator import decoders
         from ubq.quant.prepare import calibrate
-        from ubq.training.qat import QatDiffusionTask
 
         config, paths = context.config, context.paths
         device = use_device(config)
-        generator, recipe = qat_generator(config, paths, UNET, device)
-        settings = settings_for(generator.unet, config.qat.diffusion)
-        latents = open_latents(paths, device)
-        sizes = recipe.sizes
-        diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant).to(device)
-        passes = calibration_passes(generator, diffusion, latents.train, settings, config.seed)
-        calibrate(generator.unet, passes)
-        inputs = held_out_inputs(generator, diffusion, latents.val[:HELD_OUT_INPUTS], config.seed)
-        judge_within_budget(context, generator, inputs, TRAINED)
-        task = QatDiffusionTask(generator.unet, diffusion, latents, settings)
-        run_training(context, task, settings, device)
-        calibrate(generator.unet, passes)  # on the averaged weights, which are what is exported
-        finish(generator.unet)
+        train = _train_distilled if config.distill.steps else _train
+        generator, recipe, settings, inputs = train(context, device)
         load_parts(generator, paths.checkpoints(QatDecoders.name) / FINAL_DECODERS)
         generator.to(device)
-        calibrate(decoders(generator), decoder_passes(generator, latents.train, settings, config.seed))
+        latents = open_latents(paths, device).train
+        calibrate(decoders(generator), decoder_passes(generator, latents, settings, config.seed))
         finish(generator)
         metadata = {"run": paths.root.name, "family": config.data.family}
         save_qat(paths.checkpoints(self.name) / FINAL, generator, recipe, metadata=metadata)
         write_stage_analysis(context, generator, recipe, inputs, TRAINED)
+
+
+def _train(context: StageContext, device: torch.device) -> Trained:
+    """The U-Net trained towards its data, on noised latents."""
+    from ubq.model import GaussianDiffusion
+    from ubq.quant.prepare import calibrate
+    from ubq.training.qat import QatDiffusionTask
+
+    config, paths = context.config, context.paths
+    generator, recipe = qat_generator(config, paths, UNET, device)
+    settings = settings_for(generator.unet, config.qat.diffusion)
+    latents = open_latents(paths, device)
+    sizes = recipe.sizes
+    diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant).to(device)
+    passes = calibration_passes(generator, diffusion, latents.train, settings, config.seed)
+    calibrate(generator.unet, passes)
+    inputs = held_out_inputs(generator, diffusion, latents.val[:HELD_OUT_INPUTS], config.seed)
+    judge_within_budget(context, generator, inputs, TRAINED)
+    task = QatDiffusionTask(generator.unet, diffusion, latents, settings)
+    run_training(context, task, settings, device)
+    calibrate(generator.unet, passes)  # on the averaged weights, which are what is exported
+    finish(generator.unet)
+    return generator, recipe, settings, inputs
+
+
+def _train_distilled(
+    context: StageContext, device: torch.device
+) -> tuple[Generator, Recipe, QatTraining, HeldOutInputs]:
+    """The student trained towards its float self and its teacher, on the states that it meets; kept if that helps."""
+    from ubq.training.distill import QatDistillTask, ends_of
+
+    config, paths = context.config, context.paths
+    train, held_out = teacher_ends(config, paths, device)
+
+    def calibrated() -> tuple[Generator, Recipe, HeldOutInputs]:
+        generator, recipe = qat_generator(config, paths, UNET, device)
+        calibrate_on_way(generator, train.noise, config.qat.diffusion)
+        inputs = inputs_on_way(generator, held_out.noise[:HELD_OUT_INPUTS])
+        judge_within_budget(context, generator, inputs, TRAINED)
+        return generator, recipe, inputs
+
+    generator, recipe, inputs = calibrated()
+    settings = settings_for(generator.unet, config.qat.diffusion)
+    own = ends_of(generator, held_out.noise)  # the layers are in float yet
+    untrained = end_error(generator, held_out.noise, own)
+    share = settings.distillation
+    task = QatDistillTask(
+        generator.unet,
+        generator.sampler,
+        train.towards(ends_of(generator, train.noise), share) if share else train,
+        held_out.towards(own, share),
+        settings,
+    )
+    run_training(context, task, settings, device)
+    calibrate_on_way(generator, train.noise, settings)  # on the averaged weights, which are what is exported
+    trained = end_error(generator, held_out.noise, own)
+    context.event("end_error", calibrated=untrained, trained=trained)
+    shown = _("{count} held-out latents end {trained:.2f} % from the float U-Net's, {untrained:.2f} % without training")
+    context.log(shown.format(count=len(own), trained=100 * trained, untrained=100 * untrained))
+    if trained > untrained:
+        context.log(_("the calibrated weights are kept: training moved them further than rounding does"))
+        del generator, task
+        generator, recipe, inputs = calibrated()
+    finish(generator.unet)
+    return generator, recipe, settings, inputs
+
+
+def calibrate_on_way(generator: Generator, noise: Tensor, settings: QatTraining) -> None:
+    """Measure the U-Net's activation ranges on its own way from noise (N, 1, L)."""
+    from ubq.quant.prepare import calibrate
+
+    def forward(part: Tensor) -> Callable[[], Tensor]:
+        return lambda: generator.sample(part, part.new_empty(0), 0)
+
+    calibrate(generator.unet, [forward(part) for part in batches_of(noise, settings)])
+
+
+def inputs_on_way(generator: Generator, noise: Tensor) -> HeldOutInputs:
+    """The states that the float U-Net meets from noise (B, 1, L), and the latents that it ends at."""
+    import torch
+
+    from ubq.quant.phases import phase_set
+    from ubq.quant.sensitivity import HeldOutInputs
+    from ubq.training.distill import way_of
+
+    with torch.no_grad(), phase_set(generator.unet, "float"):
+        latents, met = way_of(generator.unet, generator.sampler, noise)
+    return HeldOutInputs(torch.cat([x for x, _time in met]), torch.cat([time for _x, time in met]), latents)
+
+
+def end_error(generator: Generator, noise: Tensor, latents: Tensor) -> float:
+    """|z - z'| / |z'| of what the quantised U-Net makes of noise (N, 1, L) and latents z' of the same noise."""
+    from ubq.quant.phases import phase_set
+    from ubq.training.distill import ends_of
+
+    with phase_set(generator.unet, "frozen"):
+        generator.unet.eval()
+        return float((ends_of(generator, noise) - latents).norm() / latents.norm())
 
 
 def calibration_passes(

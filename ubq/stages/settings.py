@@ -12,6 +12,7 @@ TABLES = {
     "train-autoencoder": "train.autoencoder",
     "train-seismic": "train.seismic",
     "train-diffusion": "train.diffusion",
+    "distill": "distill",
     "qat-decoders": "qat.decoders",
     "qat-diffusion": "qat.diffusion",
 }
@@ -22,6 +23,8 @@ def training_of(config: Config, stage: str) -> TrainingConfig | None:
     """The settings a stage trains with; None for a stage that does not train."""
     if stage not in TABLES:
         return None
+    if stage == "distill":
+        return config.distill.training
     table: object = config
     for name in TABLES[stage].split("."):
         table = getattr(table, name)

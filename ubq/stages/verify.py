@@ -27,8 +27,8 @@ class Verify(Stage):
     name = "verify"
     version = 2  # pairs against the wave equation
     reads = ("seed", "quant.backend", "export.formats")
-    after = ("prepare", "train-autoencoder", "train-seismic", "train-diffusion", "qat-decoders", "qat-diffusion",
-             "export")  # fmt: skip
+    after = ("prepare", "train-autoencoder", "train-seismic", "train-diffusion", "distill", "qat-decoders",
+             "qat-diffusion", "export")  # fmt: skip
 
     def outputs(self, config: Config, paths: RunPaths) -> Iterable[Path]:
         return [paths.exported / REPORT, paths.exported / "samples.png"]
@@ -90,6 +90,7 @@ class Verify(Stage):
                 velocity_shape=tuple(facts["velocity_shape"]),
                 seismic_shape=tuple(facts["seismic_shape"]),
                 further=tuple(loadable_files(file, config.export.formats)),
+                distilled=bool(facts.get("distilled")),
             ),
             run=paths.root.name,
             counts=Int8Counts(

@@ -43,6 +43,7 @@ class Exported:
         velocity_shape: of one map.
         seismic_shape: of one map's gathers.
         further: the files of further formats that ``ubq.runtime`` loads.
+        distilled: judged by where its steps end, not by one of them; ``reference`` holds the float student.
     """
 
     file: Path
@@ -55,6 +56,7 @@ class Exported:
     velocity_shape: tuple[int, ...] = (1, 70, 70)
     seismic_shape: tuple[int, ...] = (5, 1000, 70)
     further: tuple[Path, ...] = ()
+    distilled: bool = False
 
     @property
     def velocity_limits(self) -> tuple[float, float]:

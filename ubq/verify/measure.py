@@ -162,12 +162,11 @@ def _fidelity(exported: Exported, result: Mapping[str, Any], tensors: Mapping[st
         "whole_chain_latent_relative_l2": relative_l2(tensors["latent"], tensors["reference_latent"]),
         "latents": len(own),
     }
-    return marks.int8_fidelity(
-        details["int8_against_float"]["velocity_relative_l2"],
-        seismic.log_normalised,
-        result["unet_step"],
-        exported.engine,
-    )
+    error = details["int8_against_float"][
+        "whole_chain_latent_relative_l2" if exported.distilled else "unet_step_relative_l2"
+    ]
+    velocity = details["int8_against_float"]["velocity_relative_l2"]
+    return marks.int8_fidelity(velocity, seismic.log_normalised, error, exported.engine, exported.distilled)
 
 
 def _distribution(
