@@ -26,7 +26,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 BUCKET = 1 << 24
@@ -35,6 +34,8 @@ WAIT_S = 1.0
 """How long a rank waits for the store before it looks whether it was asked to stop."""
 SILENT_H = 6.0
 """Hours after which a collective that nobody joins gives up: more than any validation or save takes."""
+LAUNCHER = "UBQ_LAUNCHER"
+"""Environment variable: process id of the ``ubq run`` that started the group."""
 FIRST_PORT, PORTS = 20_000, 20_000
 """Slurm's jobs meet at a port that their number decides."""
 
@@ -47,7 +48,7 @@ class OutOfMemoryElsewhereError(MemoryError):
     """Another process of the group ran out of memory in this step."""
 
 
-class Followed(Exception):  # noqa: N818  # no error: a rank has done its part of a stage
+class Followed(Exception):  # no error: a rank has done its part of a stage
     """Raised on every rank but the first where what follows is the first one's alone."""
 
 
@@ -82,6 +83,11 @@ def place(environ: Mapping[str, str] | None = None) -> Place | None:
         here = environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split(",")[0].split("(")[0]
         return Place(number("SLURM_PROCID"), size, number("SLURM_LOCALID"), int(here))
     return None
+
+
+def launcher() -> int:
+    """Process id of the ``ubq run`` that started this group; 0 where none did."""
+    return int(os.environ.get(LAUNCHER) or 0) if place() else 0
 
 
 def threads_here(threads: int) -> int:
@@ -339,9 +345,11 @@ def join(device: str) -> Group:
         store = dist.distributed_c10d._get_default_store()
     else:
         host, port = _meeting_point(os.environ)
-        store = dist.TCPStore(host, port, spot.size, spot.rank == 0, timeout=timedelta(minutes=10))
+        store = torch._C._distributed_c10d.TCPStore(
+            host, port, spot.size, spot.rank == 0, timeout=timedelta(minutes=10)
+        )
         dist.init_process_group(backend, store=store, rank=spot.rank, world_size=spot.size, timeout=patience)
-    _group = Group(spot, dist.PrefixStore(f"ubq/{spot.restarts}", store))
+    _group = Group(spot, torch._C._distributed_c10d.PrefixStore(f"ubq/{spot.restarts}", store))
     return _group
 
 

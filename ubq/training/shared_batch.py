@@ -50,6 +50,10 @@ def _batch_norm(norm: BatchNorm, x: Tensor) -> Tensor:
     return y
 
 
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
 class _SharedBatchNorm(torch.autograd.Function):
     """Batch normalisation of x (B, C, ...) over all ranks; also gives mean and variance (C,), and values a channel."""
 
@@ -59,12 +63,12 @@ class _SharedBatchNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, float]:
         others = [d for d in range(x.dim()) if d != 1]
         own = x.numel() / x.shape[1]
-        variance_C, mean_C = torch.var_mean(x.float(), others, correction=0)
+        variance_C, mean_C = torch.var_mean(_wide(x), others, correction=0)
         mean_C, variance_C = mean_C.double(), variance_C.double()
         count = own / group.share
         moments = group.sum_(torch.stack((mean_C, variance_C + mean_C.square())) * own) / count
-        variance_C = (moments[1] - moments[0].square()).clamp(min=0.0).float()
-        mean_C = moments[0].float()
+        variance_C = (moments[1] - moments[0].square()).clamp(min=0.0).to(weight.dtype)
+        mean_C = moments[0].to(weight.dtype)
         ctx.save_for_backward(x, weight, mean_C, variance_C)
         ctx.eps, ctx.group, ctx.count, ctx.others = eps, group, count, others
         y = torch.batch_norm(x, weight, bias, mean_C, variance_C, False, 0.0, eps, False)
@@ -74,13 +78,13 @@ class _SharedBatchNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, Tensor, None, None]:
         x, weight, mean_C, variance_C = ctx.saved_tensors
-        grad = grads[0].float()
+        grad = _wide(grads[0])
 
         def over_places(values_C: Tensor) -> Tensor:
             return values_C.reshape(1, -1, *[1] * (x.dim() - 2))
 
         inverse_C = (variance_C + ctx.eps).rsqrt()
-        normal = (x.float() - over_places(mean_C)) * over_places(inverse_C)
+        normal = (_wide(x) - over_places(mean_C)) * over_places(inverse_C)
         grad_bias, grad_weight = grad.sum(ctx.others), (grad * normal).sum(ctx.others)
         sums = ctx.group.sum_(torch.stack((grad_bias, grad_weight))) / ctx.count
         grad_x = (grad - over_places(sums[0]) - normal * over_places(sums[1])) * over_places(weight * inverse_C)
