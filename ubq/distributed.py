@@ -349,7 +349,7 @@ def join(device: str) -> Group:
             host, port, spot.size, spot.rank == 0, timeout=timedelta(minutes=10)
         )
         dist.init_process_group(backend, store=store, rank=spot.rank, world_size=spot.size, timeout=patience)
-    _group = Group(spot, torch._C._distributed_c10d.PrefixStore(f"ubq/{spot.restarts}", store))
+    _group = Group(spot, dist.PrefixStore(f"ubq/{spot.restarts}", store))  # type: ignore[attr-defined]
     return _group
 
 

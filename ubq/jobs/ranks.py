@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 ERROR_WAIT_S = 3.0
 """How long the first rank waits to hear why another one ended."""
+LAUNCH_OPTIONS = ("--nproc", "--nnodes", "--rdzv-endpoint")
 END, FAILURE = "end", "failure"
 
 
@@ -197,11 +198,22 @@ def _gone(group: Group, error: BaseException) -> int:
 def torchrun_command(
     arguments: Sequence[str], nproc: int, nnodes: str = "1", rendezvous: str = "", restarts: int = 3
 ) -> list[str]:
-    """The command that starts ``ubq ARGUMENTS`` in ``nproc`` processes on each of ``nnodes`` hosts."""
+    """The command that starts ``ubq ARGUMENTS`` in ``nproc`` processes on each of ``nnodes`` hosts.
+
+    Options that torchrun would take for its own are left out of the arguments: they have done their work.
+    """
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(nproc), "--nnodes", nnodes]
     command += ["--max-restarts", str(restarts)]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", rendezvous] if rendezvous else ["--standalone"]
-    return [*command, "-m", "ubq", *arguments]
+    kept, skip = [], False
+    for argument in arguments:
+        own = argument.split("=")[0] in LAUNCH_OPTIONS
+        if not own and not skip:
+            kept.append(argument)
+        skip = own and "=" not in argument
+    if kept[:1] == ["run"]:  # the run keeps the number for a later start
+        kept += ["--set", f"distributed.nproc={nproc}"]
+    return [*command, "-m", "ubq", *kept]
 
 
 def in_group() -> bool:
