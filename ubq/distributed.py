@@ -204,14 +204,23 @@ class Group:
         Raises:
             OutOfMemoryElsewhereError: another rank ran out of memory; all ranks learn of it at the same place.
         """
+        flags = self._agree(stop, checkpoint, out_of_memory)
+        return bool(flags[0]), bool(flags[1])
+
+    def _agree(
+        self, stop: bool = False, checkpoint: bool = False, out_of_memory: bool = False, pair: Tensor | None = None
+    ) -> Tensor:
+        """Largest of each over the ranks; ``pair``: two more numbers that go the same way."""
         import torch
 
-        flags = torch.tensor([stop, checkpoint, out_of_memory], dtype=torch.float32)
+        flags = torch.tensor([stop, checkpoint, out_of_memory, 0.0, 0.0], dtype=torch.float32)
+        if pair is not None:
+            flags[3:] = pair
         self._reduce(flags, "max")
         if flags[2] and not out_of_memory:
             self._told = True
             raise OutOfMemoryElsewhereError
-        return bool(flags[0]), bool(flags[1])
+        return flags
 
     def out_of_memory(self) -> None:
         """Tell the others that this rank has run out of memory, unless one of them has said so."""
@@ -235,7 +244,11 @@ class Group:
         """Smallest and largest value over the ranks, scalars."""
         import torch
 
-        both = self.max_(torch.stack((-low, high)))
+        both = torch.stack((-low, high)).float()
+        if both.device.type == "cpu":  # hundreds of observers: one message each
+            both = self._agree(pair=both)[3:]
+        else:
+            self.max_(both)
         return -both[0], both[1]
 
     def strided(self, flat: Tensor, stride_of: Callable[[int], int]) -> Tensor:

@@ -23,7 +23,6 @@ from ubq import distributed
 from ubq.distributed import Followed, Group, LostProcessError
 from ubq.errors import EXIT_OK, EXIT_STAGE_FAILED, StageError, UbqError
 from ubq.i18n import gettext as _
-from ubq.jobs.owner import alive, held_by, read_owner
 from ubq.jobs.signals import SIGNALS, StopSignals
 from ubq.jobs.state import RUNNING, read_state
 from ubq.stages.base import Stopped
@@ -150,7 +149,7 @@ def follow(device: str, stages: Sequence[Stage]) -> int:
         number = 1
         try:
             while True:
-                order = _next(group, number)
+                order = _next(group, number, stop)
                 if order is None:
                     return EXIT_OK
                 _follow_stage(order, stages, stop)
@@ -159,13 +158,9 @@ def follow(device: str, stages: Sequence[Stage]) -> int:
             return _gone(group, error)
 
 
-def _next(group: Group, number: int) -> dict[str, Any] | None:
-    """The next stage that trains; ``None`` at the end. A stop is the first rank's to decide."""
-    key = f"stage/{number}"
-    while True:
-        found = group.wait(key, lambda: group.told(END) is not None)
-        if found is not None or group.told(END) is not None:
-            return found
+def _next(group: Group, number: int, stop: StopSignals) -> dict[str, Any] | None:
+    """The next stage that trains; ``None`` at the end, and where this rank was asked to stop while it waited."""
+    return group.wait(f"stage/{number}", lambda: stop.received is not None or group.told(END) is not None)
 
 
 def _follow_stage(order: dict[str, Any], stages: Sequence[Stage], stop: StopSignals) -> None:
@@ -230,13 +225,7 @@ def launch(command: Sequence[str], run: Path) -> int:
 
     Returns:
         The exit code of the run.
-
-    Raises:
-        HeldError: another process holds the run.
     """
-    holder = read_owner(run)
-    if holder is not None and alive(holder, run):
-        raise held_by(run, holder)
     environ = {**os.environ, distributed.LAUNCHER: str(os.getpid())}
     environ.setdefault("OMP_NUM_THREADS", "1")  # each rank sets its own share; without it torchrun prints a warning
     process = subprocess.Popen(command, env=environ, start_new_session=True)
