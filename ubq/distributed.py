@@ -347,6 +347,7 @@ def join(device: str) -> Group:
         return _group
     import torch
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
     patience = timedelta(hours=SILENT_H)
     gpu = device != "cpu" and torch.cuda.is_available()
@@ -354,15 +355,15 @@ def join(device: str) -> Group:
         torch.cuda.set_device(spot.local_rank % torch.cuda.device_count())
     backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
     if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=patience)
-        store = dist.distributed_c10d._get_default_store()
+        store: Any = next(rendezvous("env://"))[0]
     else:
         host, port = _meeting_point(os.environ)
-        store = torch._C._distributed_c10d.TCPStore(
-            host, port, spot.size, spot.rank == 0, timeout=timedelta(minutes=10)
-        )
-        dist.init_process_group(backend, store=store, rank=spot.rank, world_size=spot.size, timeout=patience)
-    _group = Group(spot, dist.PrefixStore(f"ubq/{spot.restarts}", store))  # type: ignore[attr-defined]
+        begin = timedelta(minutes=10)
+        store = dist.TCPStore(host, port, spot.size, spot.rank == 0, timeout=begin)  # type: ignore[attr-defined]
+    # torchrun keeps its store over restarts, with the addresses of processes that are gone
+    store = dist.PrefixStore(f"ubq/{spot.restarts}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, rank=spot.rank, world_size=spot.size, timeout=patience)
+    _group = Group(spot, store)
     return _group
 
 
