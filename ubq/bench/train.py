@@ -20,6 +20,7 @@ import numpy as np
 from ubq.bench.timing import machine, markdown
 from ubq.config.load import load_config, write_frozen
 from ubq.config.schema import Config
+from ubq.cpu import cores
 from ubq.data.families import SAMPLES_PER_FILE, SEISMIC_SHAPE, VELOCITY_SHAPE
 from ubq.data.synthetic import synthesise_velocity
 from ubq.errors import StageError
@@ -28,7 +29,8 @@ from ubq.stages.pipeline import PIPELINE
 
 STAGES = tuple(stage.name for stage in PIPELINE if stage.trains)
 NEEDS_SEISMIC = ("train-seismic", "qat-decoders")
-WAYS = ("plain", "ubq")
+PLAIN, OURS, TOGETHER = "plain", "ubq", "together"
+"""A plain loop; a stage as ``ubq run`` has it; the same by several processes that share the threads."""
 MAPS_SHAPED = 64
 """Maps that are really synthesised; a file repeats them. What a map shows does not change the time of a step."""
 
@@ -60,6 +62,7 @@ class TrainingResult:
     machine: str
     preset: str
     threads: int
+    processes: int
     steps: int
     velocity_file_mb: float
     seismic_file_mb: float
@@ -74,7 +77,7 @@ class TrainingResult:
         by_key = {(f.stage, f.files, f.way): f for f in self.figures}
         rows = []
         for stage, files in dict.fromkeys((f.stage, f.files) for f in self.figures):
-            plain, ours = (by_key[stage, files, way] for way in WAYS)
+            plain, ours = (by_key[stage, files, way] for way in ways(self.processes))
             rows.append(
                 [
                     stage,
@@ -86,9 +89,12 @@ class TrainingResult:
                 ]
             )
         table = markdown(["stage", "files", "first step s", "steps/s", "ratio", "peak MB"], rows)
+        compared = (
+            "plain loop / ubq" if self.processes == 1 else f"one process / {self.processes} that share its threads"
+        )
         return (
-            f"{table}\n\nplain loop / ubq; preset {self.preset}, {self.threads} thread{'s' * (self.threads != 1)}, "
-            f"median of {self.steps - 1} steps after the first, one process each; a velocity file has "
+            f"{table}\n\n{compared}; preset {self.preset}, {self.threads} thread{'s' * (self.threads != 1)}, "
+            f"median of {self.steps - 1} steps after the first, each by itself; a velocity file has "
             f"{self.velocity_file_mb:.0f} MB, a seismic file {self.seismic_file_mb:.0f} MB; {self.machine}"
         )
 
@@ -101,6 +107,7 @@ def measure_training(
     steps: int,
     gathers: int,
     threads: int,
+    processes: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TrainingResult:
     """Run every stage on every number of files, both ways in turn.
@@ -112,6 +119,7 @@ def measure_training(
         steps: training steps of each process.
         gathers: in a seismic file (OpenFWI: 500).
         threads: of torch; 0: all cores.
+        processes: with more than one: so many against one, instead of ``ubq`` against a plain loop.
         progress: called with (done, total) processes.
 
     Raises:
@@ -123,18 +131,27 @@ def measure_training(
         root = Path(name)
         config = load_config(preset, {"threads": threads, "device": "cpu"}, isolated=True).config
         write_files(root, max(files), gathers if set(stages) & set(NEEDS_SEISMIC) else 0)
-        done, total = 0, len(stages) * len(files) * len(WAYS)
+        done, total = 0, len(stages) * len(files) * len(ways(processes))
         for stage in stages:
             for count in files:
                 run = root / f"{stage}-{count}"
                 prepare(config, run, root, count, stage in NEEDS_SEISMIC)
                 train_process(run, stage, "prepare", steps)
-                for way in WAYS:
-                    figures.append(Figures(stage, way, count, **train_process(run, stage, way, steps)))
+                for way in ways(processes):
+                    together = processes if way == TOGETHER else 1
+                    found = train_process(run, stage, PLAIN if way == PLAIN else OURS, steps, processes=together)
+                    figures.append(Figures(stage, way, count, **found))
                     done += 1
                     progress(done, total)
         sizes = [_megabytes(root / "0" / name) for name in ("vel2_1_0.npy", "pairs/seis2_1_0.npy")]
-    return TrainingResult(machine(), preset, threads, steps, sizes[0], sizes[1], tuple(figures))
+    return TrainingResult(
+        machine(), preset, config.threads or cores(), processes, steps, sizes[0], sizes[1], tuple(figures)
+    )
+
+
+def ways(processes: int) -> tuple[str, str]:
+    """The two that are compared."""
+    return (PLAIN, OURS) if processes == 1 else (OURS, TOGETHER)
 
 
 def write_files(root: Path, count: int, gathers: int) -> None:
@@ -184,14 +201,19 @@ def prepare(config: Config, run: Path, root: Path, count: int, seismic: bool) ->
 
 
 def train_process(
-    run: Path, stage: str, way: str, steps: int, environ: Mapping[str, str] | None = None
+    run: Path, stage: str, way: str, steps: int, environ: Mapping[str, str] | None = None, processes: int = 1
 ) -> dict[str, float]:
-    """What one process of ``ubq.bench.train_process`` prints; ``environ``: its environment, else this one's.
+    """What ``ubq.bench.train_process`` prints, by one process or the first of several.
+
+    Args:
+        environ: its environment, else this one's.
 
     Raises:
         StageError: it failed.
     """
-    command = [sys.executable, "-m", "ubq.bench.train_process", str(run), stage, way, str(steps)]
+    module = ["-m", "ubq.bench.train_process", str(run), stage, way, str(steps)]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(torchrun if processes > 1 else []), *module]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     if done.returncode:
         lines = done.stderr.strip().splitlines()

@@ -23,7 +23,9 @@ from torch import Tensor, nn
 
 from ubq.config.load import read_frozen
 from ubq.config.schema import Config, QatTraining, TrainingConfig
+from ubq.cpu import cores
 from ubq.data.files import data_files
+from ubq.distributed import join, place, threads_here
 from ubq.model import GaussianDiffusion
 from ubq.model.parts import AUTOENCODER, DECODERS, SEISMIC, UNET
 from ubq.quant.generator import decoders
@@ -246,7 +248,9 @@ def main(run: Path, stage: str, way: str, steps: int) -> dict[str, float]:
     """The figures of one process."""
     paths = RunPaths(run)
     config = endless(read_frozen(paths.config))
-    torch.set_num_threads(config.threads or torch.get_num_threads())
+    torch.set_num_threads(threads_here(config.threads or cores()))
+    if place() is not None:
+        join("cpu")
     if way == "prepare":
         stand_in(config, paths, stage)
         return {}
@@ -257,4 +261,7 @@ def main(run: Path, stage: str, way: str, steps: int) -> dict[str, float]:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    print(json.dumps(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))))
+    found = main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    spot = place()
+    if spot is None or spot.rank == 0:
+        print(json.dumps(found))

@@ -135,6 +135,7 @@ def train(
     train_steps: Annotated[int, typer.Option("--steps", min=2, help="Training steps of each measurement.")] = 12,
     gathers: Annotated[int, typer.Option(min=1, max=500, help="Gathers in a seismic file; OpenFWI has 500.")] = 40,
     threads: Threads = 1,
+    nproc: Annotated[int, typer.Option(min=1, help="Compare so many processes that share the threads with one.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Time to the first step, steps/s and peak memory of every training stage, beside a plain loop."""
@@ -150,7 +151,7 @@ def train(
     with progress(_("measuring"), _("processes")) as show:
         result = measure_training(
             preset, wanted, _numbers(files, "--files"), steps=train_steps, gathers=gathers, threads=threads,
-            progress=show,
+            processes=nproc, progress=show,
         )  # fmt: skip
     _print(result, as_json)
 

@@ -39,6 +39,7 @@ def describe(shot: Snapshot) -> str:
         lines.append(
             _("process {pid} on {host} since {since}").format(pid=owner.pid, host=owner.host, since=owner.since)
         )
+        lines += _processes(state.processes)
     elif shot.shown == "crashed":
         lines.append(_("its process is gone without saving; it goes on from the last checkpoint"))
     exported = [a for a in state.artifacts if str(a.get("path")).startswith("exported")]
@@ -46,6 +47,15 @@ def describe(shot: Snapshot) -> str:
     if state.next_command and not shot.running:
         lines.append(_("next: {command}").format(command=state.next_command))
     return "\n".join(lines)
+
+
+def _processes(processes: list[dict[str, Any]]) -> list[str]:
+    """Which ranks are on which host."""
+    hosts: dict[str, list[str]] = {}
+    for process in processes:
+        hosts.setdefault(str(process.get("host")), []).append(str(process.get("rank")))
+    text = _("ranks {ranks} on {host}")
+    return [text.format(ranks=", ".join(ranks), host=host) for host, ranks in hosts.items()]
 
 
 def _stage_line(stage: StageState, width: int, shot: Snapshot) -> str:

@@ -11,13 +11,30 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ubq.cli.named import with_named_options
-from ubq.cli.options import HERE, Assignments, Detach, DryRun, Force, Json, NoPreflight, RunName, RunsDir, Yes
+from ubq.cli.options import (
+    GROUP,
+    HERE,
+    Assignments,
+    Detach,
+    DryRun,
+    Force,
+    Json,
+    Nnodes,
+    NoPreflight,
+    Rendezvous,
+    RunName,
+    RunsDir,
+    Yes,
+)
 from ubq.cli.output import say, say_json
 from ubq.errors import EXIT_OK, EXIT_STAGE_FAILED, UsageError
 from ubq.i18n import gettext as _
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ubq.config.load import Loaded
+    from ubq.config.schema import Config
     from ubq.jobs.plan import Planned
 
 
@@ -43,6 +60,8 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: one JSON object on stdout.")] = False,
     detach: Detach = False,
     no_preflight: NoPreflight = False,
+    nnodes: Nnodes = "1",
+    rdzv_endpoint: Rendezvous = "",
 ) -> None:
     """Run the pipeline, or go on with it: only what is not up to date runs.
 
@@ -63,6 +82,7 @@ def run(
             return _show_plan(paths.root.name, planned, as_json)
     if detach:
         raise typer.Exit(_detached(paths.root))
+    _start_together(loaded.config, paths.root, nnodes, rdzv_endpoint, lambda: runner.dry_run(loaded.config, paths))
     raise typer.Exit(
         runner.start_run(loaded.config, paths, preset=loaded.preset, selection=selection, preflight=not no_preflight)
     )
@@ -89,6 +109,33 @@ def _show_plan(run: str, planned: list[Planned], as_json: bool) -> None:
         say_json({"run": run, "stages": [p.as_dict() for p in planned]})
     else:
         say(plan_text(planned))
+
+
+def _start_together(
+    config: Config, run_folder: Path, nnodes: str, endpoint: str, check: Callable[[], object] = lambda: None
+) -> None:
+    """Where several processes are wanted and this is none of them: start them, with this very command line, and exit.
+
+    Raises:
+        UbqError: the run is held, or cannot start; found out before anything is started.
+    """
+    from ubq.jobs import ranks
+    from ubq.jobs.owner import alive, held_by, read_owner
+
+    settings = config.distributed
+    if ranks.in_group() or (settings.nproc == 1 and nnodes == "1"):
+        return
+    if nnodes != "1" and not endpoint:
+        raise UsageError(
+            _("several machines have to meet somewhere"),
+            _("give --rdzv-endpoint HOST:PORT of one of them, the same on each"),
+        )
+    check()
+    holder = read_owner(run_folder)
+    if nnodes == "1" and holder is not None and alive(holder, run_folder):  # of several machines, one may be ahead
+        raise held_by(run_folder, holder)
+    command = ranks.torchrun_command(sys.argv[1:], settings.nproc, nnodes, endpoint, settings.restarts)
+    raise typer.Exit(ranks.launch(command, run_folder))
 
 
 def _detached(run_folder: Path) -> int:
@@ -127,6 +174,12 @@ def resume(
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: one JSON object on stdout.")] = False,
     detach: Detach = False,
     no_preflight: NoPreflight = False,
+    nproc: Annotated[
+        int | None,
+        typer.Option("--nproc", min=1, help="Processes on this machine that train together.", rich_help_panel=GROUP),
+    ] = None,
+    nnodes: Nnodes = "1",
+    rdzv_endpoint: Rendezvous = "",
 ) -> None:
     """Go on with a run from its last checkpoint, with the configuration it was started with.
 
@@ -135,7 +188,8 @@ def resume(
     from ubq.config.load import parse_assignments
     from ubq.jobs.status import find_run
 
-    folder, overrides = find_run(run, runs_dir), parse_assignments(assignments or [])
+    several = [f"distributed.nproc={nproc}"] if nproc else []
+    folder, overrides = find_run(run, runs_dir), parse_assignments([*(assignments or []), *several])
     if detach:
         raise typer.Exit(_detached(folder))
     from ubq.jobs import run as runner
@@ -147,6 +201,7 @@ def resume(
     if dry_run:
         planned = runner.dry_run(load_frozen(paths, overrides), paths, selection=selection)
         return _show_plan(folder.name, planned, as_json)
+    _start_together(load_frozen(paths, overrides), folder, nnodes, rdzv_endpoint)
     raise typer.Exit(runner.resume_run(paths, overrides=overrides, selection=selection, preflight=not no_preflight))
 
 

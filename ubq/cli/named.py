@@ -10,6 +10,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from ubq.cli.options import GROUP
+
 _DATA = "Data and model"
 _QAT = "Quantisation-aware training"
 _QUANT = "Quantisation"
@@ -49,6 +51,7 @@ class Named:
 
 
 NAMED = (
+    Named(option="--nproc", kind=int, help="Processes on this machine that train together.", panel=GROUP),
     Named(option="--train-data", help="Training shot gathers: file or folder.", panel=_DATA),
     Named(option="--train-label", help="Training velocity maps.", panel=_DATA),
     Named(option="--val-data", help="Held-out shot gathers.", panel=_DATA),

@@ -25,8 +25,21 @@ RunsDir = Annotated[
 HERE: Any = None
 """Default of :data:`RunsDir`, for which its callback finds the folder."""
 
+GROUP = "Several processes"
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 NoPreflight = Annotated[bool, typer.Option("--no-preflight", help="Do not check disk, memory, data and device first.")]
+Nnodes = Annotated[
+    str, typer.Option("--nnodes", help="Machines that train together; torchrun's option.", rich_help_panel=GROUP)
+]
+Rendezvous = Annotated[
+    str,
+    typer.Option(
+        "--rdzv-endpoint",
+        metavar="HOST:PORT",
+        help="Where the machines meet; torchrun's option.",
+        rich_help_panel=GROUP,
+    ),
+]
 Detach = Annotated[bool, typer.Option("--detach", help="Run in the background, in a session of its own.")]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one configuration key.")

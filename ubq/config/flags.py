@@ -52,6 +52,7 @@ FLAGS = (
     Flag("--quantize-seismic", "quant.seismic", ON_OFF),
     Flag("--quantize-diffusion", "quant.diffusion", ON_OFF),
     Flag("--device", "device"),
+    Flag("--nproc", "distributed.nproc"),
     Flag("--run", "run.name"),
     Flag("--runs-dir", "run.dir"),
     Flag("--force-quantization", "", ON_OFF, "`quant.keep_float = []` and `quant.max_quality_loss = 0.0`"),

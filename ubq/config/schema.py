@@ -476,6 +476,15 @@ class ExportConfig(Table):
         return self
 
 
+class DistributedConfig(Table):
+    """Several processes that train one model together."""
+
+    nproc: Positive = 1
+    """Processes on each host: one for each GPU, or to share the cores; they share ``threads``."""
+    restarts: Count = 3
+    """How often the processes are started again, from the last checkpoint, after one of them died."""
+
+
 class Config(Table):
     """A whole run."""
 
@@ -500,6 +509,7 @@ class Config(Table):
     qat: QatConfig = QatConfig()
     quant: QuantConfig = QuantConfig()
     export: ExportConfig = ExportConfig()
+    distributed: DistributedConfig = DistributedConfig()
 
     @property
     def sampling(self) -> ExportConfig:

@@ -73,7 +73,7 @@ def start_detached(arguments: Sequence[str], run: Path, wait: float = PREFLIGHT_
         started = False
         while time.monotonic() < deadline and process.poll() is None:
             owner = read_owner(run)
-            if owner is not None and owner.pid == process.pid:
+            if owner is not None and process.pid in (owner.pid, owner.launcher):
                 state = read_state(run / "state.json")
                 # What a crashed process left there may say "running", too.
                 if state is not None and state.state == RUNNING and state.holder == owner.token:
@@ -132,7 +132,7 @@ def stop_run(run: Path, now: bool = False, timeout: float = 600.0, tell: Callabl
 
 def _signal(owner: Owner, number: int) -> None:
     try:
-        os.kill(owner.pid, number)
+        os.kill(owner.launcher or owner.pid, number)  # a launcher passes it on to every rank
     except ProcessLookupError:
         pass
     except PermissionError as error:

@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from ubq.config.runs import run_command
+from ubq.distributed import launcher
 from ubq.durable import dump_json, parse_json, write_atomic
 from ubq.errors import NO_SPACE, HeldError, UsageError
 from ubq.i18n import gettext as _
@@ -66,6 +67,8 @@ class Owner:
     """The process-id namespace in which ``pid`` counts; a container has its own."""
     folder: str = ""
     """Device and inode of the run's folder: a copy of the folder is not held by who holds the original."""
+    launcher: int = 0
+    """Process id of the ``ubq run`` that started a group of processes, of which this is the first; else 0."""
 
 
 def this_process(command: str = "", run: Path | None = None) -> Owner:
@@ -82,6 +85,7 @@ def this_process(command: str = "", run: Path | None = None) -> Owner:
         token=secrets.token_hex(8),
         namespace=pid_namespace(),
         folder=folder_identity(run) if run is not None else "",
+        launcher=launcher(),
     )
 
 

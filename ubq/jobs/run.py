@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from ubq.config.runs import run_command
 from ubq.cpu import wait_asleep
+from ubq.distributed import LostProcessError, place
 from ubq.durable import LineFile, read_rows
 from ubq.errors import (
     EXIT_MARK_FAILED,
@@ -54,6 +55,7 @@ from ubq.jobs.plan import (
     plan,
     plan_stage,
 )
+from ubq.jobs.ranks import Leader, ended_in, follow
 from ubq.jobs.signals import StopSignals
 from ubq.jobs.state import (
     COMPLETED,
@@ -124,13 +126,29 @@ def start_run(
     selection = selection or Selection()
     selection.check(config, stages)
     wait_asleep()
+    spot = place()
+    if spot is not None and spot.rank:
+        return follow(config.device, stages)
+    leader = Leader(config.device) if spot is not None else None
     try:
-        return _start(config, paths, preset, selection, preflight, stages, console, command)
+        if spot is not None and spot.restarts and (failed := _failed_before(paths)):
+            return failed
+        code = _start(config, paths, preset, selection, preflight, stages, console, command, leader)
+        return code if leader is None else ended_in(code)
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
         fix = _("make room, then: {command}").format(command=run_command("resume", paths.root))
         raise StageError(_no_space(paths), fix) from error
+    finally:
+        if leader is not None:
+            leader.end()
+
+
+def _failed_before(paths: RunPaths) -> int:
+    """Exit code of a run that failed for a reason that another start would not take away; else 0."""
+    state = read_state(paths.state)
+    return (state.exit_code or 0) if state is not None and state.state == FAILED else 0
 
 
 def _start(
@@ -142,11 +160,12 @@ def _start(
     stages: Sequence[Stage],
     console: Console | None,
     command: str,
+    leader: Leader | None,
 ) -> int:
     fresh = not (paths.state.exists() or paths.config.exists())
     try:
         with Hold(paths.root, command or " ".join(sys.argv)) as hold:
-            code = _held(hold, config, paths, preset, selection, preflight, stages, console)
+            code = _held(hold, config, paths, preset, selection, preflight, stages, console, leader)
     except HeldError:
         raise  # what lies there is another process's
     except UbqError:
@@ -167,6 +186,7 @@ def _held(
     preflight: bool,
     stages: Sequence[Stage],
     console: Console | None,
+    leader: Leader | None,
 ) -> int:
     """Plan and run, while this process holds the run."""
     config = freeze(config, paths, preset)
@@ -182,7 +202,7 @@ def _held(
             if state.error:
                 console.line(_("error: {error}").format(error=state.error["message"]))
             return state.exit_code or EXIT_OK
-        with contextlib.closing(_Runner(hold, config, paths, preset, state, selection, stages, console)) as job:
+        with contextlib.closing(_Runner(hold, config, paths, preset, state, selection, stages, console, leader)) as job:
             return job.run(planned, preflight)
     finally:
         console.close()
@@ -258,8 +278,11 @@ class _Runner:
         selection: Selection,
         stages: Sequence[Stage],
         console: Console,
+        leader: Leader | None,
     ) -> None:
         self.hold = hold
+        self.leader = leader
+        """Of the processes that train with this one."""
         self.config = config
         self.paths = paths
         self.selection = selection
@@ -285,7 +308,7 @@ class _Runner:
 
     def run(self, planned: Sequence[Planned], preflight: bool) -> int:
         state = self.state
-        state.state, state.exit_code, state.error = PENDING, None, None
+        state.state, state.exit_code, state.error, state.processes = PENDING, None, None, []
         state.next_command = self.resume
         # Forced stages forget what they did, so that an interruption does not undo the force.
         for item in planned:
@@ -317,6 +340,9 @@ class _Runner:
                 state.state = RUNNING
                 self.file.save()
                 _set_threads(self.config.threads)
+                if self.leader is not None:
+                    state.processes = self.leader.processes()
+                    self.file.save()
                 for stage in self.selection.stages(self.config, self.stages):
                     if stop.received is not None:
                         raise Stopped
@@ -326,6 +352,9 @@ class _Runner:
                 return self._completed()
             except Stopped:
                 return self._interrupted(stop)
+            except LostProcessError as error:
+                self.log(_("a process of the group is gone ({error}); the group starts again").format(error=error))
+                return EXIT_STAGE_FAILED  # the state stays as a crash would leave it
             except LostHoldError as error:
                 state.exit_code = error.exit_code  # of this process; on disk it is the other's
                 raise
@@ -380,10 +409,19 @@ class _Runner:
         context: StageContext = RunContext(self, entry, store, stop)
         begin = time.monotonic()
         try:
+            if self.leader is not None and stage.trains:
+                self.leader.begin(stage.name, self.config, self.paths, entry.step)
             stage.run(context)
         except Stopped:
             entry.state = INTERRUPTED
             raise
+        except LostProcessError as error:  # also where torchrun's signal came first
+            assert self.leader is not None
+            reason = self.leader.reason(error)
+            if reason is None:
+                raise
+            entry.state, entry.error = FAILED, {"message": reason.message, "fix": reason.fix}
+            raise reason from error
         except UbqError as error:
             if error.exit_code != EXIT_MARK_FAILED:
                 entry.state = FAILED

@@ -85,6 +85,8 @@ class RunState:
     """``{stage, message, fix}`` of what failed."""
     next_command: str = ""
     preflight: list[dict[str, str]] = field(default_factory=list)
+    processes: list[dict[str, Any]] = field(default_factory=list)
+    """``{rank, host, pid}`` of the processes that train together; empty where there is one."""
     stages: list[StageState] = field(default_factory=list)
 
     def stage(self, name: str) -> StageState | None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ubq.config.schema import QuantConfig
+from ubq.distributed import sharing
 from ubq.quant.observers import SMALLEST_SCALE, RangeObserver
 
 WEIGHT_LEVELS = 127
@@ -288,6 +289,9 @@ class QLinearDynamic(QuantLayer):
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
             low, high = torch.aminmax(x.detach())
+            group = sharing()
+            if group is not None:
+                low, high = group.range(low, high)
             # float64, as the integer kernels choose their own grid
             low, high = low.clamp(max=0.0).double(), high.clamp(min=0.0).double()
             scale = (high - low) / self.levels

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ubq.config.schema import QuantConfig
+from ubq.distributed import sharing
 
 SAMPLE = 1 << 16
 """Most elements of a batch that a percentile or a search looks at, taken at even spacing."""
@@ -84,11 +85,15 @@ class RangeObserver(nn.Module):
         return grid
 
     def _range(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        group = sharing()
         if self.kind == "moving_average":
             low, high = torch.aminmax(x)
-            return low, high
+            return (low, high) if group is None else group.range(low, high)
         flat = x.reshape(-1)
-        flat = flat[:: -(-flat.numel() // SAMPLE)].float()
+        if group is None:
+            flat = flat[:: -(-flat.numel() // SAMPLE)].float()
+        else:
+            flat = group.strided(flat, lambda whole: -(-whole // SAMPLE)).float()
         if self.kind == "percentile":
             tails = _constants((1.0 - self.percentile, self.percentile), x.device)
             low, high = torch.quantile(flat, tails).unbind()

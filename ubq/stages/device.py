@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ubq.config.schema import Config
 from ubq.cpu import cores
+from ubq.distributed import place, threads_here
 from ubq.errors import PreflightError
 from ubq.i18n import gettext as _
 
@@ -19,10 +20,10 @@ VECTOR_MATH = ("tanh", "sqrt", "exp", "log", "sin", "cos")
 
 
 def set_threads(config: Config) -> None:
-    """Use the run's thread count in this process, and let nothing hang on which thread comes first."""
+    """Use this process's share of the run's threads, and let nothing hang on which thread comes first."""
     import torch
 
-    torch.set_num_threads(config.threads or cores())
+    torch.set_num_threads(threads_here(config.threads or cores()))
     settle_vector_math()
 
 
@@ -50,6 +51,14 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
+    spot = place()
+    if device.type == "cuda" and spot is not None and spot.local_size > 1:
+        if device.index is not None:
+            raise PreflightError(
+                _("device {name} is one GPU, and there are {count} processes").format(name=name, count=spot.local_size),
+                "--device cuda",
+            )
+        device = torch.device("cuda", spot.local_rank)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise PreflightError(_("device {name} is not available on this machine").format(name=name), "--device cpu")
     return device

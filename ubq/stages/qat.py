@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from ubq.config.schema import Config, QatTraining
+from ubq.distributed import decided_by_first
 from ubq.i18n import gettext as _
 from ubq.stages.base import StageContext
 from ubq.stages.floatmodel import normalization_of, sizes_of, trained_parts
@@ -93,7 +94,7 @@ def judge_within_budget(
     from ubq.quant.prepare import restore_float
     from ubq.quant.sensitivity import layers_to_keep_float
 
-    names = layers_to_keep_float(generator, context.config.quant, inputs, parts)
+    names = decided_by_first(lambda: list(layers_to_keep_float(generator, context.config.quant, inputs, parts)))
     restore_float(generator, names)
     if names:
         context.log(_("left in float by quant.max_quality_loss: {names}").format(names=", ".join(names)))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ubq.config.schema import Config
+from ubq.distributed import first_alone
 from ubq.errors import CheckpointError
 from ubq.i18n import gettext as _
 from ubq.model.parts import DECODERS
@@ -72,6 +73,7 @@ class QatDecoders(Stage):
         device = use_device(config)
         given = Path(config.pretrained.decoder_path)
         if config.pretrained.decoder_path and is_qat(given):
+            first_alone()
             self._take_over(context, given)
             return
         generator, recipe = qat_generator(config, paths, DECODERS, device)

@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ubq import distributed
 from ubq.model.layers import Projector
 from ubq.model.seismic import SeismicDecoder
 from ubq.training.latents import Maps
@@ -42,11 +43,18 @@ def fit_head(branch: SeismicBranch, latents: Tensor, maps: Maps, batch_size: int
     width = head.in_features + 1  # and the bias
     gram = torch.zeros(width, width, dtype=torch.float64, device=latents.device)
     moment = torch.zeros(width, head.out_features, device=latents.device)
-    for samples in torch.arange(len(latents)).split(batch_size):
+    group = distributed.group()
+    parts = torch.arange(len(latents)).split(batch_size)
+    if group is not None:  # each rank reads its share of the gathers
+        parts = parts[group.place.rank :: group.place.size]
+    for samples in parts:
         features = decoder.features(projector(latents[samples]))
         features = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
         gram += features.T.double() @ features.double()
         moment += features.T @ maps.seismic(samples).flatten(1)
+    if group is not None:
+        group.sum_all_([gram])
+        group.sum_all_([moment])
     gram.diagonal()[:-1] += RIDGE * gram.diagonal()[:-1].mean()
     solution = torch.linalg.inv(gram).float() @ moment
     head.weight.copy_(solution[:-1].T)

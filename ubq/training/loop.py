@@ -3,8 +3,8 @@
 A step is decided by its number alone: which samples it sees and what it draws are keyed by the
 global sample index, and the learning rate and the quantisation phase follow from the step. What a
 checkpoint has to hold is therefore the weights, their average, the optimiser's moments, the
-model's buffers (batch statistics, observers) and the step. Written so that several processes can
-join: a rank would take its share of ``global_indices``, and only rank 0 would write.
+model's buffers (batch statistics, observers) and the step. With several processes (``ubq.distributed``)
+each rank takes its share of the step's indices and only the first writes; how, is in ``ubq.training.ranks``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ubq.training.context import Stopped, TrainingContext
 from ubq.training.ema import WeightAverage
 from ubq.training.optimizer import StageOptimizer
 from ubq.training.randomness import SampleDraws, SampleOrder
+from ubq.training.ranks import ranks
 
 FULL_QUANTISATION_PHASE = "activations"
 """First phase of quantisation-aware training in which weights and activations are both fake-quantised."""
@@ -92,7 +93,8 @@ def train(
         StageError: not even one sample fits the memory.
     """
     try:
-        _Training(task, loop, settings, run, seed, device).run()
+        with ranks().together(task.model):
+            _Training(task, loop, settings, run, seed, device).run()
     except (RuntimeError, MemoryError) as error:  # the average, the optimiser's moments, a save
         if not is_out_of_memory(error):
             raise
@@ -123,17 +125,24 @@ class _Training:
         device: torch.device,
     ) -> None:
         self.task, self.loop, self.settings, self.run_config, self.device = task, loop, settings, run, device
-        self.seed = seed
+        self.seed, self.ranks = seed, ranks()
         self.steps = total_steps(settings, task.train_samples)
         self.parameters = [p for p in task.model.parameters() if p.requires_grad]
         self.order = SampleOrder(task.train_samples, seed, loop.stage)
         # Batch statistics of a single sample do not exist where a layer sees one value a channel.
         has_statistics = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in task.model.modules())
-        self.most_parts = max(1, settings.batch_size // (2 if has_statistics else 1))
+        self.most_parts = max(1, settings.batch_size // max(2 if has_statistics else 1, self.ranks.size))
         if has_statistics and settings.batch_size < 2:
             raise StageError(
                 _("{stage}: batch_size 1 leaves nothing to take batch statistics of").format(stage=loop.stage),
                 _("set the stage's batch_size to 2 or more"),
+            )
+        if settings.batch_size < self.ranks.size:
+            raise StageError(
+                _("{stage}: batch_size {batch} leaves some of {count} processes without a sample").format(
+                    stage=loop.stage, batch=settings.batch_size, count=self.ranks.size
+                ),
+                _("use a larger batch_size for the stage, or --nproc {count}").format(count=settings.batch_size),
             )
         self.parts = min(settings.accumulate, self.most_parts)
         self.step = 0
@@ -147,13 +156,13 @@ class _Training:
 
     def run(self) -> None:
         self._restore()
-        saved_at, saved_step = time.monotonic(), self.step
+        self.saved_at, self.saved_step = time.monotonic(), self.step
         phase = self.task.phase(self.step, self.steps)
         self.task.enter(phase)
         if self.step == 0 and self.steps and phase == FULL_QUANTISATION_PHASE:
             self._validate(phase)
         while self.step < self.steps:
-            loss, norm = self._step()
+            loss, norm, agreed = self._step()
             self.step += 1
             self._report(loss, norm, phase)
             before, phase = phase, self.task.phase(self.step, self.steps)
@@ -163,17 +172,19 @@ class _Training:
             reference = phase == FULL_QUANTISATION_PHASE != before  # what the end of the stage is compared with
             if self.step == self.steps or reference or self.step % self.validate_every == 0:
                 self._validate(phase)
-            due = self._checkpoint_due(saved_step, saved_at)
-            stop = self.step < self.steps and self.loop.stop_requested()
+            stop, due = agreed or self._wishes(self.step)
             if due or stop:
                 self._save()
-                saved_at, saved_step = time.monotonic(), self.step
+                self.saved_at, self.saved_step = time.monotonic(), self.step
             if stop:
                 raise Stopped
         self.average.apply()
 
-    def _step(self) -> tuple[Tensor, Tensor]:
-        """Loss and gradient norm of one step, left on the device: to read them would wait for it."""
+    def _step(self) -> tuple[Tensor, Tensor, tuple[bool, bool] | None]:
+        """Loss and gradient norm of one step, left on the device: to read them would wait for it.
+
+        And whether the ranks agreed to stop or to save after it.
+        """
         self.optimizer.lr = learning_rate(self.settings, self.step, self.steps)
         batch = self.settings.batch_size
         indices = range(self.step * batch, (self.step + 1) * batch)
@@ -181,10 +192,12 @@ class _Training:
             self._copy_buffers(self.buffers_before, self.buffers)
             try:
                 loss = self._accumulate(indices)
+                agreed = self.ranks.sum_(self.parameters, loss, lambda: self._wishes(self.step + 1))
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+            self.ranks.out_of_memory()
             self._halve()  # outside the handler: the traceback keeps the failed step's tensors alive
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None], foreach=True)
         if self.device.type == "cpu":  # a GPU would be waited for; there a checkpoint is what stays finite
@@ -194,7 +207,7 @@ class _Training:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update()
-        return loss, norm
+        return loss, norm, agreed
 
     def _check_finite(self, value: float, what: str, step: int) -> None:
         """Raise where a figure of a step is not finite; nothing of it has been saved."""
@@ -229,12 +242,13 @@ class _Training:
         for start, end in pairwise(bounds):
             part = indices[start:end]
             following = range(indices[end - 1] + 1, indices[end - 1] + 1 + len(part))
-            with self._autocast():
-                loss = self.task.loss(self.order(part), SampleDraws(self.seed, self.loop.stage, part))
-            if following[-1] < self.steps * len(indices):
-                self.task.prefetch(self.order(following))
-            share = len(part) / len(indices)
-            (loss * share).backward()
+            with self.ranks.part(part) as own:
+                with self._autocast():
+                    loss = self.task.loss(self.order(own), SampleDraws(self.seed, self.loop.stage, own, part))
+                if following[-1] < self.steps * len(indices):
+                    self.task.prefetch(self.order(self.ranks.own(following)))
+                share = len(own) / len(indices)
+                (loss * share).backward()
             total += loss.detach().double() * share
         return total
 
@@ -282,6 +296,8 @@ class _Training:
             self.loop.metrics(self.step, loss=value, lr=self.optimizer.lr, grad_norm=float(norm), phase=phase)
 
     def _validate(self, phase: str) -> None:
+        if not self.ranks.first:
+            return
         with self.average.applied(), torch.no_grad():
             value = self.task.validate(self.part_size)
         self._check_finite(value, _("the validation loss"), self.step)
@@ -289,12 +305,14 @@ class _Training:
         self.loop.metrics(self.step, val_loss=value, phase=phase)
         self.loop.progress(self.step, self.steps, val_loss=value, best_val_loss=self.best)
 
-    def _checkpoint_due(self, saved_step: int, saved_at: float) -> bool:
-        if self.step == self.steps:
-            return True
+    def _wishes(self, step: int) -> tuple[bool, bool]:
+        """Whether to stop, and whether to save, after so many steps."""
+        if step == self.steps:
+            return False, True
         every, minutes = self.run_config.checkpoint_steps, self.run_config.checkpoint_minutes
-        by_steps = every > 0 and self.step - saved_step >= every
-        return by_steps or (minutes > 0 and time.monotonic() - saved_at >= 60 * minutes)
+        by_steps = every > 0 and step - self.saved_step >= every
+        due = by_steps or (minutes > 0 and time.monotonic() - self.saved_at >= 60 * minutes)
+        return self.loop.stop_requested(), due
 
     def _save(self) -> None:
         optimizer = self.optimizer.state_dict()
@@ -303,6 +321,8 @@ class _Training:
             raise self._diverged(_("what was to be saved"), where, self.step)
         if self.last_loss is not None:
             self._check_finite(float(self.last_loss), _("the loss"), self.step - 1)
+        if not self.ranks.first:
+            return
         payload: dict[str, object] = {
             "step": self.step,
             "model": self.task.model.state_dict(),

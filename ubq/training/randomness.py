@@ -52,11 +52,22 @@ class SampleOrder:
 
 
 class SampleDraws:
-    """Noise and time steps for the samples of one step, keyed by their global indices."""
+    """Noise and time steps for the samples of one step, keyed by their global indices.
 
-    def __init__(self, seed: int, stage: str, global_indices: Sequence[int]) -> None:
+    Args:
+        batch: indices of all samples that are worked on at once, where other processes have some of them.
+    """
+
+    def __init__(
+        self, seed: int, stage: str, global_indices: Sequence[int], batch: Sequence[int] | None = None
+    ) -> None:
+        self._whole = None if batch is None or batch is global_indices else (seed, stage, batch)
         self._indices, self._offset = list(global_indices), key(seed, stage, "times")
         self._generators = [seeded_generator(seed, stage, "draws", g) for g in global_indices]
+
+    def of_batch(self) -> SampleDraws:
+        """Those of every process's samples, from the beginning; these where there is no other process."""
+        return SampleDraws(*self._whole) if self._whole else self
 
     def time_steps(self, steps: int) -> Tensor:
         """Diffusion time steps in [0, steps), (B,) int64: one a sample, each as likely as any other.

@@ -16,6 +16,7 @@ from ubq.config.schema import AutoencoderTraining, ReconstructionTraining, Seism
 from ubq.training.latents import Latents, Maps
 from ubq.training.modules import Autoencoder
 from ubq.training.randomness import SampleDraws
+from ubq.training.shared_batch import whole_batch
 from ubq.training.sharpness import patch_loss
 
 VALIDATION_SAMPLES = 256
@@ -37,7 +38,8 @@ def velocity_loss(predicted: Tensor, target: Tensor, settings: VelocityTraining,
     """Reconstruction loss of normalised velocity maps and, by its weight, the distance of their patches."""
     loss = reconstruction_loss(predicted, target, settings)
     if settings.patch_weight:
-        loss = loss + settings.patch_weight * patch_loss(predicted, target, draws)
+        patches = patch_loss(whole_batch(predicted), whole_batch(target), draws.of_batch())
+        loss = loss + settings.patch_weight * patches
     return loss
 
 
