@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ubq.cli.completion import preset_names
 from ubq.cli.named import with_named_options
 from ubq.cli.options import HERE, Assignments, Detach, DryRun, Force, Json, NoPreflight, RunName, RunsDir, Yes
 from ubq.cli.output import say, say_json
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 @with_named_options
 def run(
     options: dict[str, object],
-    preset: Annotated[str | None, typer.Option("--preset", help="Preset to build on; see ubq presets list.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option("--preset", autocompletion=preset_names, help="Preset to build on; see ubq presets list."),
+    ] = None,
     project: Annotated[Path | None, typer.Option("--config", help="Project file instead of ./ubq.toml.")] = None,
     assignments: Assignments = None,
     name: Annotated[
@@ -64,7 +68,14 @@ def run(
     if detach:
         raise typer.Exit(_detached(paths.root))
     raise typer.Exit(
-        runner.start_run(loaded.config, paths, preset=loaded.preset, selection=selection, preflight=not no_preflight)
+        runner.start_run(
+            loaded.config,
+            paths,
+            preset=loaded.preset,
+            selection=selection,
+            preflight=not no_preflight,
+            provenance=loaded.provenance,
+        )
     )
 
 
