@@ -1,10 +1,12 @@
-"""The processor: how much of it is ours, and how its threads wait for each other."""
+"""The processor: its name, how much of it is ours, and how its threads wait for each other."""
 
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import MutableMapping
+from pathlib import Path
 
 SPINS = 1000
 """Turns of its loop for which a thread of libgomp waits awake. Its own default is 300,000, a millisecond or so, which
@@ -26,3 +28,13 @@ def wait_asleep(environ: MutableMapping[str, str] | None = None) -> None:
     environ = os.environ if environ is None else environ
     if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in environ:
         environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
+
+
+def processor() -> str:
+    """Its name, as the system has it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return name or platform.processor() or platform.machine()

@@ -174,3 +174,12 @@ def read_rows(path: Path) -> Iterator[dict[str, object]]:
             continue
         if isinstance(row, dict):
             yield row
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A file's JSON object; an empty one where there is none to read."""
+    try:
+        found = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -18,11 +18,12 @@ from ubq.interface import read_interface
 
 LOCALE_DIR = Path(__file__).parent / "locale"
 _translations: _gettext.NullTranslations | None = None
+_language = "en"
 
 
 def set_language(language: str | None) -> None:
     """Choose the language (``en``, ``zh_CN``); ``None`` goes back to the environment's."""
-    global _translations
+    global _translations, _language
     chosen = language or os.environ.get("UBQ_LANG") or read_interface().language
     chosen = chosen or next((os.environ[k] for k in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(k)), "en")
     name = chosen.split(".")[0].replace("-", "_")
@@ -31,7 +32,15 @@ def set_language(language: str | None) -> None:
         _translations = _gettext.translation("ubq", LOCALE_DIR, languages=wanted, fallback=True)
     except Exception:  # a damaged catalogue fails in many ways, and is no reason to say nothing
         _translations = _gettext.NullTranslations()
+    _language = wanted[-1] if type(_translations) is _gettext.GNUTranslations else "en"
     _known.cache_clear()
+
+
+def language() -> str:
+    """The language that messages are in: ``en`` or that of a catalogue (``zh_CN``)."""
+    if _translations is None:
+        set_language(None)
+    return _language
 
 
 def gettext(message: str) -> str:

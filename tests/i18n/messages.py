@@ -38,7 +38,8 @@ def messages() -> dict[str, list[str]]:
         if message.strip() and place not in found.setdefault(message, []):
             found[message].append(place)
 
-    extracted = extract_from_dir(ROOT / "ubq", [("**.py", "python")], keywords={"_": None, "gettext": None})
+    methods = [("**.py", "python"), ("**.html", "jinja2")]
+    extracted = extract_from_dir(ROOT / "ubq", methods, keywords={"_": None, "gettext": None})
     for name, _line, message, _comments, _context in extracted:
         add(message if isinstance(message, str) else message[0], f"ubq/{name}")
     for file in sorted((ROOT / "ubq" / "cli").glob("*.py")):

@@ -385,3 +385,36 @@ def test_a_frozen_configuration_of_before_is_read_from_where_it_was_started(
     assert changes(before, now, {}) == []
     assert changes(before, now | {f"input {work}/maps/x.npy": "other"}, {}) != []
     assert changes(before | {"data.train_velocity": "other/x.npy"}, now, {}) != []
+
+
+def test_a_run_keeps_where_its_values_came_from(tmp_path: Path) -> None:
+    from ubq.config.load import load_config
+
+    paths = RunPaths(tmp_path / "run")
+
+    def start(**more: object) -> dict[str, str]:
+        loaded = load_config(isolated=True, **more)  # type: ignore[arg-type]
+        start_run(
+            loaded.config, paths, stages=toy.stages(), preflight=False, console=QuietConsole(),
+            provenance=loaded.provenance,
+        )  # fmt: skip
+        return json.loads(paths.sources.read_text())
+
+    overrides = {"train.autoencoder.steps": 10, "train.diffusion.steps": 10, "qat.epochs": 2}
+    first = start(preset="smoke", overrides=overrides)
+    assert (first["qat.epochs"], first["threads"]) == ("--set qat.epochs", "this machine")
+    assert first["data.family"].startswith("preset ")
+    again = start(project_file=paths.config, overrides={"qat.epochs": 3, "qat.lr": 0.001})
+    assert again == {**first, "qat.lr": "--set qat.lr", "qat.decoders.lr": again["qat.decoders.lr"],
+                     "qat.diffusion.lr": again["qat.diffusion.lr"]}  # fmt: skip
+
+
+def test_a_stage_says_where_it_ran_and_how_much_memory_it_took(tmp_path: Path) -> None:
+    paths = RunPaths(tmp_path / "run")
+    config = toy.toy_config(epochs=2)
+    assert start_run(config, paths, stages=toy.stages(), preflight=False, console=QuietConsole()) == 0
+    for stage in json.loads(paths.state.read_text())["stages"]:
+        assert stage["peak_memory"] > 5_000_000
+        assert stage["machine"]["cores"] >= 1
+        assert stage["machine"]["cpu"]
+        assert stage["machine"]["host"]

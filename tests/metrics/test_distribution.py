@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from ubq.metrics import (
     bootstrap_ratio,
-    nearest_distances,
+    nearest,
     pairwise_diversity,
     ratio_interval,
     real_floor,
@@ -143,10 +143,13 @@ def test_diversity_of_known_sets() -> None:
     assert pairwise_diversity(noise) == pytest.approx((2 * 4900) ** 0.5, rel=0.02)
 
 
-def test_nearest_distance_finds_a_copy_across_chunks() -> None:
+def test_the_nearest_map_is_a_copy_across_chunks() -> None:
     train = layered(50, 0)
     probe = torch.cat([train[[37]], layered(1, 9)])
-    found = nearest_distances(probe, train.split(16))
+    found, which = nearest(probe, train.split(16))
     assert found[0] == 0.0
+    assert which[0] == 37
     each = (train - probe[1]).double().flatten(1).norm(dim=1)
     assert float(found[1]) == pytest.approx(float(each.min()))
+    assert which[1] == each.argmin()
+    assert nearest(probe, [])[1].tolist() == [-1, -1]

@@ -18,8 +18,9 @@ from ubq.data.pairs import Pairs, open_files
 from ubq.model.wave import WaveEquation
 from ubq.verify import probe
 from ubq.verify.child import Exported
+from ubq.verify.evidence import read_evidence
 from ubq.verify.measure import Int8Counts, verify_export
-from ubq.verify.picture import draw_pairs, rows_of
+from ubq.verify.picture import WAVE, draw_pairs, rows_of
 from ubq.verify.report import MARK_IDS, Report
 
 LATENT = 8
@@ -174,6 +175,7 @@ def test_a_good_file_passes_every_mark_and_the_report_says_how(judge, folder: Pa
     report = judge(
         folder / "good.pt",
         picture=folder / "samples.png",
+        kept=folder / "report.npz",
         latents=torch.zeros(60, LATENT),
         progress=lambda *x: seen.append(x),
     )
@@ -194,6 +196,15 @@ def test_a_good_file_passes_every_mark_and_the_report_says_how(judge, folder: Pa
     assert min(report.details["physics"]["decoder_gathers"]) > 0.5, "sines are no waves"
     assert report.details["diversity"]["nearest_train"] > 0
     assert (folder / "samples.png").read_bytes()[:4] == b"\x89PNG"
+    kept = read_evidence(folder / "report.npz")
+    assert set(kept["pair_name"]) == {"generated", "held out"}
+    assert kept["gather"].dtype == np.int8
+    assert next(w for w, t in zip(kept["gather_error"], kept["gather_title"], strict=True) if t == WAVE) < 1e-3
+    assert kept["velocity_generated"].sum() == pytest.approx(1, abs=1e-3)
+    apart = np.linalg.norm((kept["copy_generated"] - kept["copy_nearest"]).astype(float).reshape(6, -1), axis=1)
+    assert apart == pytest.approx(kept["copy_distance"], rel=0.02)
+    assert kept["copy_distance"].min() == pytest.approx(report.details["diversity"]["nearest_train"])
+    assert (folder / "report.npz").stat().st_size < 1_000_000
     assert seen
     assert all(total == 128 for _, total in seen)
 

@@ -7,15 +7,13 @@ of two runs do not.
 from __future__ import annotations
 
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from ubq.cpu import cores
+from ubq.cpu import cores, processor
 
 
 @dataclass(frozen=True)
@@ -88,16 +86,7 @@ def machine() -> str:
 
     memory = psutil.virtual_memory().total / 2**30
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{_processor()}, {cores()} cores, {memory:.0f} GiB{load}; torch {torch.__version__}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return name or platform.processor() or platform.machine()
+    return f"{processor()}, {cores()} cores, {memory:.0f} GiB{load}; torch {torch.__version__}"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -32,6 +32,7 @@ COMMANDS = {
     "stop": "ubq.cli.jobs:stop",
     "wizard": "ubq.cli.wizard:wizard",
     "doctor": "ubq.cli.doctor:doctor",
+    "report": "ubq.cli.report:report",
     "export": "ubq.cli.export:app",
     "sample": "ubq.cli.sample:sample",
     "bench": "ubq.cli.bench:app",
@@ -166,7 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # PyTorch tells at every start that its quantised operators will go; a user of ubq can do nothing about it
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     args = list(sys.argv[1:] if arguments is None else arguments)
-    set_language(_language(args))
+    args = _language_first(args)
+    set_language(args[1] if args[:1] == ["--lang"] else None)
+    if not os.environ.get("COLUMNS", "").isdecimal() or int(os.environ["COLUMNS"]) == 0:
+        os.environ.pop("COLUMNS", None)  # said by what is no terminal: a width of 0 would show nothing
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding lacks ends no command
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -183,9 +187,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPT
     except BrokenPipeError:
-        # The reader of our output has gone (`ubq logs | head`); keep the interpreter from saying so at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
+        return _reader_gone()
+    except SystemExit as stop:  # Typer's answer to the same
+        if isinstance(stop.__context__, BrokenPipeError):
+            return _reader_gone()
+        raise
     except OSError as error:
         problem = of_the_system(error)
         return _fail(error, problem.message, problem.fix, problem.exit_code)
@@ -199,20 +205,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else EXIT_OK
 
 
-def _language(args: Sequence[str]) -> str | None:
-    """What ``--lang`` says; read first, since help is made before options are."""
-    for i, text in enumerate(args):
-        if text.startswith("--lang="):
-            return text.partition("=")[2]
-        if text == "--lang":
-            return next(iter(args[i + 1 : i + 2]), None)
-        if not text.startswith("-"):
+def _language_first(args: Sequence[str]) -> list[str]:
+    """The arguments with ``--lang LANG`` in front, wherever it stood; help is made before options are read."""
+    rest = list(args)
+    for i, text in enumerate(rest):
+        if text == "--":
             break
-    return None
+        if text.startswith("--lang="):
+            return ["--lang", text.partition("=")[2], *rest[:i], *rest[i + 1 :]]
+        if text == "--lang" and rest[i + 1 :]:
+            return ["--lang", rest[i + 1], *rest[:i], *rest[i + 2 :]]
+    return rest
+
+
+def _reader_gone() -> int:
+    """The reader of our output has gone (``ubq runs | head -1``): no error; nothing more is said, also not at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_OK
 
 
 def _fail(error: BaseException, message: str, fix: str, code: int) -> int:
-    if os.environ.get("UBQ_DEBUG"):
+    if os.environ.get("UBQ_DEBUG", "0") not in ("", "0"):
         import traceback
 
         traceback.print_exception(error)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, get_args
 
 import typer
 
+from ubq.cli.completion import run_names
 from ubq.cli.options import HERE, RunsDir
 from ubq.cli.output import say, say_json
 from ubq.cli.progress import progress
@@ -25,7 +26,9 @@ app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True, a
 Source = Annotated[
     str | None,
     typer.Argument(
-        metavar="[RUN|FILE]", help="A run or an exported .pt; the newest run when absent. Not with --width."
+        autocompletion=run_names,
+        metavar="[RUN|FILE]",
+        help="A run or an exported .pt; the newest run when absent. Not with --width.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
@@ -98,7 +101,9 @@ def kernel(
 
 @app.command()
 def steps(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="The newest run when absent.")] = None,
+    run: Annotated[
+        str | None, typer.Argument(autocompletion=run_names, metavar="[RUN]", help="The newest run when absent.")
+    ] = None,
     maps: Annotated[int, typer.Option(min=2, help="Maps drawn at every point.")] = 512,
     counts: Annotated[str, typer.Option("--steps", help="Step counts to measure.")] = "4,6,8,10,12,15,20,30,50",
     solvers: Annotated[str, typer.Option(help="Solvers to measure.")] = "dpmpp2m,ddim,ddpm",
@@ -183,7 +188,9 @@ def share(
 def runtimes(
     sources: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN|FILE...]", help="A run, or files of one model (.pt, .onnx, .pte)."),
+        typer.Argument(
+            autocompletion=run_names, metavar="[RUN|FILE...]", help="A run, or files of one model (.pt, .onnx, .pte)."
+        ),
     ] = None,
     sampling_steps: Annotated[
         int, typer.Option("--steps", min=0, help="Sampling steps of the files; 0: their default.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ubq.cli.completion import run_names
 from ubq.cli.options import HERE, RunsDir
 from ubq.cli.output import say, say_json
 from ubq.cli.progress import progress
@@ -24,7 +25,11 @@ def deploy(
     target: Annotated[str, typer.Argument(metavar="[USER@]HOST:PATH", help="Where to, such as pi@raspberrypi:ubq.")],
     source: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN|FOLDER]", help="A run, its exported_models or a bundle; default: the newest run."),
+        typer.Argument(
+            autocompletion=run_names,
+            metavar="[RUN|FOLDER]",
+            help="A run, its exported_models or a bundle; default: the newest run.",
+        ),
     ] = None,
     runtime: Annotated[
         str, typer.Option(help="onnx, torchscript or executorch; default: the first that is installed there.")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ubq.figures import duration, size
 from ubq.i18n import gettext as _
-from ubq.jobs.console import duration, figures
+from ubq.jobs.console import figures
 from ubq.jobs.plan import RESUME, Planned
 from ubq.jobs.status import Snapshot, percent
 
@@ -41,9 +42,9 @@ def describe(shot: Snapshot) -> str:
         )
         lines += _processes(state.processes)
     elif shot.shown == "crashed":
-        lines.append(_("its process is gone without saving; it goes on from the last checkpoint"))
+        lines.append(_("its process is gone without saving") + "; " + _to_repeat(shot))
     exported = [a for a in state.artifacts if str(a.get("path")).startswith("exported")]
-    lines += [f"{shot.paths.root / a['path']}  {_size(a.get('bytes'))}" for a in exported]
+    lines += [f"{shot.paths.root / a['path']}  {size(a.get('bytes'))}" for a in exported]
     if state.next_command and not shot.running:
         lines.append(_("next: {command}").format(command=state.next_command))
     return "\n".join(lines)
@@ -56,6 +57,21 @@ def _processes(processes: list[dict[str, Any]]) -> list[str]:
         hosts.setdefault(str(process.get("host")), []).append(str(process.get("rank")))
     text = _("ranks {ranks} on {host}")
     return [text.format(ranks=", ".join(ranks), host=host) for host, ranks in hosts.items()]
+
+
+def _to_repeat(shot: Snapshot) -> str:
+    """What of a crashed run is lost: the steps since the last checkpoint, with the time they took."""
+    stage = next((s for s in shot.state.stages if s.state == "running"), None)
+    if stage is None:
+        return _("no stage was at work, nothing is repeated")
+    kept = stage.last_checkpoint or 0
+    lost = max(stage.step - kept, 0)
+    if not kept:
+        text = _("{stage} has no checkpoint and starts over: {lost} steps are repeated")
+    else:
+        text = _("{stage} goes on from step {step}: {lost} steps are repeated")
+    told = text.format(stage=stage.name, step=kept, lost=lost)
+    return told + (f" ({duration(lost / stage.rate)})" if stage.rate and lost else "")
 
 
 def _stage_line(stage: StageState, width: int, shot: Snapshot) -> str:
@@ -74,12 +90,6 @@ def _stage_line(stage: StageState, width: int, shot: Snapshot) -> str:
     if stage.last_checkpoint is not None and stage.state != "completed":
         parts.append(_("checkpoint {step}").format(step=stage.last_checkpoint))
     return "  ".join(p for p in parts if p).rstrip()
-
-
-def _size(count: object) -> str:
-    if not isinstance(count, int):
-        return ""
-    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
 
 
 def plan_text(planned: Sequence[Planned]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ubq.cli.completion import run_names
 from ubq.cli.options import HERE, RunsDir
 from ubq.cli.output import say_json
 from ubq.config.runs import expanded
@@ -23,7 +24,9 @@ def doctor(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RUN|CONFIG]", help="A run, a TOML file or a preset; default: ./ubq.toml and the newest run."
+            autocompletion=run_names,
+            metavar="[RUN|CONFIG]",
+            help="A run, a TOML file or a preset; default: ./ubq.toml and the newest run.",
         ),
     ] = None,
     assignments: Annotated[

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ubq.cli.completion import run_names
 from ubq.cli.options import HERE, RunsDir
 from ubq.cli.output import say, say_json
 from ubq.config.runs import command, expanded, run_command
@@ -33,6 +34,10 @@ class _CheckpointOrCommand(TyperGroup):
             args = [_CHECKPOINT, *args]
         return super().parse_args(ctx, args)
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        source = next(p for p in self.commands[_CHECKPOINT].params if p.name == "source")
+        return [*super().shell_complete(ctx, incomplete), *source.shell_complete(ctx, incomplete)]
+
 
 app = typer.Typer(
     cls=_CheckpointOrCommand,
@@ -49,6 +54,7 @@ def checkpoint(
     source: Annotated[
         str,
         typer.Argument(
+            autocompletion=run_names,
             metavar="[CHECKPOINT|RUN]",
             help="final_qat_model.pt, a run, or a float checkpoint; default: the newest run.",
             show_default=False,

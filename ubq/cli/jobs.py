@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ubq.cli.completion import preset_names
 from ubq.cli.named import with_named_options
 from ubq.cli.options import (
     GROUP,
@@ -41,7 +42,10 @@ if TYPE_CHECKING:
 @with_named_options
 def run(
     options: dict[str, object],
-    preset: Annotated[str | None, typer.Option("--preset", help="Preset to build on; see ubq presets list.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option("--preset", autocompletion=preset_names, help="Preset to build on; see ubq presets list."),
+    ] = None,
     project: Annotated[Path | None, typer.Option("--config", help="Project file instead of ./ubq.toml.")] = None,
     assignments: Assignments = None,
     name: Annotated[
@@ -84,7 +88,14 @@ def run(
         raise typer.Exit(_detached(paths.root))
     _start_together(loaded.config, paths.root, nnodes, rdzv_endpoint, lambda: runner.dry_run(loaded.config, paths))
     raise typer.Exit(
-        runner.start_run(loaded.config, paths, preset=loaded.preset, selection=selection, preflight=not no_preflight)
+        runner.start_run(
+            loaded.config,
+            paths,
+            preset=loaded.preset,
+            selection=selection,
+            preflight=not no_preflight,
+            provenance=loaded.provenance,
+        )
     )
 
 

@@ -7,9 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from ubq.cli.completion import run_names
 from ubq.config.runs import runs_dir
 
-RunName = Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run's name or folder; the newest when absent.")]
+RunName = Annotated[
+    str | None,
+    typer.Argument(autocompletion=run_names, metavar="[RUN]", help="A run's name or folder; the newest when absent."),
+]
 
 
 def _found(given: Path | None) -> Path:

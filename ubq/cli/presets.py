@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ubq.cli.completion import preset_names
 from ubq.cli.output import say, say_json
 from ubq.config.runs import command
 from ubq.errors import UsageError
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Configurations to start from.", no_args_is_help=True, add_completion=False)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A preset; see ubq presets list.")]
+Name = Annotated[
+    str, typer.Argument(autocompletion=preset_names, metavar="NAME", help="A preset; see ubq presets list.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 

@@ -16,7 +16,7 @@ _PLAIN_SECONDS = 5.0
 @contextmanager
 def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal, a line now and then elsewhere; both on stderr, with rate and time left."""
-    from ubq.jobs.console import duration
+    from ubq.figures import duration
 
     printed = time.monotonic()
     base: tuple[int, float] | None = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ubq.cli.completion import run_names
 from ubq.cli.options import HERE, RunsDir
 from ubq.cli.output import say, say_json
 from ubq.config.runs import expanded, run_command
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="What runs in int8, and what it costs.", no_args_is_help=True, add_completion=False)
 
-Target = Annotated[str, typer.Argument(metavar="CHECKPOINT|RUN|FILE", help="QAT checkpoint, run, or exported .pt.")]
+Target = Annotated[
+    str,
+    typer.Argument(
+        autocompletion=run_names, metavar="CHECKPOINT|RUN|FILE", help="QAT checkpoint, run, or exported .pt."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Full = Annotated[bool, typer.Option("--full", help="Of a run: measure what quantising every single layer costs.")]
 Backend = Annotated[str, typer.Option("--backend", help="Engine to load an exported file under; empty: the default.")]

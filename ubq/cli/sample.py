@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ubq.cli.completion import run_names
 from ubq.cli.options import HERE, RunsDir
 from ubq.cli.output import say, say_json
 from ubq.cli.progress import progress
@@ -38,7 +39,9 @@ def sample(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="[FILE|RUN]", help="An exported file (.pt, .onnx, .pte) or a run; the newest run when absent."
+            autocompletion=run_names,
+            metavar="[FILE|RUN]",
+            help="An exported file (.pt, .onnx, .pte) or a run; the newest run when absent.",
         ),
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=1_000_000, help="Pairs to draw.")] = 4,

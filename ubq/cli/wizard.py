@@ -8,15 +8,21 @@ from typing import Annotated
 
 import typer
 
+from ubq.cli.completion import preset_names, run_names
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
 
 def wizard(
     run: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="A run to open; without one, the list of runs and presets.")
+        str | None,
+        typer.Argument(
+            autocompletion=run_names, metavar="[RUN]", help="A run to open; without one, the list of runs and presets."
+        ),
     ] = None,
-    preset: Annotated[str, typer.Option("--preset", help="Open the wizard on this preset.")] = "",
+    preset: Annotated[
+        str, typer.Option("--preset", autocompletion=preset_names, help="Open the wizard on this preset.")
+    ] = "",
     config_file: Annotated[
         Path, typer.Option("--config", help="Configuration file to write; default: ./ubq.toml.")
     ] = Path("ubq.toml"),

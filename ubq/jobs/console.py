@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
+from ubq.figures import duration
 from ubq.jobs.state import StageState
 from ubq.plaintext import printable
 
@@ -25,20 +26,6 @@ class Console(Protocol):
     def line(self, message: str) -> None: ...
     def progress(self, entry: StageState) -> None: ...
     def close(self) -> None: ...
-
-
-def duration(seconds: float | None) -> str:
-    """``1 h 02 min``, ``3 min 20 s``, ``12 s``; empty for ``None``."""
-    if seconds is None:
-        return ""
-    whole = int(seconds + 0.5)
-    if whole >= 86400:
-        return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    if whole >= 60:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole} s"
 
 
 def figures(entry: StageState) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ubq.config.runs import command
 from ubq.cpu import cores
 from ubq.data.files import with_data_found
-from ubq.durable import write_atomic
+from ubq.durable import dump_json, read_object, write_atomic
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
@@ -92,6 +92,30 @@ def with_absolute_paths(config: Config, folder: Path) -> Config:
             value = table.model_copy(update={name: value})
         config = value  # type: ignore[assignment]
     return config
+
+
+def write_sources(paths: RunPaths, given: Config, provenance: Mapping[str, str], frozen: Config) -> None:
+    """Write where each value of ``config.toml`` came from: ``sources.json``, dotted key -> source.
+
+    Args:
+        paths: of the run.
+        given: what it was started with.
+        provenance: where that came from, key by key; what is not said here stays as it was.
+        frozen: what the run keeps.
+    """
+    from ubq.config.rendering import values_of
+
+    before, known = values_of(given), read_object(paths.sources)
+    found = {**known, **provenance}
+    for path, value in values_of(frozen).items():
+        key = ".".join(path)
+        if key in provenance and value != before[path]:
+            found[key] = "this machine"
+        elif found.get(key, "").startswith(f"{paths.config}:"):  # read back from the run itself
+            found[key] = known.get(key, "")
+    found = {key: source for key, source in found.items() if source}
+    if found != known:
+        write_atomic(paths.sources, dump_json(found, indent=1))
 
 
 def write_config(paths: RunPaths, config: Config) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ubq.errors import UsageError
+from ubq.figures import duration
 from ubq.i18n import gettext as _
-from ubq.jobs.console import duration
 from ubq.jobs.fingerprints import Values, changes, config_values, fingerprint, relative
 from ubq.jobs.state import COMPLETED, RunState
 from ubq.training.store import CheckpointStore

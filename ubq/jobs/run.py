@@ -38,12 +38,14 @@ from ubq.errors import (
     UbqError,
     is_out_of_memory,
 )
+from ubq.figures import duration
 from ubq.i18n import gettext as _
 from ubq.jobs import fixes
-from ubq.jobs.console import Console, console_for, duration
+from ubq.jobs.console import Console, console_for
 from ubq.jobs.context import RunContext
 from ubq.jobs.fingerprints import changes, config_values, relative
-from ubq.jobs.frozen import freeze, load_frozen, write_config
+from ubq.jobs.frozen import freeze, load_frozen, write_config, write_sources
+from ubq.jobs.machine import forget_peak_memory, peak_memory, this_machine
 from ubq.jobs.owner import Hold, LostHoldError
 from ubq.jobs.plan import (
     RESUME,
@@ -101,6 +103,7 @@ def start_run(
     stages: Sequence[Stage] | None = None,
     console: Console | None = None,
     command: str = "",
+    provenance: Mapping[str, str] | None = None,
 ) -> int:
     """Run what of a run is not up to date, in this process; a new run, the same again, or a changed one.
 
@@ -113,6 +116,7 @@ def start_run(
         stages: the pipeline; ubq's own when left out.
         console: where lines and progress go; decided by the terminal when left out.
         command: the command line, for ``owner.json``.
+        provenance: where the values of ``config`` came from (``Loaded.provenance``).
 
     Returns:
         The exit code: 0 completed, 1 failed, 2 unusable input, 3 preflight, 5 a success mark failed,
@@ -133,7 +137,7 @@ def start_run(
     try:
         if spot is not None and spot.restarts and (failed := _failed_before(paths)):
             return failed
-        code = _start(config, paths, preset, selection, preflight, stages, console, command, leader)
+        code = _start(config, paths, preset, selection, preflight, stages, console, command, leader, provenance or {})
         return code if leader is None else ended_in(code)
     except OSError as error:
         if error.errno not in NO_SPACE:
@@ -161,11 +165,12 @@ def _start(
     console: Console | None,
     command: str,
     leader: Leader | None,
+    provenance: Mapping[str, str],
 ) -> int:
     fresh = not (paths.state.exists() or paths.config.exists())
     try:
         with Hold(paths.root, command or " ".join(sys.argv)) as hold:
-            code = _held(hold, config, paths, preset, selection, preflight, stages, console, leader)
+            code = _held(hold, config, paths, preset, selection, preflight, stages, console, leader, provenance)
     except HeldError:
         raise  # what lies there is another process's
     except UbqError:
@@ -187,12 +192,14 @@ def _held(
     stages: Sequence[Stage],
     console: Console | None,
     leader: Leader | None,
+    provenance: Mapping[str, str],
 ) -> int:
     """Plan and run, while this process holds the run."""
-    config = freeze(config, paths, preset)
+    given, config = config, freeze(config, paths, preset)
     state = read_state(paths.state)
     planned = plan(config, paths, stages, state, selection)
     check_discards(planned, selection, stages)
+    write_sources(paths, given, provenance, config)
     console = console or console_for(sys.stdout, paths.log)
     try:
         whole = not (selection.only or selection.until)
@@ -229,6 +236,7 @@ def resume_run(
         stages=stages,
         console=console,
         command=command,
+        provenance={key: f"--set {key}" for key in overrides or {}},
     )
 
 
@@ -408,6 +416,7 @@ class _Runner:
         entry = self._begin(item, old, store)
         context: StageContext = RunContext(self, entry, store, stop)
         begin = time.monotonic()
+        forget_peak_memory()
         try:
             if self.leader is not None and stage.trains:
                 self.leader.begin(stage.name, self.config, self.paths, entry.step)
@@ -441,6 +450,8 @@ class _Runner:
         finally:
             entry.seconds += time.monotonic() - begin
             entry.ended = now()
+            entry.peak_memory = max(entry.peak_memory or 0, peak_memory())
+            entry.machine = {**this_machine(), "threads": self.config.threads}
             entry.eta = entry.rate = None
         outputs = list(stage.outputs(self.config, self.paths))
         missing = [p for p in outputs if not p.exists()]

@@ -54,6 +54,10 @@ class StageState:
     ended: str | None = None
     seconds: float = 0.0
     """Time spent, over all processes that worked on it."""
+    peak_memory: int | None = None
+    """Largest resident size of the process while it worked on it, bytes."""
+    machine: dict[str, Any] = field(default_factory=dict)
+    """Where it last ran: ``host``, ``cpu``, ``cores``, ``threads``; ``gpu`` and ``gpu_memory`` where one was used."""
     last_checkpoint: int | None = None
     resumed_from: int | None = None
     figures: dict[str, Any] = field(default_factory=dict)

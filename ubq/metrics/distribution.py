@@ -145,15 +145,24 @@ def pairwise_diversity(maps: Tensor) -> float:
     return float(torch.pdist(maps.flatten(1).double()).mean())
 
 
-def nearest_distances(maps: Tensor, others: Iterable[Tensor]) -> Tensor:
-    """L2 distance (N,) of each of ``maps`` (N, 1, H, W) to the nearest of ``others``, given in blocks (M, 1, H, W)."""
+def nearest(maps: Tensor, others: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """The nearest of ``others``, given in blocks (M, 1, H, W), to each of ``maps`` (N, 1, H, W).
+
+    Returns:
+        Its L2 distance (N,), infinite where there are no others, and its row (N,) among all of them, -1.
+    """
     rows = maps.flatten(1).double()
     best = torch.full((len(rows),), float("inf"), dtype=torch.float64)
+    which = torch.full((len(rows),), -1, dtype=torch.int64)
+    seen = 0
     for block in others:
         # the matrix-product form of cdist cancels badly for near copies, which are what this looks for
         distances = torch.cdist(rows, block.flatten(1).double(), compute_mode="donot_use_mm_for_euclid_dist")
-        best = torch.minimum(best, distances.min(1).values)
-    return best
+        closest, row = distances.min(1)
+        which = torch.where(closest < best, seen + row, which)
+        best = torch.minimum(best, closest)
+        seen += len(block)
+    return best, which
 
 
 def laplacian_pyramid(maps: Tensor, levels: int = LEVELS) -> list[Tensor]:

@@ -18,6 +18,11 @@ class RunPaths:
         return self.root / "config.toml"
 
     @property
+    def sources(self) -> Path:
+        """Where each value of the configuration came from."""
+        return self.root / "sources.json"
+
+    @property
     def state(self) -> Path:
         return self.root / "state.json"
 

@@ -13,16 +13,18 @@ from ubq.i18n import gettext as _
 from ubq.stages.base import Stage, StageContext, Stopped
 from ubq.stages.export import name_of, reference_file
 from ubq.stages.maps import open_split
+from ubq.stages.page import write_report_page
 from ubq.stages.paths import RunPaths
+from ubq.verify.report import EVIDENCE, PAGE, REPORT
 
 if TYPE_CHECKING:
     from ubq.verify.report import Report
 
-REPORT = "report.json"
-
 
 class Verify(Stage):
-    """Reads ``exported_models/``, the metrics and the held-out pairs, makes ``report.json`` and ``samples.png``."""
+    """Reads ``exported_models/``, the metrics and the held-out pairs, makes ``report.json``, ``samples.png`` and the
+    page that shows both.
+    """
 
     name = "verify"
     version = 2  # pairs against the wave equation
@@ -31,13 +33,14 @@ class Verify(Stage):
              "qat-diffusion", "export")  # fmt: skip
 
     def outputs(self, config: Config, paths: RunPaths) -> Iterable[Path]:
-        return [paths.exported / REPORT, paths.exported / "samples.png"]
+        return [paths.exported / name for name in (REPORT, "samples.png", PAGE)]
 
     def run(self, context: StageContext) -> None:
         from ubq.verify.report import print_checklist
 
         report = self._measure(context)
         report.write(context.paths.exported / REPORT)
+        _write_page(context)
         print_checklist(report)
         failed = [mark.id for mark in report.marks if not mark.passed]
         if failed:
@@ -106,8 +109,24 @@ class Verify(Stage):
             seed=config.seed,
             threads=config.threads,
             picture=paths.exported / "samples.png",
+            kept=paths.exported / EVIDENCE,
             latents=load_latents(paths.latents, torch.device("cpu"), SampleIds.of(split)).val
             if paths.latents.is_file()
             else None,
             progress=progress,
         )
+
+
+def _write_page(context: StageContext) -> None:
+    """The run's page, with this stage as it will be in a moment: complete."""
+    from datetime import UTC, datetime
+
+    from ubq.durable import read_object
+
+    state = read_object(context.paths.state)
+    for entry in state.get("stages", []):
+        if entry["name"] == Verify.name:
+            started = datetime.fromisoformat(entry.get("started") or datetime.now(UTC).isoformat())
+            spent = (datetime.now(UTC) - started).total_seconds()
+            entry |= {"state": "completed", "step": entry["steps"], "seconds": max(entry["seconds"], spent)}
+    write_report_page(context.paths, state, context.paths.exported / PAGE)

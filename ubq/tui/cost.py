@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ubq.figures import duration
 from ubq.i18n import gettext as _
-from ubq.jobs.console import duration
 
 FACTS_FILE = Path(__file__).with_name("preset_facts.json")
 """Figures of the shipped presets, computed by ``ubq.tui.lookup``."""

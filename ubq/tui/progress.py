@@ -20,8 +20,8 @@ from textual.widget import Widget
 from textual.widgets import Input, RichLog, Static
 
 from ubq.errors import UbqError
+from ubq.figures import duration
 from ubq.i18n import gettext as _
-from ubq.jobs.console import duration
 from ubq.jobs.detach import Detached, start_detached, stop_run
 from ubq.jobs.owner import Owner, here, start_token
 from ubq.jobs.state import COMPLETED, CRASHED, PENDING, RUNNING, StageState

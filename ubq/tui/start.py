@@ -21,8 +21,8 @@ from textual.widgets.option_list import Option
 
 from ubq.config import presets
 from ubq.errors import EXIT_MARK_FAILED, UbqError
+from ubq.figures import duration
 from ubq.i18n import gettext as _
-from ubq.jobs.console import duration
 from ubq.jobs.state import COMPLETED
 from ubq.jobs.status import Snapshot, percent, run_folders, snapshot
 from ubq.plaintext import printable

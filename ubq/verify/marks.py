@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from ubq.metrics import (
     Distance,
     mann_kendall,
-    nearest_distances,
+    nearest,
     pairwise_diversity,
     ratio_interval,
     sliced_wasserstein,
@@ -167,6 +167,20 @@ class Diversity:
     """Smallest distance of a generated map to a training map; 0 would be a copy, infinite: no training maps."""
     held_out_nearest_train: float
     """The same for as many held-out maps: what unrelated maps of the family score."""
+    generated_to_train: tuple[float, ...] = field(default=(), repr=False)
+    """Of each generated map to the training map nearest to it."""
+    nearest_rows: tuple[int, ...] = field(default=(), repr=False)
+    """Those training maps, as numbered in the order given."""
+    held_out_to_train: tuple[float, ...] = field(default=(), repr=False)
+
+    def figures(self) -> dict[str, float]:
+        """The four figures, without the lists they were taken from."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, float)}
+
+    def likeliest_copies(self, most: int) -> list[int]:
+        """The generated maps that are nearest to a training map, nearest first."""
+        with_one = [i for i, row in enumerate(self.nearest_rows) if row >= 0]
+        return sorted(with_one, key=lambda i: self.generated_to_train[i])[:most]
 
 
 def diversity(generated: Tensor, held_out: Tensor, train: Iterable[Tensor] = ()) -> tuple[Mark, Diversity]:
@@ -179,13 +193,15 @@ def diversity(generated: Tensor, held_out: Tensor, train: Iterable[Tensor] = ())
     """
     own, real = pairwise_diversity(generated), pairwise_diversity(held_out)
     count = len(generated)
-    nearest = nearest_distances(torch.cat([generated, held_out[:count]]), train)
-    copies, usual = float(nearest[:count].min()), float(nearest[count:].min())
+    distances, which = nearest(torch.cat([generated, held_out[:count]]), train)
+    to_train, usual_to_train = distances[:count].tolist(), distances[count:].tolist()
+    copies, usual = min(to_train), min(usual_to_train)
     ratio = own / real if real > 0 else math.nan
     how = f"mean pairwise L2 of {count} generated maps over that of {len(held_out)} held-out maps"
     if math.isfinite(copies):
         how += f"; smallest distance to a training map {copies:.4g}, of held-out maps {usual:.4g}"
-    return Mark("diversity", ratio >= MIN_DIVERSITY, ratio, MIN_DIVERSITY, how), Diversity(own, real, copies, usual)
+    spread = Diversity(own, real, copies, usual, tuple(to_train), tuple(which[:count].tolist()), tuple(usual_to_train))
+    return Mark("diversity", ratio >= MIN_DIVERSITY, ratio, MIN_DIVERSITY, how), spread
 
 
 def beats_noise(generated: Tensor, from_noise: Tensor, held_out: Tensor) -> tuple[Mark, Distance, Distance]:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +28,9 @@ from ubq.metrics.distribution import WANTED_HELD_OUT
 from ubq.runtime.wave import WaveEquation
 from ubq.verify import marks
 from ubq.verify.child import Exported, examine, run_probe
+from ubq.verify.evidence import NEAREST, Evidence, of_copies, of_maps, of_pairs, write_evidence
+from ubq.verify.picture import Row, draw_pairs, rows_of
 from ubq.verify.report import Mark, Report
-
-if TYPE_CHECKING:
-    from ubq.verify.picture import Row
 
 GENERATED = 64
 GENERATED_MAPS = 512
@@ -72,6 +71,7 @@ def verify_export(
     maps: int = GENERATED_MAPS,
     batch: int = 16,
     picture: Path | None = None,
+    kept: Path | None = None,
     latents: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -91,6 +91,7 @@ def verify_export(
         maps: velocity maps to generate for the distribution distance, the pairs' among them.
         batch: pairs generated at a time.
         picture: where to draw generated beside held-out pairs.
+        kept: where to keep what the report's pictures are drawn from (``ubq.verify.evidence``).
         latents: (M, L) of the held-out maps; with them the picture shows what the decoder makes of some.
         progress: called with (done, total) pairs now and then, total 0 while that is unknown; what it raises ends it.
 
@@ -132,12 +133,15 @@ def verify_export(
         found.append(marks.generation(result["checks"], problems))
         tensors = _load(Path(folder) / "generated.pt")
         found.append(_fidelity(exported, result, tensors, details))
-        found.extend(_distribution(tensors, held_out, train, error, details))
+        maps_kept: Evidence = {}
+        found.extend(_distribution(tensors, held_out, train, error, exported.velocity_limits, details, maps_kept))
         found.append(_physics(solver, tensors, error, details))
-        if picture is not None and "seismic" in tensors and not result["problems"]:
-            from ubq.verify.picture import draw_pairs
-
-            draw_pairs(picture, _drawn(tensors, held_out, solver), exported.normalization)
+        if "seismic" in tensors and not result["problems"]:
+            drawn = _drawn(tensors, held_out, solver)
+            if picture is not None:
+                draw_pairs(picture, drawn, exported.normalization)
+            if kept is not None:
+                write_evidence(kept, of_pairs(drawn) | maps_kept)
     return Report(run, tuple(found), details)
 
 
@@ -170,9 +174,15 @@ def _fidelity(exported: Exported, result: Mapping[str, Any], tensors: Mapping[st
 
 
 def _distribution(
-    tensors: Mapping[str, Tensor], held_out: Pairs, train: Pairs, error: str | None, details: dict
+    tensors: Mapping[str, Tensor],
+    held_out: Pairs,
+    train: Pairs,
+    error: str | None,
+    velocity_limits: tuple[float, float],
+    details: dict[str, Any],
+    kept: Evidence,
 ) -> list[Mark]:
-    """Diversity and distance to held-out maps, with floor, ceiling and the ratio int8/float."""
+    """Diversity and distance to held-out maps, with floor, ceiling and the ratio int8/float; fills what is kept."""
     limits = {"diversity": marks.MIN_DIVERSITY, "beats_noise": marks.MAX_NOISE_RATIO}
     if "velocity" not in tensors or not bool(torch.isfinite(tensors["velocity"]).all()):
         why = error or "the file gave no finite maps"
@@ -182,7 +192,12 @@ def _distribution(
     diversity_mark, spread = marks.diversity(generated, real, _blocks(train))
     noise_mark, own, ceiling = marks.beats_noise(tensors["all_velocity"], tensors["all_noise_velocity"], real)
     floor = real_floor(real, _sample(train, MOST_HELD_OUT), count=len(tensors["all_velocity"]))
-    details["diversity"] = asdict(spread)
+    details["diversity"] = spread.figures()
+    copies = spread.likeliest_copies(NEAREST)
+    if copies:
+        rows = np.array([spread.nearest_rows[i] for i in copies])
+        kept |= of_copies(generated, spread, copies, train.velocity_batch(rows))
+    kept |= of_maps(tensors["all_velocity"], real, velocity_limits)
     details["sliced_wasserstein"] = {
         "generated": asdict(own),
         "real_floor": asdict(floor),
@@ -217,8 +232,6 @@ def _physics(
 
 def _drawn(tensors: Mapping[str, Tensor], held_out: Pairs, solver: WaveEquation | None) -> list[Row]:
     """Rows of the picture: generated pairs, then held-out maps with what the decoder makes of their latents."""
-    from ubq.verify.picture import rows_of
-
     velocity, decoded, modelled = (
         tensors[name][:DRAWN].numpy() if name in tensors else None for name in ("velocity", "seismic", "gathers")
     )

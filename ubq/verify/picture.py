@@ -20,6 +20,8 @@ SHOT = 2
 """Source drawn of the five: the middle one."""
 _CLIP = 95.0
 """Percentile of the amplitudes where the gathers' colours end: at their largest the direct wave would hide all else."""
+DECODER, WAVE, DIFFERENCE, DATA_SET = "seismic decoder", "wave equation", "decoder - wave equation", "data set"
+"""What a gather is, and whose an error is."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,10 @@ class Panel:
     title: str
     gather: np.ndarray
     """(S, T, R)."""
-    note: str = ""
-    """A few words below it."""
+    error: float | None = None
+    """E, noted below it."""
+    whose: str = ""
+    """Whose E that is, where not this gather's."""
 
 
 @dataclass(frozen=True)
@@ -64,23 +68,21 @@ def rows_of(
     if solver is None:
         alone: list[tuple[Panel, ...]] = [()] * len(velocity)
         if decoded is not None:
-            alone = [(Panel("seismic decoder", each),) for each in decoded]
+            alone = [(Panel(DECODER, each),) for each in decoded]
         return [Row(name, *row) for row in zip(velocity, alone, strict=True)]
     own, direct = physics_reference(velocity, solver)
 
-    def errors(gathers: np.ndarray | None, before: str = "") -> list[str]:
-        if gathers is None:
-            return [""] * len(velocity)
-        return [f"{before}E = {error:.2f}" for error in physics_errors(gathers, own, direct)]
+    def errors(gathers: np.ndarray | None) -> list[float] | list[None]:
+        return [None] * len(velocity) if gathers is None else physics_errors(gathers, own, direct).tolist()
 
     shown = own if modelled is None else modelled
-    notes = errors(modelled) if recorded is None else errors(recorded, "the data set's: ")
+    noted, whose = (modelled, "") if recorded is None else (recorded, DATA_SET)
+    notes = errors(noted)
     rows = []
-    for i, note in enumerate(errors(decoded)):
-        panels: tuple[Panel, ...] = (Panel("wave equation", shown[i], notes[i]),)
+    for i, error in enumerate(errors(decoded)):
+        panels: tuple[Panel, ...] = (Panel(WAVE, shown[i], notes[i], whose),)
         if decoded is not None:
-            difference = Panel("decoder - wave equation", decoded[i] - shown[i])
-            panels = (Panel("seismic decoder", decoded[i], note), *panels, difference)
+            panels = (Panel(DECODER, decoded[i], error), *panels, Panel(DIFFERENCE, decoded[i] - shown[i]))
         rows.append(Row(name, velocity[i], panels))
     return rows
 
@@ -98,8 +100,7 @@ def draw_pairs(path: Path, rows: Sequence[Row], normalization: Normalization) ->
     from matplotlib.figure import Figure
 
     columns = 1 + max(len(row.panels) for row in rows)
-    shots = [_shot(panel.gather) for row in rows for panel in row.panels]
-    clip = float(np.percentile(np.abs(np.concatenate(shots)), _CLIP)) if shots else 1.0
+    clip = clip_of(rows)
     figure = Figure(figsize=(2.5 * columns + 0.5, 2.6 * len(rows) + 0.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), columns, squeeze=False)
@@ -114,13 +115,14 @@ def draw_pairs(path: Path, rows: Sequence[Row], normalization: Normalization) ->
         line[0].set_ylabel("depth, km", fontsize=8)
         line[0].set_xlabel("distance, km", fontsize=8)
         for axis, panel in zip(line[1:], row.panels, strict=False):
-            shot = _shot(panel.gather)
+            drawn = shot(panel.gather)
             image = axis.imshow(
-                shot, cmap="seismic", vmin=-(clip or 1.0), vmax=clip or 1.0, aspect="auto",
-                extent=(0, width, len(shot) * TIME_STEP, 0),
+                drawn, cmap="seismic", vmin=-clip, vmax=clip, aspect="auto",
+                extent=(0, width, len(drawn) * TIME_STEP, 0),
             )  # fmt: skip
             axis.set_title(panel.title, fontsize=9)
-            axis.set_xlabel(panel.note, fontsize=9)
+            whose = f"the {panel.whose}'s: " if panel.whose else ""
+            axis.set_xlabel("" if panel.error is None else f"{whose}E = {panel.error:.2f}", fontsize=9)
         for axis in line[1 + len(row.panels) :]:
             axis.set_axis_off()
         for axis in line[1:2]:
@@ -139,6 +141,12 @@ def draw_pairs(path: Path, rows: Sequence[Row], normalization: Normalization) ->
     figure.savefig(path, dpi=110, format="png")
 
 
-def _shot(gather: np.ndarray) -> np.ndarray:
+def clip_of(rows: Sequence[Row]) -> float:
+    """Amplitude at which the colours of all gathers end."""
+    shots = [shot(panel.gather) for row in rows for panel in row.panels]
+    return (float(np.percentile(np.abs(np.concatenate(shots)), _CLIP)) if shots else 0.0) or 1.0
+
+
+def shot(gather: np.ndarray) -> np.ndarray:
     """The shot of a gather (S, T, R) that is drawn."""
     return gather[min(SHOT, len(gather) - 1)]

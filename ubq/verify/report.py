@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FORMAT_VERSION = 1
+REPORT, EVIDENCE, PAGE = "report.json", "report.npz", "report.html"
+"""Names in ``exported_models``: the marks, what the page's pictures are drawn from, the page."""
 MARK_IDS = (
     "quantised_modules",
     "conv1d_left",
@@ -109,6 +111,49 @@ def title(mark_id: str) -> str:
     return titles.get(mark_id, mark_id)
 
 
+def meaning(mark_id: str) -> str:
+    """What a mark's figure is, in one line."""
+    meanings = {
+        "quantised_modules": _("share of the generator's leaf modules that are int8, read off the file's own graph"),
+        "conv1d_left": _("one-dimensional convolutions in the file's graph; integer engines have none"),
+        "loss_falling": _("training stages whose losses behave as they should"),
+        "file_size": _("of the TorchScript file"),
+        "generation": _("checks of the file in a fresh process that has no ubq"),
+        "int8_fidelity": _("relative L2 of the int8 file to the float model: decoders, and one U-Net step"),
+        "diversity": _("mean distance between two generated maps, over that between two held-out maps"),
+        "beats_noise": _("distance of generated maps to held-out maps, over that of maps decoded from plain noise"),
+        "physics": _("E of the pairs as written to disk: 0 obeys the wave equation, 1 knows the direct wave only"),
+    }
+    return meanings.get(mark_id, "")
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """One of a mark's figures with its bound, for people.
+
+    Attributes:
+        name: of the figure, where a mark has several.
+        ratio: the figure over its bound; None where that says nothing.
+    """
+
+    name: str
+    value: str
+    bound: str
+    ratio: float | None
+
+
+def figure_rows(mark: Mark) -> list[FigureRow]:
+    """Every figure of a mark."""
+    values = mark.value if isinstance(mark.value, Mapping) else {"": mark.value}
+    rows = []
+    for name, value in values.items():
+        bound = mark.threshold.get(name) if isinstance(mark.threshold, Mapping) else mark.threshold
+        ratio = value / bound if value is not None and bound and value >= 0 and _sign(mark.id) != "= " else None
+        shown = _sign(mark.id) + _number_text(mark.id, bound)
+        rows.append(FigureRow(name, _number_text(mark.id, value), shown, ratio))
+    return rows
+
+
 def value_text(mark: Mark) -> str:
     """The measured figure for people: ``38.9 %``, ``velocity 1.2 %, seismic 3.4 %``."""
     return _figure_text(mark.id, mark.value)
@@ -116,9 +161,13 @@ def value_text(mark: Mark) -> str:
 
 def threshold_text(mark: Mark) -> str:
     """The figure to reach for people: ``> 30 %``, ``<= 0.5``."""
+    return _sign(mark.id) + _figure_text(mark.id, mark.threshold)
+
+
+def _sign(mark_id: str) -> str:
     sign = {"quantised_modules": "> ", "file_size": "< ", "diversity": ">= ", "conv1d_left": "= ", "generation": "= "}
     sign |= dict.fromkeys(("int8_fidelity", "beats_noise", "physics"), "<= ")
-    return sign.get(mark.id, "") + _figure_text(mark.id, mark.threshold)
+    return sign.get(mark_id, "")
 
 
 def print_checklist(report: Report, console: Console | None = None) -> None:

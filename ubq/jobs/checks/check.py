@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from ubq.durable import parse_json
 from ubq.errors import UbqError
 from ubq.i18n import gettext as _
 from ubq.plaintext import printable
@@ -70,12 +68,3 @@ def guarded(area: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
         figure = _("could not be checked: {error}").format(error=f"{type(error).__name__}: {error}".splitlines()[0])
         found.append(Check(id=f"{area}.checked", status="warning", figure=figure))
     return found
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, None where there is none to read."""
-    try:
-        found = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None

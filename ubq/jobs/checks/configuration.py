@@ -7,9 +7,10 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ubq.durable import read_object
 from ubq.errors import DataError, UbqError
 from ubq.i18n import gettext as _
-from ubq.jobs.checks.check import Check, read_json
+from ubq.jobs.checks.check import Check
 from ubq.stages.paths import RunPaths
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def data(config: Config, run: Path | None) -> Iterator[Check]:
             apply={} if fits else {"data.family": families[0]},
         )
     why = check.why
-    if run is not None and (seen := read_json(RunPaths(run).data / "dataset.json")):
+    if run is not None and (seen := read_object(RunPaths(run).data / "dataset.json")):
         for warning in seen.get("warnings", []):
             yield Check(id="data.content", status="warning", figure=str(warning), why=why)
 

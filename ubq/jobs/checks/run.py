@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ubq.config.runs import run_command
-from ubq.durable import parse_json
+from ubq.durable import parse_json, read_object
 from ubq.i18n import gettext as _
-from ubq.jobs.checks.check import Check, read_json
+from ubq.jobs.checks.check import Check
 from ubq.jobs.fixes import MARKS, fix_of, out_of_memory
 from ubq.stages.paths import RunPaths
 
@@ -39,7 +39,9 @@ def run_state(config: Config, run: Path) -> Iterator[Check]:
     elif state.state == FAILED:
         error = state.error or {}
         stage = error.get("stage", "")
-        figure = _("failed in {stage}: {message}").format(stage=stage or "-", message=error.get("message", ""))
+        # no stage had begun
+        where = stage or "preflight"
+        figure = _("failed in {stage}: {message}").format(stage=where, message=error.get("message", ""))
         if error.get("cause") == "memory":
             fix = out_of_memory(config, stage, _parts_tried(seen.state.stage(stage)))
             yield Check(
@@ -166,7 +168,7 @@ def quantisation(config: Config, run: Path | None) -> Iterator[Check]:
     if run is None:
         return
     for stage in ("qat-decoders", "qat-diffusion"):
-        found = read_json(RunPaths(run).checkpoints(stage) / "quantization_analysis.json")
+        found = read_object(RunPaths(run).checkpoints(stage) / "quantization_analysis.json")
         counts = found.get("model") if found else None
         if not isinstance(counts, dict):
             continue
@@ -190,7 +192,7 @@ def marks(config: Config, run: Path) -> Iterator[Check]:
     path = RunPaths(run).exported / "report.json"
     if not path.is_file():
         return
-    report = read_json(path)
+    report = read_object(path)
     found = {m["id"]: m for m in report.get("marks", []) if isinstance(m, dict) and "id" in m} if report else {}
     if not found:
         again = run_command("resume", run, "--force", "verify")
