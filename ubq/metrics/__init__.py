@@ -1,4 +1,5 @@
-"""Figures of merit: SSIM, relative errors, distribution distance, loss trend, physics residual."""
+"""Figures of merit: SSIM, relative errors, distribution distance, loss trend, physics residual,
+lattice and variograms of maps."""
 
 from ubq.metrics.distribution import (
     Distance,
@@ -11,9 +12,11 @@ from ubq.metrics.distribution import (
     sliced_wasserstein,
 )
 from ubq.metrics.errors import SeismicError, relative_l2, seismic_error
+from ubq.metrics.lattice import lattice
 from ubq.metrics.physics import PhysicsResidual, physics_residual
 from ubq.metrics.ssim import ssim
 from ubq.metrics.trend import Trend, mann_kendall
+from ubq.metrics.variogram import Variogram, cuts, variogram
 
 __all__ = [
     "Distance",
@@ -21,7 +24,10 @@ __all__ = [
     "PhysicsResidual",
     "SeismicError",
     "Trend",
+    "Variogram",
     "bootstrap_ratio",
+    "cuts",
+    "lattice",
     "mann_kendall",
     "nearest_distances",
     "pairwise_diversity",
@@ -32,4 +38,5 @@ __all__ = [
     "seismic_error",
     "sliced_wasserstein",
     "ssim",
+    "variogram",
 ]
