@@ -83,6 +83,11 @@ class Pairs:
         """The pairs at ``indices``, in that order."""
         return Pairs(self.files, self.members[np.asarray(indices, np.int64)])
 
+    def __add__(self, other: Pairs) -> Pairs:
+        """These pairs, then the other's."""
+        moved = other.members + np.array([len(self.files), 0])
+        return Pairs((*self.files, *other.files), np.concatenate([self.members, moved]))
+
     def _read(self, indices: Sequence[int] | np.ndarray, kind: Kind) -> torch.Tensor:
         rows = self.members[np.asarray(indices, np.int64)]
         arrays = [pair.velocity if kind == "velocity" else pair.seismic for pair in self.files]
@@ -164,6 +169,15 @@ def open_pairs(
         held=held, total=total, seed=seed, reason=reason
     )
     return Split(every.subset(np.sort(order[held:])), every.subset(np.sort(order[:held])), rule)
+
+
+def maps_of_file(path: Path) -> Pairs:
+    """All maps of one velocity file, without gathers.
+
+    Raises:
+        DataError: the file cannot be used.
+    """
+    return _all_of([FilePair(open_array(path, "velocity"), None, None)])
 
 
 def held_out_samples(total: int, data: DataConfig) -> int:

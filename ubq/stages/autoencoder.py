@@ -11,7 +11,7 @@ from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
 from ubq.stages.floatmodel import imported, new_parts, normalization_of, state_of
 from ubq.stages.loop import run_training
-from ubq.stages.maps import open_maps
+from ubq.stages.maps import open_all_velocity
 from ubq.stages.paths import RunPaths
 from ubq.training.files import save_tensors
 
@@ -20,12 +20,13 @@ class TrainAutoencoder(Stage):
     """Reads velocity maps only, makes ``autoencoder.pt`` and ``latents.pt``."""
 
     name = "train-autoencoder"
-    version = 3  # sorts the latent's channels; patches also compared place by place
+    version = 4  # kernels that upsample interpolate, patches of one phase a step, maps without gathers
     trains = True
     reads = (
         "seed",
         "device",
         "data.normalization",
+        "data.synth_maps",
         "model.encoder_dim",
         "model.encoder_dims",
         "model.velocity_latent",
@@ -51,8 +52,8 @@ class TrainAutoencoder(Stage):
         device = use_device(config)
         parts = new_parts(config, paths, AUTOENCODER, device, self.name)
         model = Autoencoder(**parts)
-        train, val = open_maps(config, paths, normalization_of(config, paths), device, seismic=False)
-        run_training(context, AutoencoderTask(model, train, val, settings), settings, device)
-        order_latent(model, encode_all(model.encoder, train, ENCODER_BATCH))
-        save_latents(model.encoder, {"train": train, "val": val}, paths.latents)
+        every, sides = open_all_velocity(config, paths, normalization_of(config, paths), device)
+        run_training(context, AutoencoderTask(model, every, sides["val"], settings), settings, device)
+        order_latent(model, encode_all(model.encoder, every, ENCODER_BATCH))
+        save_latents(model.encoder, sides, paths.latents)
         save_tensors(paths.checkpoints(self.name) / "autoencoder.pt", state_of(parts))

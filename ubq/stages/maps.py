@@ -22,6 +22,11 @@ def synthetic_folder(paths: RunPaths) -> Path:
     return paths.data / "synthetic"
 
 
+def further_file(paths: RunPaths) -> Path:
+    """Where ``prepare`` puts the maps it synthesises without gathers."""
+    return paths.data / "further_maps.npy"
+
+
 def data_of(config: Config, paths: RunPaths) -> DataConfig:
     """The data configuration with the synthesised folder filled in where no data were given."""
     if config.data.train_velocity:
@@ -88,3 +93,28 @@ def open_maps(
 
     split = open_pairs(data_of(config, paths), config.seed, seismic, seismic_shape(config))
     return NormalisedMaps(split.train, normalization, device), NormalisedMaps(split.val, normalization, device)
+
+
+def further_pairs(config: Config, paths: RunPaths) -> Pairs | None:
+    """The training maps without gathers, where there are any."""
+    from ubq.data.pairs import maps_of_file
+
+    wanted = config.data.synth_maps and not config.data.train_velocity
+    return maps_of_file(further_file(paths)) if wanted else None
+
+
+def open_all_velocity(
+    config: Config, paths: RunPaths, normalization: Normalization, device: torch.device
+) -> tuple[NormalisedMaps, dict[str, NormalisedMaps]]:
+    """Every training map; and by side those with gathers, the held-out ones, and those without (``further``)."""
+    from ubq.data.pairs import open_pairs
+
+    split = open_pairs(data_of(config, paths), config.seed, need_seismic=False)
+    sides = {"train": split.train, "val": split.val}
+    every, further = split.train, further_pairs(config, paths)
+    if further is not None:
+        sides["further"] = further
+        every = every + further
+    return NormalisedMaps(every, normalization, device), {
+        side: NormalisedMaps(pairs, normalization, device) for side, pairs in sides.items()
+    }

@@ -8,7 +8,7 @@ from pathlib import Path
 from ubq.config.schema import Config
 from ubq.i18n import gettext as _
 from ubq.stages.base import Stage, StageContext, Stopped
-from ubq.stages.maps import data_of, seismic_shape, synthetic_folder
+from ubq.stages.maps import data_of, further_file, seismic_shape, synthetic_folder
 from ubq.stages.paths import RunPaths
 from ubq.training.files import save_json
 
@@ -25,6 +25,7 @@ class Prepare(Stage):
         "data.val_velocity",
         "data.normalization",
         "data.synth_samples",
+        "data.synth_maps",
         "data.val_fraction",
         "data.min_val_samples",
         "seed",
@@ -57,7 +58,7 @@ class Prepare(Stage):
     def _synthesise(self, context: StageContext) -> None:
         from ubq.data.forward import forward_files, require_deepwave
         from ubq.data.pairs import held_out_samples
-        from ubq.data.synthetic import write_synthetic
+        from ubq.data.synthetic import write_maps, write_synthetic
 
         require_deepwave()
         config, folder = context.config, synthetic_folder(context.paths)
@@ -69,6 +70,9 @@ class Prepare(Stage):
             )
         )
         write_synthetic(config.data.family, samples - held_out, held_out, config.seed, folder, replace=True)
+        if config.data.synth_maps:
+            context.log(_("and {maps} maps without gathers").format(maps=config.data.synth_maps))
+            write_maps(further_file(context.paths), config.data, config.seed, start=samples - held_out)
         finished = forward_files(
             folder,
             folder,

@@ -11,7 +11,7 @@ from ubq.errors import MarkFailedError
 from ubq.i18n import gettext as _
 from ubq.stages.base import Stage, StageContext, Stopped
 from ubq.stages.export import name_of, reference_file
-from ubq.stages.maps import data_of, seismic_shape
+from ubq.stages.maps import data_of, further_pairs, seismic_shape
 from ubq.stages.paths import RunPaths
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Verify(Stage):
         with engine(facts["backend"]):
             counted = count_file(load_torchscript(file, facts["backend"]))
         split = open_pairs(data_of(config, paths), config.seed, True, seismic_shape(config))
+        further = further_pairs(config, paths)
 
         def progress(done: int, total: int) -> None:
             context.progress(done, total, phase="generate")
@@ -93,7 +94,7 @@ class Verify(Stage):
                 conv1d_before=counted.conv1d.total,
             ),
             held_out=split.val,
-            train=split.train,
+            train=split.train if further is None else split.train + further,
             rows=read_rows(paths.metrics),
             stages=[s.name for s in PIPELINE if s.trains and s.applies(config)],
             seed=config.seed,

@@ -39,6 +39,13 @@ class Latents:
 
     train: Tensor
     val: Tensor
+    further: Tensor | None = None
+    """Of training maps without gathers."""
+
+    @property
+    def every(self) -> Tensor:
+        """Latents of all training maps."""
+        return self.train if self.further is None else torch.cat([self.train, self.further])
 
     def train_of(self, samples: Tensor) -> Tensor:
         """(B, L) of training samples (B,), whose numbers may be on the host."""
@@ -58,11 +65,11 @@ def encode_all(encoder: nn.Module, maps: Maps, batch_size: int) -> Tensor:
 
 
 def save_latents(encoder: nn.Module, sides: Mapping[str, Maps], path: Path) -> None:
-    """Encode the training and the held-out maps (``train`` and ``val``)."""
+    """Encode the training and the held-out maps (``train``, ``val``), and those without gathers (``further``)."""
     save_tensors(path, {side: encode_all(encoder, maps, ENCODER_BATCH) for side, maps in sides.items()})
 
 
 def load_latents(path: Path, device: torch.device) -> Latents:
     """Latents of the frozen encoder, on the training device."""
     stored = load_tensors(path)
-    return Latents(**{side: stored[side].clone().to(device) for side in ("train", "val")})
+    return Latents(**{side: latents.clone().to(device) for side, latents in stored.items()})

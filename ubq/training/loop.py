@@ -52,6 +52,10 @@ class Task(Protocol):
         """Prepare the model for steps of this phase."""
         ...
 
+    def hold(self) -> None:
+        """After every step: bring back the weights that the task keeps somewhere."""
+        ...
+
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
         """Mean loss over the given training samples, (B,) int64; a scalar with a graph."""
         ...
@@ -190,6 +194,7 @@ class _Training:
         clip = self.settings.grad_clip or math.inf
         norm = nn.utils.clip_grad_norm_(self.parameters, clip, foreach=True)
         self.optimizer.step()
+        self.task.hold()
         self.optimizer.zero_grad()
         self.average.update()
         return loss, norm

@@ -17,6 +17,7 @@ from ubq.training.latents import Latents, Maps
 from ubq.training.modules import Autoencoder
 from ubq.training.randomness import SampleDraws
 from ubq.training.sharpness import patch_loss
+from ubq.training.upsampling import SmoothUpsampling
 
 VALIDATION_SAMPLES = 256
 """Held-out samples a validation looks at; the first of them, always the same."""
@@ -90,6 +91,9 @@ class _FloatTask:
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                 layer.train(phase != "frozen")
 
+    def hold(self) -> None:
+        """Every weight is free."""
+
 
 class AutoencoderTask(_FloatTask):
     """Encoder and velocity decoder: velocity -> latent -> velocity."""
@@ -102,6 +106,13 @@ class AutoencoderTask(_FloatTask):
         self.train, self.val, self.settings = train, val, settings
         self.train_samples = len(train)
         self.freeze_statistics = settings.freeze_statistics
+        self.upsampling = SmoothUpsampling(model) if settings.smooth_upsampling else None
+        self.hold()
+
+    def hold(self) -> None:
+        """Kernels that upsample keep to interpolating where that is asked for."""
+        if self.upsampling is not None:
+            self.upsampling.hold()
 
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
         velocity = self.train.velocity(samples)
@@ -156,7 +167,7 @@ class LatentDiffusion(Protocol):
 
 
 class DiffusionTask(_FloatTask):
-    """Diffusion U-Net over the latents.
+    """Diffusion U-Net over the latents of all training maps, also of those without gathers.
 
     Args:
         wide: whether its products are large enough for bfloat16 to pay on a CPU.
@@ -168,10 +179,15 @@ class DiffusionTask(_FloatTask):
         self.model, self.diffusion, self.latents = unet, diffusion, latents
         if wide:
             self.bfloat16_on = (*self.bfloat16_on, "cpu")
-        self.train_samples = len(latents.train)
+        self.x_start = latents.every
+        self.train_samples = len(self.x_start)
+
+    def x_start_of(self, samples: Tensor) -> Tensor:
+        """(B, L) of training samples (B,), whose numbers may be on the host."""
+        return self.x_start[samples.to(self.x_start.device, non_blocking=True)]
 
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
-        return self._loss(self.latents.train_of(samples), draws)
+        return self._loss(self.x_start_of(samples), draws)
 
     def validate(self, batch: int) -> float:
         def loss(samples: Tensor) -> Tensor:
