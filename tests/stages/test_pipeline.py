@@ -85,6 +85,8 @@ def test_the_report_holds_every_mark_with_what_was_measured(smoke: Path) -> None
         "int8_fidelity",
         "diversity",
         "beats_noise",
+        "lattice",
+        "variogram",
     }
     assert marks["generation"]["passed"]
     assert marks["conv1d_left"]["value"] == 0

@@ -11,7 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ubq.metrics import Distance, mann_kendall, nearest_distances, pairwise_diversity, sliced_wasserstein
+from ubq.metrics import (
+    Distance,
+    Variogram,
+    lattice,
+    mann_kendall,
+    nearest_distances,
+    pairwise_diversity,
+    sliced_wasserstein,
+    variogram,
+)
 from ubq.metrics.distribution import WANTED_HELD_OUT
 from ubq.metrics.trend import FEWEST_POINTS, SIGNIFICANCE
 from ubq.verify.report import Mark
@@ -23,6 +32,8 @@ VELOCITY_MARGIN = 0.10
 MAX_ERROR = {"velocity": 0.05, "seismic": 0.05, "unet_step": 0.10}
 MIN_DIVERSITY = 0.7
 MAX_NOISE_RATIO = 0.5
+MAX_LATTICE = 2.0
+MAX_VARIOGRAM = 0.25
 FULL_QUANTISATION_PHASES = ("activations", "frozen")
 GENERATION_CHECKS = ("without_ubq", "shapes", "finite", "velocity_range", "calls_differ", "seed_repeats")
 
@@ -179,3 +190,22 @@ def beats_noise(generated: Tensor, from_noise: Tensor, held_out: Tensor) -> tupl
     if len(held_out) < WANTED_HELD_OUT:
         how += f" (fewer held-out maps than the {WANTED_HELD_OUT} wanted)"
     return Mark("beats_noise", ratio <= MAX_NOISE_RATIO, ratio, MAX_NOISE_RATIO, how), own, noise
+
+
+def no_lattice(generated: Tensor, held_out: Tensor) -> Mark:
+    """Are the maps free of the grid of dots that transposed convolutions can leave?"""
+    own, real = lattice(generated), lattice(held_out)
+    how = f"largest peak at a period of 2 or 4 cells of {len(generated)} generated maps; held-out maps {real:.3g}"
+    return Mark("lattice", own <= MAX_LATTICE, own, MAX_LATTICE, how)
+
+
+def same_variogram(generated: Tensor, held_out: Tensor) -> tuple[Mark, Variogram]:
+    """Do cells differ over each distance as much as those of held-out maps? Also the ratios, lag by lag."""
+    own, real = variogram(generated), variogram(held_out)
+    value = own.difference(real)
+    halves = variogram(held_out[::2]).difference(variogram(held_out[1::2])) if len(held_out) > 3 else math.nan
+    how = (
+        f"mean relative difference over lags 1 to {len(own.x)} and both directions, to {len(held_out)} held-out maps"
+        f"; of two halves of them {halves:.3g}"
+    )
+    return Mark("variogram", value <= MAX_VARIOGRAM, value, MAX_VARIOGRAM, how), own.ratios(real)

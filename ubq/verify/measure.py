@@ -151,8 +151,13 @@ def _fidelity(exported: Exported, result: Mapping[str, Any], tensors: Mapping[st
 def _distribution(
     tensors: Mapping[str, Tensor], held_out: Pairs, train: Pairs, error: str | None, details: dict
 ) -> list[Mark]:
-    """Diversity and distance to held-out maps, with floor, ceiling and the ratio int8/float."""
-    limits = {"diversity": marks.MIN_DIVERSITY, "beats_noise": marks.MAX_NOISE_RATIO}
+    """Diversity and distance to held-out maps, with floor, ceiling and the ratio int8/float; lattice, variogram."""
+    limits = {
+        "diversity": marks.MIN_DIVERSITY,
+        "beats_noise": marks.MAX_NOISE_RATIO,
+        "lattice": marks.MAX_LATTICE,
+        "variogram": marks.MAX_VARIOGRAM,
+    }
     if "velocity" not in tensors or not bool(torch.isfinite(tensors["velocity"]).all()):
         why = error or "the file gave no finite maps"
         return [marks.unmeasured(name, limit, why) for name, limit in limits.items()]
@@ -173,7 +178,9 @@ def _distribution(
     if "float_velocity" in tensors and bool(torch.isfinite(tensors["float_velocity"]).all()):
         ratio = ratio_interval(generated, tensors["float_velocity"], real)
         details["sliced_wasserstein"]["int8_over_float"] = asdict(ratio)
-    return [diversity_mark, noise_mark]
+    variogram_mark, ratios = marks.same_variogram(tensors["all_velocity"], real)
+    details["variogram_over_held_out"] = asdict(ratios)
+    return [diversity_mark, noise_mark, marks.no_lattice(tensors["all_velocity"], real), variogram_mark]
 
 
 def _sample(pairs: Pairs, most: int) -> Tensor:

@@ -28,6 +28,8 @@ MARK_IDS = (
     "int8_fidelity",
     "diversity",
     "beats_noise",
+    "lattice",
+    "variogram",
 )
 Figure = float | int | None | Mapping[str, float | int | None]
 """One number, or several by name; None where nothing could be measured."""
@@ -104,6 +106,8 @@ def title(mark_id: str) -> str:
         "int8_fidelity": _("int8 agrees with float"),
         "diversity": _("generated maps differ"),
         "beats_noise": _("better than decoded noise"),
+        "lattice": _("no lattice in the maps"),
+        "variogram": _("variogram of real maps"),
     }
     return titles.get(mark_id, mark_id)
 
@@ -116,7 +120,7 @@ def value_text(mark: Mark) -> str:
 def threshold_text(mark: Mark) -> str:
     """The figure to reach for people: ``> 30 %``, ``<= 0.5``."""
     sign = {"quantised_modules": "> ", "file_size": "< ", "int8_fidelity": "<= ", "beats_noise": "<= "}
-    sign |= {"diversity": ">= ", "conv1d_left": "= ", "generation": "= "}
+    sign |= {"lattice": "<= ", "variogram": "<= ", "diversity": ">= ", "conv1d_left": "= ", "generation": "= "}
     return sign.get(mark.id, "") + _figure_text(mark.id, mark.threshold)
 
 
