@@ -176,7 +176,7 @@ def test_a_good_file_passes_every_mark_and_the_report_says_how(judge, folder: Pa
         (Layers(sampler="constant"), {"generation", "diversity"}),
         (Layers(gain=1.2), {"int8_fidelity"}),
         (Layers(dots=20.0), {"lattice"}),
-        (Layers(gain=0.8, offset=400.0), {"variogram"}),
+        (Layers(gain=0.6, offset=1000.0), {"variogram"}),
         (Layers(unet_gain=1.2), {"int8_fidelity"}),
         (Layers(offset=3000.0), {"generation", "int8_fidelity"}),
         (Layers(gain=float("nan")), UNMEASURED),
