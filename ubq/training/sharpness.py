@@ -42,7 +42,7 @@ def patch_loss(result: Tensor, target: Tensor, draws: SampleDraws) -> Tensor:
         pyramids = [laplacian_pyramid(maps.float())[:LEVELS] for maps in (result, target)]
         bands = list(zip(*pyramids, strict=True))
         phase = draws.shared_integers(GRID, 2).tolist()
-        halves = [_distance(*bands[level], GRID >> level, phase, draws) for level in range(LEVELS)]
+        halves = [_distance(own, wanted, GRID >> level, phase, draws) for level, (own, wanted) in enumerate(bands)]
         halves += [_misplaced(own, wanted) for own, wanted in bands]
     return torch.stack(halves).mean()
 

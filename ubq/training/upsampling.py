@@ -13,6 +13,7 @@ Suffixes: I input channels, O output channels.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,14 +34,13 @@ class SmoothUpsampling:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.layers = [layer for layer in model.modules() if _upsamples(layer)]
+        self.layers = [layer for layer in model.modules() if _upsampling(layer)]
 
     @torch.no_grad()
     def hold(self) -> None:
         """Move every kernel to the nearest one that interpolates, and what was one bias back to one."""
         for layer in self.layers:
-            kernel = _kernel(layer)
-            _set_kernel(layer, interpolating(kernel))
+            _set_kernel(layer, interpolating(_kernel(layer)))
 
     @torch.no_grad()
     def held(self) -> bool:
@@ -65,23 +65,28 @@ def _projection(dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.kron(line, line).to(device, dtype)
 
 
-def _upsamples(layer: nn.Module) -> bool:
-    if isinstance(layer, ShuffledTransposed):
+def _upsampling(module: nn.Module) -> bool:
+    if isinstance(module, ShuffledTransposed):
         return True
-    return isinstance(layer, nn.ConvTranspose2d) and layer.kernel_size == (KERNEL, KERNEL) and layer.stride == (2, 2)
+    return isinstance(module, nn.ConvTranspose2d) and (module.kernel_size, module.stride) == ((KERNEL, KERNEL), (2, 2))
+
+
+def _weights(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias as they are stored; a quantised layer keeps its own under the same names."""
+    inner: Any = layer.conv if isinstance(layer, ShuffledTransposed) else layer
+    return inner.weight, inner.bias
 
 
 def _kernel(layer: nn.Module) -> Tensor:
-    if isinstance(layer, ShuffledTransposed):
-        return kernel_of_shuffled(layer.conv.weight.detach())
-    return layer.weight.detach()
+    weight, _bias = _weights(layer)
+    return kernel_of_shuffled(weight) if isinstance(layer, ShuffledTransposed) else weight
 
 
 def _set_kernel(layer: nn.Module, kernel: Tensor) -> None:
+    weight, bias = _weights(layer)
     if not isinstance(layer, ShuffledTransposed):
-        layer.weight.copy_(kernel)
+        weight.copy_(kernel)
         return
-    layer.conv.weight.copy_(shuffled_kernel(kernel))
-    bias = layer.conv.bias
-    if bias is not None:
+    weight.copy_(shuffled_kernel(kernel))
+    if bias is not None:  # one bias of a transposed convolution, four times
         bias.copy_(bias.reshape(-1, 4).mean(1).repeat_interleave(4))
