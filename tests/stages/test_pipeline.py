@@ -86,6 +86,8 @@ def test_the_report_holds_every_mark_with_what_was_measured(smoke: Path) -> None
         "diversity",
         "beats_noise",
         "physics",
+        "lattice",
+        "variogram",
     }
     assert marks["generation"]["passed"]
     assert marks["conv1d_left"]["value"] == 0

@@ -42,6 +42,8 @@ class Regression:
         self.now = phase
         self.model.train()
 
+    def hold(self) -> None: ...
+
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
         x = DATA[samples]
         return (self.model(x + 0.1 * draws.normal(6)) - x.sum(1, keepdim=True)).square().mean()

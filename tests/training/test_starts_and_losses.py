@@ -53,6 +53,25 @@ def test_patch_loss_is_zero_for_equal_maps_and_grows_with_blur() -> None:
     assert 0.0 < loss(soft) < loss(softer)
 
 
+def test_patch_loss_counts_fine_energy_on_a_grid_twice_as_much_as_where_it_belongs() -> None:
+    """Speckles of a target that are moved onto a grid of dots are as strong as before, and not the same."""
+    draws = [SampleDraws(0, "test", range(8 * i, 8 * i + 8)) for i in range(8)]
+    rng = torch.Generator().manual_seed(4)
+
+    def speckles(grid: bool) -> Tensor:
+        dots = torch.rand(8, 1, 70, 70, generator=rng) < 1 / 16
+        if grid:
+            dots = torch.zeros(8, 1, 70, 70)
+            dots[..., ::4, ::4] = 1
+        return dots.float()
+
+    def loss(result: Tensor, target: Tensor) -> float:
+        return sum(float(patch_loss(result, target, d)) for d in draws)
+
+    target = speckles(grid=False)
+    assert loss(speckles(grid=True), target) > 2 * loss(speckles(grid=False), target)
+
+
 def test_patch_loss_can_be_followed_downhill() -> None:
     maps = torch.rand(4, 1, 70, 70, generator=torch.Generator().manual_seed(3))
     result = torch.zeros_like(maps).requires_grad_()

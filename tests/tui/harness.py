@@ -25,6 +25,8 @@ MARKS = {
     "int8_fidelity": ({"velocity": 0.013, "seismic": 0.036}, {"velocity": 0.05, "seismic": 0.05}, "relative L2"),
     "diversity": (0.81, 0.7, "64 generated maps"),
     "beats_noise": (0.31, 0.5, "250 held-out maps"),
+    "lattice": (1.2, 2.0, "512 generated maps"),
+    "variogram": (0.14, 0.25, "250 held-out maps"),
 }
 GB = 1_000_000_000
 ANSWERS: dict[str, dict[str, Any]] = {

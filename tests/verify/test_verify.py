@@ -63,6 +63,7 @@ class Layers(nn.Module):
         offset: float = 0.0,
         unet_gain: float = 1.0,
         strength: float = 1.0,
+        dots: float = 0.0,
     ) -> None:
         super().__init__()
         acquisition = acquisition_for((1, 70, 70), SEISMIC)
@@ -70,6 +71,8 @@ class Layers(nn.Module):
         self.wave, self.strength = WaveEquation(**asdict(acquisition)), strength
         self.kind, self.gain, self.offset = sampler, gain, offset
         self.unet, self.sampler = FakeUNet(unet_gain), FakeSampler()
+        grid = dots * (torch.arange(70) % 2 == 0)
+        self.register_buffer("dots", grid * grid[:, None] / max(dots, 1.0))
         self.register_buffer("depth", torch.arange(70.0).reshape(1, 1, 70, 1))
         self.register_buffer("time", torch.linspace(0, 40, 700).reshape(1, 1, 700, 1))
 
@@ -89,7 +92,7 @@ class Layers(nn.Module):
         first = torch.sigmoid(self.depth - 20 - 12 * z[:, :, 0:1])
         second = torch.sigmoid(self.depth - 45 - 12 * z[:, :, 1:2])
         speed = 2000 + 400 * z[:, :, 2:3] + first * (1000 + 400 * z[:, :, 3:4]) + second * (800 + 200 * z[:, :, 4:5])
-        velocity = (self.gain * speed + self.offset).expand(-1, 1, 70, 70).contiguous()
+        velocity = (self.gain * speed + self.offset).expand(-1, 1, 70, 70).contiguous() + self.dots
         seismic = self.gain * 5 * torch.sin(self.time * (1 + 0.2 * z[:, :, 5:6])).expand(-1, 1, 700, 70).contiguous()
         return velocity, seismic
 
@@ -106,6 +109,9 @@ class Layers(nn.Module):
         x_T = torch.randn(batch_size, 1, 8)
         noise = torch.randn(3, batch_size, 1, 8)
         return self.decode(self.sample(x_T, noise, 4))
+
+
+UNMEASURED = {"generation", "int8_fidelity", "diversity", "beats_noise", "lattice", "variogram"}
 
 
 def scripted(path: Path, model: nn.Module) -> Path:
@@ -216,9 +222,11 @@ def test_a_good_file_passes_every_mark_and_the_report_says_how(judge, folder: Pa
         (Layers(sampler="collapsed"), {"diversity"}),
         (Layers(sampler="constant"), {"generation", "diversity"}),
         (Layers(gain=1.2), {"int8_fidelity"}),
+        (Layers(dots=20.0), {"lattice"}),
+        (Layers(gain=0.6, offset=1000.0), {"variogram"}),
         (Layers(unet_gain=1.2), {"int8_fidelity"}),
         (Layers(offset=3000.0), {"generation", "int8_fidelity", "physics"}),
-        (Layers(gain=float("nan")), {"generation", "int8_fidelity", "diversity", "beats_noise", "physics"}),
+        (Layers(gain=float("nan")), UNMEASURED),
         (Layers(strength=1.1), {"physics"}),
     ],
     ids=[
@@ -226,6 +234,8 @@ def test_a_good_file_passes_every_mark_and_the_report_says_how(judge, folder: Pa
         "mode collapse",
         "no randomness",
         "decoder off",
+        "lattice",
+        "little variety",
         "U-Net off",
         "range",
         "nan",
@@ -242,7 +252,7 @@ def test_a_bad_file_fails_the_marks_it_should(judge, tmp_path: Path, model: nn.M
 def test_a_file_that_does_not_load_fails_with_its_reason(judge, tmp_path: Path) -> None:
     (tmp_path / "junk.pt").write_bytes(b"not TorchScript")
     report = judge(tmp_path / "junk.pt")
-    assert failed(report) == {"generation", "int8_fidelity", "diversity", "beats_noise", "physics"}
+    assert failed(report) == UNMEASURED
     assert all("RuntimeError" in m.how for m in report.marks if not m.passed)
     report.write(tmp_path / "report.json")
     assert not Report.read(tmp_path / "report.json").passed

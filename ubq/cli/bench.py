@@ -185,6 +185,34 @@ def share(
 
 
 @app.command()
+def maps(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="The newest run when absent.")] = None,
+    count: Annotated[int, typer.Option("--maps", min=2, help="Maps drawn from each model.")] = 512,
+    sampling_steps: Annotated[
+        int, typer.Option("--steps", min=0, help="Sampling steps of the file; 0: its default.")
+    ] = 0,
+    out: Annotated[Path | None, typer.Option(help="PNG to draw; default: bench-maps.png in the run's folder.")] = None,
+    threads: Threads = 1,
+    runs_dir: RunsDir = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Lattice, variograms, cuts and distance of a run's maps, each beside what real maps score."""
+    from ubq.jobs.status import find_run
+
+    folder = find_run(run, runs_dir)
+    from ubq.bench.maps import draw_variograms, measure_maps
+    from ubq.bench.timing import cpu_threads
+
+    with cpu_threads(threads), progress(_("drawing"), _("batches")) as show:
+        result = measure_maps(folder, maps=count, steps=sampling_steps, progress=show)
+    picture = out or folder / "bench-maps.png"
+    draw_variograms(result, picture)
+    _print(result, as_json, picture=str(picture))
+    if not as_json:
+        typer.echo(_("picture: {path}").format(path=picture), err=True)
+
+
+@app.command()
 def runtimes(
     sources: Annotated[
         list[str] | None,

@@ -94,6 +94,8 @@ class DataConfig(Table):
     """
     synth_samples: Count = 1024
     """How many pairs to synthesise when no data folder is given; 0: none, the run asks for data."""
+    synth_maps: Count = 0
+    """Maps without gathers to synthesise beside them; the autoencoder and the U-Net train on both."""
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     """Share of samples held out when the official split leaves a side empty."""
     min_val_samples: Positive = 250
@@ -265,6 +267,9 @@ class BatchStatisticsTraining(ReconstructionTraining):
 
 class AutoencoderTraining(BatchStatisticsTraining, VelocityTraining, ConvolutionalTraining):
     """Encoder and velocity decoder."""
+
+    smooth_upsampling: bool = True
+    """Keep the kernels that upsample among those that interpolate, so that no lattice comes out; off: upstream's."""
 
 
 class SeismicTraining(BatchStatisticsTraining):

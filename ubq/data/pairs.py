@@ -126,6 +126,15 @@ class Split:
     rule: str
     sha256: str = ""
 
+    def with_training_maps(self, maps: Pairs) -> Split:
+        """These samples, and at the end of the training side others that have no gathers."""
+        files = self.train.files
+        assert self.val.files is files, "one list of files for both sides"
+        moved = maps.members + np.array([len(files), 0])
+        every = (*files, *maps.files)
+        train = Pairs(every, np.concatenate([self.train.members, moved]))
+        return Split(train, Pairs(every, self.val.members), self.rule, self.sha256)
+
     def pairs(self) -> Split:
         """Both sides without the maps that have no gathers.
 
@@ -213,6 +222,15 @@ def open_pairs(
         held=int(held.sum()), total=total, seed=seed, reason=reason
     )
     return Split(every.subset(np.flatnonzero(~held)), every.subset(np.flatnonzero(held)), rule)
+
+
+def maps_of_file(path: Path) -> Pairs:
+    """All maps of one velocity file, without gathers.
+
+    Raises:
+        DataError: the file cannot be used.
+    """
+    return _all_of([FilePair(open_array(path, "velocity"), None, None, paired=False)])
 
 
 def held_out_samples(total: int, data: DataConfig) -> int:

@@ -18,9 +18,9 @@ from typing import Literal
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from ubq.config.schema import Family
+from ubq.config.schema import DataConfig, Family
 from ubq.data.families import FAMILIES, SAMPLES_PER_FILE, VELOCITY_RANGE, VELOCITY_SHAPE, parse_name
-from ubq.durable import dump_json, parse_json, write_atomic
+from ubq.durable import dump_json, parse_json, replacing, write_atomic
 from ubq.errors import DataError, UsageError
 from ubq.i18n import gettext as _
 
@@ -249,6 +249,22 @@ def write_synthetic(
             _("cannot write {folder}: {why}").format(folder=out, why=why), _("choose another folder")
         ) from error
     return [file.path for file in plan]
+
+
+def write_maps(path: Path, data: DataConfig, seed: int, start: int) -> None:
+    """Write ``data.synth_maps`` training maps from sample ``start`` on into one file.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    try:
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, synthesise_velocity(data.family, data.synth_maps, seed, start), allow_pickle=False)
+    except OSError as error:
+        raise DataError(
+            _("cannot write {folder}: {why}").format(folder=path.parent, why=error.strerror),
+            _("choose another folder"),
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -225,6 +225,24 @@ def _physics(config: Config, how: str) -> Fix:
     )
 
 
+def _lattice(config: Config, how: str) -> Fix:
+    imported = _("an imported decoder has the lattice it was trained with")
+    if config.pretrained.path:
+        return Fix(imported, _("pretrain the decoder instead: leave pretrained.path empty"))
+    if not config.train.autoencoder.smooth_upsampling:
+        return Fix(_("kernels that upsample are free to draw one"), "", {"train.autoencoder.smooth_upsampling": True})
+    keys = {**_longer(config, "train-autoencoder"), **_longer(config, "qat-decoders")}
+    return Fix(_("the velocity decoder is trained too little"), "", keys)
+
+
+def _variogram(config: Config, how: str) -> Fix:
+    if config.pretrained.path:
+        cause = _("the imported model draws maps of less variety than its data's, or is of other data")
+        return Fix(cause, _("compare it with held-out maps: ubq bench maps"))
+    cause = _("the decoder blurs, or the U-Net draws too little variety: which of them, ubq bench maps shows")
+    return Fix(cause, "", {**_longer(config, "train-autoencoder"), **_longer(config, "train-diffusion")})
+
+
 MARKS: Mapping[str, tuple[str, Callable[[Config, str], Fix]]] = {
     "quantised_modules": (_("integer layers are what makes the file small and fast"), _quantised_modules),
     "conv1d_left": (_("a Conv1d runs in float, and the U-Net has 75"), _conv1d_left),
@@ -235,6 +253,8 @@ MARKS: Mapping[str, tuple[str, Callable[[Config, str], Fix]]] = {
     "diversity": (_("a generator that repeats itself adds nothing to a data set"), _diversity),
     "beats_noise": (_("the diffusion must draw better maps than decoded noise"), _beats_noise),
     "physics": (_("a gather that ignores its map teaches an inversion nothing"), _physics),
+    "lattice": (_("dots on a grid are no geology"), _lattice),
+    "variogram": (_("maps of other variety than real ones teach an inversion wrongly"), _variogram),
 }
 """Success mark -> why it matters, and what fixes it, from the configuration and from how it was measured."""
 

@@ -229,12 +229,25 @@ def _point(conv: nn.ConvTranspose2d) -> PointTransposed:
 def _shuffled(conv: nn.ConvTranspose2d) -> ShuffledTransposed:
     if (conv.kernel_size, conv.stride, conv.padding, conv.output_padding) != ((4, 4), (2, 2), (1, 1), (0, 0)):
         raise ValueError(f"{conv} is not of kernel 4, stride 2, padding 1")
-    # taps of the transposed kernel that the two pixels of the window meet, for each phase of the shuffle
-    taps = torch.tensor([[2, 0], [3, 1]], device=conv.weight.device)
-    weight = conv.weight[:, :, taps[:, None, :, None], taps[None, :, None, :]]  # (I, O, 2, 2, 2, 2)
-    weight = weight.permute(1, 2, 3, 0, 4, 5).reshape(4 * conv.out_channels, conv.in_channels, 2, 2)
+    weight = shuffled_kernel(conv.weight)
     bias = _bias(conv).repeat_interleave(4)
     return ShuffledTransposed(conv2d_of(nn.Parameter(weight.contiguous()), nn.Parameter(bias), padding=(1, 1)))
+
+
+def shuffled_kernel(kernel_IO44: Tensor) -> Tensor:
+    """A transposed kernel of stride 2 as the kernel (4 O, I, 2, 2) of ``ShuffledTransposed``."""
+    inputs, outputs = kernel_IO44.shape[:2]
+    # taps of the transposed kernel that the two pixels of the window meet, for each phase of the shuffle
+    taps = torch.tensor([[2, 0], [3, 1]], device=kernel_IO44.device)
+    weight = kernel_IO44[:, :, taps[:, None, :, None], taps[None, :, None, :]]  # (I, O, 2, 2, 2, 2)
+    return weight.permute(1, 2, 3, 0, 4, 5).reshape(4 * outputs, inputs, 2, 2)
+
+
+def kernel_of_shuffled(weight: Tensor) -> Tensor:
+    """The inverse of ``shuffled_kernel``: (4 O, I, 2, 2) -> (I, O, 4, 4)."""
+    outputs, inputs = len(weight) // 4, weight.shape[1]
+    phases = weight.reshape(outputs, 2, 2, inputs, 2, 2).flip(4, 5)  # tap 2 a + p of phase p, the far pixel first
+    return phases.permute(3, 0, 4, 1, 5, 2).reshape(inputs, outputs, 4, 4)
 
 
 def _bias(conv: nn.ConvTranspose2d) -> Tensor:

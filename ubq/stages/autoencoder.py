@@ -20,12 +20,13 @@ class TrainAutoencoder(Stage):
     """Reads velocity maps only, makes ``autoencoder.pt`` and ``latents.pt``."""
 
     name = "train-autoencoder"
-    version = 3  # sorts the latent's channels; patches also compared place by place
+    version = 4  # kernels that upsample interpolate, patches of one phase a step, maps without gathers
     trains = True
     reads = (
         "seed",
         "device",
         "data.normalization",
+        "data.synth_maps",
         "model.encoder_dim",
         "model.encoder_dims",
         "model.velocity_latent",

@@ -32,7 +32,7 @@ class TrainDiffusion(Stage):
     """Reads the latents and no map, makes ``diffusion.pt``."""
 
     name = "train-diffusion"
-    version = 2  # time steps spread evenly over a batch
+    version = 3  # latents of maps without gathers too
     trains = True
     reads = ("seed", "device", "train.diffusion", *UNET_KEYS)
     after = ("train-autoencoder",)

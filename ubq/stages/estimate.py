@@ -30,6 +30,8 @@ FAKE_QUANT_SHARE = 1.3
 """Activations with fake quantisation over those without: the masks of what was clamped."""
 FAKE_QUANT_WEIGHTS = 1.25
 """Kept for each byte of a layer's weights: the fake-quantised copy and the mask of what was clamped."""
+WITHOUT_GATHERS = ("train-autoencoder", "train-diffusion", "qat-diffusion")
+"""Stages that also train on ``data.synth_maps``."""
 CODE_BYTES = 90_000
 """TorchScript code in an exported file, as counted in that of the preset smoke."""
 RECORD_BYTES = 190
@@ -185,6 +187,7 @@ def disk_needed(config: Config, names: Sequence[str], memory: Mapping[str, Stage
     if "prepare" in names and not config.data.train_velocity:
         model = config.model
         total += config.data.synth_samples * 4 * (model.sources * model.seismic_samples * model.receivers + 70 * 70)
+        total += config.data.synth_maps * 4 * 70 * 70
     return total
 
 
@@ -214,10 +217,13 @@ def estimate(config: Config) -> dict[str, Any]:
     }
     memory = {name: needed.total for name, needed in memory_of(config).items()}
     samples, operations = training_samples(config), 0.0
+    without_gathers = 0 if has_data(config) else config.data.synth_maps
     for stage in memory:
         training = training_of(config, stage)
         assert training is not None
-        of = distill.trajectories if stage == "qat-diffusion" and distill.steps else samples
+        of = samples + without_gathers if stage in WITHOUT_GATHERS else samples
+        if stage == "qat-diffusion" and distill.steps:
+            of = distill.trajectories
         operations += 6 * by_stage[stage] * samples_seen(training, of)
     if distill.steps:  # the teacher, forward alone
         operations += 2.0 * macs["diffusion"] * distill.teacher_steps * distill.trajectories

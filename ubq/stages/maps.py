@@ -29,6 +29,11 @@ def synthetic_folder(paths: RunPaths) -> Path:
     return paths.data / "synthetic"
 
 
+def maps_alone(paths: RunPaths) -> Path:
+    """Where ``prepare`` puts the maps it synthesises without gathers."""
+    return paths.data / "synthetic_maps.npy"
+
+
 def data_of(config: Config, paths: RunPaths) -> DataConfig:
     """The data configuration with the synthesised folder filled in where no data were given."""
     if config.data.train_velocity:

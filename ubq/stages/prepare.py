@@ -9,7 +9,7 @@ from ubq.config.schema import Config
 from ubq.errors import DataError
 from ubq.i18n import gettext as _
 from ubq.stages.base import Stage, StageContext, Stopped
-from ubq.stages.maps import DATASET, data_of, seismic_shape, synthetic_folder
+from ubq.stages.maps import DATASET, data_of, maps_alone, seismic_shape, synthetic_folder
 from ubq.stages.paths import RunPaths
 from ubq.training.files import save_json
 
@@ -26,6 +26,7 @@ class Prepare(Stage):
         "data.val_velocity",
         "data.normalization",
         "data.synth_samples",
+        "data.synth_maps",
         "data.val_fraction",
         "data.min_val_samples",
         "seed",
@@ -41,7 +42,7 @@ class Prepare(Stage):
 
     def run(self, context: StageContext) -> None:
         from ubq.data.files import no_data
-        from ubq.data.pairs import open_pairs
+        from ubq.data.pairs import maps_of_file, open_pairs
         from ubq.data.split import split_to_dict
         from ubq.data.validate import validate_split
 
@@ -52,6 +53,8 @@ class Prepare(Stage):
             self._synthesise(context)
         data = data_of(config, paths)
         split = open_pairs(data, config.seed, seismic_shape=seismic_shape(config))
+        if config.data.synth_maps and not config.data.train_velocity:
+            split = split.with_training_maps(maps_of_file(maps_alone(paths)))
         split.pairs()  # neither side is without
         report = validate_split(split, data, lambda done, total: context.progress(done, total, phase="validate"))
         for warning in report.warnings:
@@ -62,7 +65,7 @@ class Prepare(Stage):
     def _synthesise(self, context: StageContext) -> None:
         from ubq.data.forward import forward_files, require_deepwave
         from ubq.data.pairs import held_out_samples
-        from ubq.data.synthetic import write_synthetic
+        from ubq.data.synthetic import write_maps, write_synthetic
 
         require_deepwave()
         config, folder = context.config, synthetic_folder(context.paths)
@@ -74,6 +77,9 @@ class Prepare(Stage):
             )
         )
         write_synthetic(config.data.family, samples - held_out, held_out, config.seed, folder, replace=True)
+        if config.data.synth_maps:
+            context.log(_("and {maps} maps without gathers").format(maps=config.data.synth_maps))
+            write_maps(maps_alone(context.paths), config.data, config.seed, start=samples - held_out)
         finished = forward_files(
             folder,
             folder,

@@ -41,7 +41,7 @@ class QatDecoders(Stage):
     """Reads the float decoders, the latents and the pairs, makes ``final_qat_decoders.pt``."""
 
     name = "qat-decoders"
-    version = 3  # the map computed in four offset copies
+    version = 4  # kernels that upsample keep to interpolating, patches of one phase a step
     trains = True
     reads = (
         "seed",

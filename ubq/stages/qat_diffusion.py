@@ -47,7 +47,7 @@ class QatDiffusion(Stage):
     """Reads the float U-Net, the latents and the quantised decoders, makes ``final_qat_model.pt``."""
 
     name = "qat-diffusion"
-    version = 3  # time steps spread evenly over a batch
+    version = 4  # latents of maps without gathers too
     trains = True
     reads = (
         "seed",

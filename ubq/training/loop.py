@@ -53,6 +53,10 @@ class Task(Protocol):
         """Prepare the model for steps of this phase."""
         ...
 
+    def hold(self) -> None:
+        """After every step: bring back the weights that the task keeps somewhere."""
+        ...
+
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
         """Mean loss over the given training samples, (B,) int64; a scalar with a graph."""
         ...
@@ -205,6 +209,7 @@ class _Training:
             self._check_finite(float(norm), _("the gradient"), self.step)
         nn.utils.clip_grads_with_norm_(self.parameters, self.settings.grad_clip or math.inf, norm, foreach=True)
         self.optimizer.step()
+        self.task.hold()
         self.optimizer.zero_grad()
         self.average.update()
         return loss, norm, agreed

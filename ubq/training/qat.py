@@ -19,6 +19,7 @@ from ubq.training.tasks import (
     reconstruction_loss,
     velocity_loss,
 )
+from ubq.training.upsampling import SmoothUpsampling
 
 
 class QatDecodersTask:
@@ -31,6 +32,13 @@ class QatDecodersTask:
     ) -> None:
         self.model, self.latents, self.train, self.val, self.settings = decoders, latents, train, val, settings
         self.train_samples = len(train)
+        upsampling = SmoothUpsampling(decoders)
+        self.upsampling = upsampling if upsampling.held() else None
+
+    def hold(self) -> None:
+        """Kernels that came interpolating stay so; those of an imported decoder may be others."""
+        if self.upsampling is not None:
+            self.upsampling.hold()
 
     def phase(self, step: int, steps: int) -> str:
         return phase_at(step, steps, self.settings.warmup)

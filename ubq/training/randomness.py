@@ -90,3 +90,7 @@ class SampleDraws:
     def shared_normal(self, *shape: int) -> Tensor:
         """Standard normal noise that all samples share, (*shape) float32, keyed by the first of them."""
         return torch.randn(shape, generator=self._generators[0])
+
+    def shared_integers(self, high: int, *shape: int) -> Tensor:
+        """Integers in [0, high) that all samples share, (*shape) int64, keyed by the first of them."""
+        return torch.randint(high, shape, generator=self._generators[0])

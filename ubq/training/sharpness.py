@@ -6,6 +6,10 @@ a batch and of its target (sliced Wasserstein loss: Bonneel et al. 2015; on pyra
 al. 2018, where it is a metric), so that interfaces come out as sharp as real ones. Alone it would be
 met by speckles anywhere, so the other half compares how strong each band is around every place.
 
+The patches of a step all lie alike on the grid of the decoder's last two upsamplings. Patches from everywhere would be
+met by a lattice on that grid, which is fine energy too; those from one place of it are then as unlike the target's as
+a lattice is.
+
 Suffixes: B maps, P patches of a map, D elements of a patch, R projections.
 """
 
@@ -20,6 +24,8 @@ from ubq.training.randomness import SampleDraws
 
 LEVELS = 2
 """The fine band-pass levels; the coarse rest is what mean errors are good at."""
+GRID = 4
+"""Cells after which a decoder's last two upsamplings repeat; half as many on the next level."""
 PATCHES_PER_MAP = 32
 PROJECTIONS = 16
 
@@ -35,16 +41,19 @@ def patch_loss(result: Tensor, target: Tensor, draws: SampleDraws) -> Tensor:
     with torch.autocast(result.device.type, enabled=False):  # differences of neighbours need float32
         pyramids = [laplacian_pyramid(maps.float())[:LEVELS] for maps in (result, target)]
         bands = list(zip(*pyramids, strict=True))
-        halves = [_distance(own, wanted, draws) for own, wanted in bands]
+        phase = draws.shared_integers(GRID, 2).tolist()
+        halves = [_distance(own, wanted, GRID >> level, phase, draws) for level, (own, wanted) in enumerate(bands)]
         halves += [_misplaced(own, wanted) for own, wanted in bands]
     return torch.stack(halves).mean()
 
 
-def _distance(own: Tensor, wanted: Tensor, draws: SampleDraws) -> Tensor:
-    """Sliced Wasserstein distance of the patches of one level."""
-    places = own.shape[-1] - PATCH + 1
-    rows_BP = draws.integers(places, PATCHES_PER_MAP).to(own.device, non_blocking=True)
-    columns_BP = draws.integers(places, PATCHES_PER_MAP).to(own.device, non_blocking=True)
+def _distance(own: Tensor, wanted: Tensor, grid: int, phase: list[int], draws: SampleDraws) -> Tensor:
+    """Sliced Wasserstein distance of the patches of one level whose corners have one phase on a grid."""
+    places = (own.shape[-1] - PATCH + 1) // grid
+    rows_BP, columns_BP = (
+        (draws.integers(places, PATCHES_PER_MAP) * grid + of_axis % grid).to(own.device, non_blocking=True)
+        for of_axis in phase
+    )
     directions_DR = draws.shared_normal(PATCH * PATCH, PROJECTIONS).to(own.device, non_blocking=True)
     directions_DR = directions_DR / directions_DR.norm(dim=0)
     own_XR, wanted_XR = (_patches(maps, rows_BP, columns_BP) @ directions_DR for maps in (own, wanted))

@@ -18,6 +18,7 @@ from ubq.training.modules import Autoencoder
 from ubq.training.randomness import SampleDraws
 from ubq.training.shared_batch import whole_batch
 from ubq.training.sharpness import patch_loss
+from ubq.training.upsampling import SmoothUpsampling
 
 VALIDATION_SAMPLES = 256
 """Held-out samples a validation looks at; the first of them, always the same."""
@@ -92,6 +93,9 @@ class _FloatTask:
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                 layer.train(phase != "frozen")
 
+    def hold(self) -> None:
+        """Every weight is free."""
+
 
 class AutoencoderTask(_FloatTask):
     """Encoder and velocity decoder: velocity -> latent -> velocity."""
@@ -104,6 +108,13 @@ class AutoencoderTask(_FloatTask):
         self.train, self.val, self.settings = train, val, settings
         self.train_samples = len(train)
         self.freeze_statistics = settings.freeze_statistics
+        self.upsampling = SmoothUpsampling(model) if settings.smooth_upsampling else None
+        self.hold()
+
+    def hold(self) -> None:
+        """Kernels that upsample keep to interpolating where that is asked for."""
+        if self.upsampling is not None:
+            self.upsampling.hold()
 
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
         velocity = self.train.velocity(samples)
@@ -158,7 +169,7 @@ class LatentDiffusion(Protocol):
 
 
 class DiffusionTask(_FloatTask):
-    """Diffusion U-Net over the latents.
+    """Diffusion U-Net over the latents of all training maps, also of those without gathers.
 
     Args:
         wide: whether its products are large enough for bfloat16 to pay on a CPU.

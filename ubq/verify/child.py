@@ -42,7 +42,7 @@ class Exported:
         normalization: ranges of the model.
         velocity_shape: of one map.
         seismic_shape: of one map's gathers.
-        further: the files of further formats that ``ubq.runtime`` loads.
+        other_files: the files of other formats that ``ubq.runtime`` loads.
         distilled: judged by where its steps end, not by one of them; ``reference`` holds the float student.
     """
 
@@ -55,7 +55,7 @@ class Exported:
     normalization: Normalization
     velocity_shape: tuple[int, ...] = (1, 70, 70)
     seismic_shape: tuple[int, ...] = (5, 1000, 70)
-    further: tuple[Path, ...] = ()
+    other_files: tuple[Path, ...] = ()
     distilled: bool = False
 
     @property

@@ -13,11 +13,14 @@ from torch import Tensor
 
 from ubq.metrics import (
     Distance,
+    Variogram,
+    lattice,
     mann_kendall,
     nearest,
     pairwise_diversity,
     ratio_interval,
     sliced_wasserstein,
+    variogram,
 )
 from ubq.metrics.distribution import WANTED_HELD_OUT
 from ubq.metrics.trend import FEWEST_POINTS, SIGNIFICANCE
@@ -37,6 +40,8 @@ END_ERROR = (
 MIN_DIVERSITY = 0.7
 MAX_NOISE_RATIO = 0.5
 MAX_PHYSICS_ERROR = 0.05
+MAX_LATTICE = 2.0
+MAX_VARIOGRAM = 0.25
 FULL_QUANTISATION_PHASES = ("activations", "frozen")
 GENERATION_CHECKS = ("without_ubq", "shapes", "finite", "velocity_range", "calls_differ", "seed_repeats")
 
@@ -227,3 +232,22 @@ def physics(modelled: Sequence[float], decoded: Sequence[float]) -> Mark:
         f"with its decoder's gathers {math.fsum(decoded) / len(decoded):.3g}"
     )
     return Mark("physics", value <= MAX_PHYSICS_ERROR, value, MAX_PHYSICS_ERROR, how)
+
+
+def no_lattice(generated: Tensor, held_out: Tensor) -> Mark:
+    """Are the maps free of the grid of dots that transposed convolutions can leave?"""
+    own, real = lattice(generated), lattice(held_out)
+    how = f"largest peak at a period of 2 or 4 cells of {len(generated)} generated maps; held-out maps {real:.3g}"
+    return Mark("lattice", own <= MAX_LATTICE, own, MAX_LATTICE, how)
+
+
+def same_variogram(generated: Tensor, held_out: Tensor) -> tuple[Mark, Variogram]:
+    """Do cells differ over each distance as much as those of held-out maps? Also the ratios, lag by lag."""
+    own, real = variogram(generated), variogram(held_out)
+    value = own.difference(real)
+    halves = variogram(held_out[::2]).difference(variogram(held_out[1::2])) if len(held_out) > 3 else math.nan
+    how = (
+        f"mean relative difference over lags 1 to {len(own.x)} and both directions, to {len(held_out)} held-out maps"
+        f"; of two halves of them {halves:.3g}"
+    )
+    return Mark("variogram", value <= MAX_VARIOGRAM, value, MAX_VARIOGRAM, how), own.ratios(real)

@@ -119,16 +119,16 @@ def verify_export(
         details["torch"] = result.get("torch")
         error = result.get("error")
         problems = [*result["problems"], *([error] if error else [])]
-        for further in exported.further:
+        for other in exported.other_files:
             seen = examine(
-                further,
+                other,
                 (exported.velocity_shape, exported.seismic_shape),
                 exported.velocity_limits,
                 threads,
                 (lambda: progress(0, 0)) if progress is not None else None,
             )
-            details.setdefault("other_format_files", {})[further.name] = seen
-            result["checks"][further.name] = not seen["problems"]
+            details.setdefault("other_format_files", {})[other.name] = seen
+            result["checks"][other.name] = not seen["problems"]
             problems += seen["problems"]
         found.append(marks.generation(result["checks"], problems))
         tensors = _load(Path(folder) / "generated.pt")
@@ -182,8 +182,13 @@ def _distribution(
     details: dict[str, Any],
     kept: Evidence,
 ) -> list[Mark]:
-    """Diversity and distance to held-out maps, with floor, ceiling and the ratio int8/float; fills what is kept."""
-    limits = {"diversity": marks.MIN_DIVERSITY, "beats_noise": marks.MAX_NOISE_RATIO}
+    """Diversity and distance to held-out maps, with floor, ceiling and the ratio int8/float; lattice, variogram."""
+    limits = {
+        "diversity": marks.MIN_DIVERSITY,
+        "beats_noise": marks.MAX_NOISE_RATIO,
+        "lattice": marks.MAX_LATTICE,
+        "variogram": marks.MAX_VARIOGRAM,
+    }
     if "velocity" not in tensors or not bool(torch.isfinite(tensors["velocity"]).all()):
         why = error or "the file gave no finite maps"
         return [marks.unmeasured(name, limit, why) for name, limit in limits.items()]
@@ -209,7 +214,9 @@ def _distribution(
     if "float_velocity" in tensors and bool(torch.isfinite(tensors["float_velocity"]).all()):
         ratio = ratio_interval(generated, tensors["float_velocity"], real)
         details["sliced_wasserstein"]["int8_over_float"] = asdict(ratio)
-    return [diversity_mark, noise_mark]
+    variogram_mark, ratios = marks.same_variogram(tensors["all_velocity"], real)
+    details["variogram_over_held_out"] = asdict(ratios)
+    return [diversity_mark, noise_mark, marks.no_lattice(tensors["all_velocity"], real), variogram_mark]
 
 
 def _physics(

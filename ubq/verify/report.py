@@ -30,6 +30,8 @@ MARK_IDS = (
     "diversity",
     "beats_noise",
     "physics",
+    "lattice",
+    "variogram",
 )
 Figure = float | int | None | Mapping[str, float | int | None]
 """One number, or several by name; None where nothing could be measured."""
@@ -107,6 +109,8 @@ def title(mark_id: str) -> str:
         "diversity": _("generated maps differ"),
         "beats_noise": _("better than decoded noise"),
         "physics": _("pairs obey the wave equation"),
+        "lattice": _("no lattice in the maps"),
+        "variogram": _("variogram of real maps"),
     }
     return titles.get(mark_id, mark_id)
 
@@ -166,7 +170,7 @@ def threshold_text(mark: Mark) -> str:
 
 def _sign(mark_id: str) -> str:
     sign = {"quantised_modules": "> ", "file_size": "< ", "diversity": ">= ", "conv1d_left": "= ", "generation": "= "}
-    sign |= dict.fromkeys(("int8_fidelity", "beats_noise", "physics"), "<= ")
+    sign |= dict.fromkeys(("int8_fidelity", "beats_noise", "physics", "lattice", "variogram"), "<= ")
     return sign.get(mark_id, "")
 
 
