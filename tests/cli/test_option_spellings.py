@@ -9,6 +9,9 @@ import typer
 
 from ubq.cli import app, main
 
+VALUES = {"--gathers": "wave"}
+"""Of the options that do not take any number or text."""
+
 
 def options_of(command: str) -> list[Any]:
     group = typer.main.get_command(app)
@@ -24,7 +27,7 @@ def test_every_option_may_be_spelled_with_underscores(command: str, monkeypatch:
         for name in (*option.opts, *option.secondary_opts):
             if not name.startswith("--") or name == "--help":
                 continue
-            value = [] if option.is_flag else ["1"]
+            value = [] if option.is_flag else [VALUES.get(name, "1")]
             target = ["host:path"] if command == "deploy" else []
             given = {}
             for spelled in (name, "--" + name[2:].replace("-", "_")):
