@@ -40,7 +40,7 @@ SAYS = frozenset(
      "without")
 )  # fmt: skip
 """Words of a sentence that goes on after a command."""
-IS_NO_COMMAND = frozenset(("are", "exported", "is", "knows", "never", "refuses", "that"))
+IS_NO_COMMAND = frozenset(("are", "computes", "exported", "has", "is", "knows", "never", "refuses", "that", "was"))
 """What ubq itself does in a sentence."""
 OPTION = re.compile(r"(?<![\w./`-])--[a-z][\w-]*")
 OTHER_PROGRAMS = re.compile(r"(?:pip|apt|sudo|git|ssh|curl)\b[^;`\n]*")

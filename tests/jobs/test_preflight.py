@@ -102,7 +102,8 @@ def test_a_device_that_is_not_there(paths: RunPaths) -> None:
     assert "--device cpu" in check.fix
     paths.root.mkdir()
     paths.config.write_text("")
-    assert f"ubq run --config {paths.config} --set device=cpu" in check_device("cuda:77", paths).fix
+    resume = f"ubq resume {paths.root.name} --runs-dir {paths.root.parent} --set device=cpu"
+    assert resume in check_device("cuda:77", paths).fix
 
 
 def test_a_device_that_computes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -265,7 +265,11 @@ def open_files(
                     _("{seismic} has {given} samples, but {velocity} has {wanted}").format(
                         seismic=gathers.path, given=gathers.samples, velocity=maps.path, wanted=maps.samples
                     ),
-                    _("remove both, or model the seismic again with ubq data forward"),
+                    _("remove both, or model the seismic again: {command}").format(
+                        command=shlex.join(
+                            ["ubq", "data", "forward", "--velocity", str(maps.path), "--out", str(gathers.path.parent)]
+                        )
+                    ),
                 )
         pairs.append(FilePair(maps, gathers, found.id, paired=found.seismic is not None))
     return pairs

@@ -143,7 +143,7 @@ def guide_text(facts: Facts, file_bytes: int, further: Sequence[str] = ()) -> st
             _(
                 "**On a Pi take ONNX Runtime**, which needs a third of the instructions and of the memory: the same"
                 " weights lie in `{file}`. `ubq export {name} --bundle` packs what it needs, with a guide, and"
-                " `ubq deploy` brings it there. The rest of this page is for PyTorch."
+                " `ubq deploy pi@raspberrypi.local:ubq {name}` brings it there. The rest of this page is for PyTorch."
             ).format(file=f"{facts.name}.onnx", name=facts.name),
         )
     if not facts.quantised:
