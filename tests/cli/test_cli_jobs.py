@@ -322,21 +322,6 @@ def test_a_job_stopped_with_ctrl_z_is_continued_so_that_it_can_save(detached: Pa
     assert status(detached)["state"] == "interrupted"
 
 
-def test_a_crashed_run_resumed_in_the_background_reports_what_the_new_process_says(detached: Path) -> None:
-    """``state.json`` of the crash says running, too."""
-    wait_for(detached, lambda s: s["stages"][0]["last_checkpoint"])
-    pid = status(detached)["owner"]["pid"]
-    os.kill(pid, signal.SIGKILL)
-    while status(detached)["owner"]:
-        time.sleep(0.05)
-    assert json.loads((detached / "runs/job/state.json").read_text())["state"] == "running"
-    # a preflight that fails: the device is not there
-    done = ubq(detached, "resume", "--detach", "--set", "device=cuda:7", step_seconds=0.08)
-    assert done.returncode != 0
-    assert "cuda:7" in done.stdout + done.stderr
-    assert "preflight passed" not in done.stdout
-
-
 def test_resume_with_a_value_runs_again_what_depends_on_it(tmp_path: Path) -> None:
     assert ubq(tmp_path, "run", *PRESET, *STEPS, "--epochs", "7", "--run", "r").returncode == 0
     (tmp_path / "elsewhere").mkdir()
