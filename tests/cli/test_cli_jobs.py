@@ -311,7 +311,7 @@ def state_of_process(pid: int) -> str:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_a_job_stopped_with_ctrl_z_is_continued_so_that_it_can_save(detached: Path) -> None:
-    shot = wait_for(detached, lambda s: s["stages"][0]["step"] >= 12)
+    shot = wait_for(detached, lambda s: s["stages"][0]["last_checkpoint"])
     pid = shot["owner"]["pid"]
     os.kill(pid, signal.SIGTSTP)
     os.kill(pid, signal.SIGSTOP)  # one that leads its session ignores the former
