@@ -19,9 +19,10 @@ from ubq.config.schema import QuantConfig
 from ubq.errors import DataError
 from ubq.export.lower.torchscript import write_torchscript
 from ubq.interface import Interface, read_interface
+from ubq.stages.estimate import file_bytes
 from ubq.tui import cost
 from ubq.tui.draft import Draft
-from ubq.tui.lookup import _content, _data, file_bytes
+from ubq.tui.lookup import _content, _data
 from ubq.tui.processes import Lookup, ubq_json
 
 REPOSITORY = Path(__file__).parents[2]
