@@ -193,7 +193,7 @@ def maps(
     ] = 0,
     out: Annotated[Path | None, typer.Option(help="PNG to draw; default: bench-maps.png in the run's folder.")] = None,
     threads: Threads = 1,
-    runs_dir: RunsDir = Path("runs"),
+    runs_dir: RunsDir = HERE,
     as_json: Json = False,
 ) -> None:
     """Lattice, variograms, cuts and distance of a run's maps, each beside what real maps score."""
@@ -209,7 +209,7 @@ def maps(
     draw_variograms(result, picture)
     _print(result, as_json, picture=str(picture))
     if not as_json:
-        typer.echo(_("picture: {path}").format(path=picture), err=True)
+        say(_("picture: {path}").format(path=picture), err=True)
 
 
 @app.command()

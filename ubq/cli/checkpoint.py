@@ -71,7 +71,7 @@ def weights(
         torch.save(found, temporary)
     entries = {n: len(v) for n, v in found.items() if isinstance(v, dict)}
     shown = ", ".join(f"{name} ({count})" for name, count in entries.items())
-    typer.echo(_("wrote {file}; tensors: {entries}").format(file=output, entries=shown))
+    say(_("wrote {file}; tensors: {entries}").format(file=output, entries=shown))
 
 
 def _print(result: ImportedModel) -> None:

@@ -391,7 +391,7 @@ def _from_float_run(run: Path, wanted: dict[str, Any], backend: str) -> tuple[Ge
     if recipe.distilled and not student.is_file():
         raise CheckpointError(
             _("the run {run} has no model to export yet").format(run=run.name),
-            _("go on with it: ubq resume {run} --runs-dir {folder}").format(run=run.name, folder=run.parent),
+            _("go on with it: {command}").format(command=run_command("resume", run)),
         )
     _refuse_other_steps(recipe, wanted, run)
     recipe = replace(recipe, export=_checked("export", recipe.export, wanted))

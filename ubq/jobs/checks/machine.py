@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ubq.config.runs import runs_dir
 from ubq.cpu import cores
 from ubq.errors import PreflightError
 from ubq.i18n import gettext as _
@@ -38,7 +39,7 @@ def environment(config: Config | None) -> list[Check]:
         lambda: _engines(config),
         lambda: _threads(config),
         _cuda,
-        lambda: _disk(Path(config.run.dir) if config else Path("runs")),
+        lambda: _disk(Path(config.run.dir) if config else runs_dir()),
         _memory,
         _terminal,
         _locale,
