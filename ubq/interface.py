@@ -22,19 +22,25 @@ class Interface:
     problem: str = ""
 
 
-def interface_file() -> Path:
-    """``~/.config/ubq/interface.toml`` on Linux (XDG)."""
+def user_folder() -> Path | None:
+    """Folder of the user's own settings, ``~/.config/ubq`` on Linux (XDG); None for a user without a home."""
     from platformdirs import user_config_path
 
-    return user_config_path("ubq") / "interface.toml"
+    try:
+        return user_config_path("ubq")
+    except RuntimeError:  # neither HOME nor an entry of the user in the system's list
+        return None
 
 
 def read_interface(file: Path | None = None) -> Interface:
     """The settings; what is wrong with them is told in ``problem`` and never stops anything."""
     try:
-        file = interface_file() if file is None else file
+        folder = user_folder() if file is None else file.parent
     except ImportError:  # ubq.runtime alone, on a machine without ubq's dependencies
         return Interface()
+    if folder is None:
+        return Interface()
+    file = file or folder / "interface.toml"
     try:
         raw = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:

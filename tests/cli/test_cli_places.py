@@ -86,6 +86,23 @@ def test_a_configuration_that_cannot_be_read_keeps_nobody_from_looking(capsys: p
     assert ubq(capsys, "status")[0] == 0
 
 
+def test_a_user_without_a_home(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs under a number."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    make_run(Path("runs/job"))
+    assert ubq(capsys, "status")[0] == 0
+    assert ubq(capsys, "config", "show", "--preset", "smoke")[0] == 0
+    code, _out, err = ubq(capsys, "run", "--preset", "smoke", "--runs-dir", "~/runs")
+    assert code == EXIT_USAGE
+    assert "no home folder" in err
+
+
 def test_a_renamed_run_is_known_by_its_new_name(capsys: pytest.CaptureFixture[str]) -> None:
     make_run(Path("runs/old"))
     os.rename("runs/old", "runs/new")

@@ -134,3 +134,17 @@ def test_any_layout_gets_the_key_and_nothing_else_or_is_refused(text: str, key: 
     table[key.rpartition(".")[2]] = 7
     assert tomllib.loads(result) == expected
     assert all(comment in result for comment in ("# note", "# last", "# a") if comment in text)
+
+
+def test_a_file_keeps_its_mark_line_ends_permissions_and_link(tmp_path: Path) -> None:
+    real, link = tmp_path / "real.toml", tmp_path / "ubq.toml"
+    real.write_bytes(b'\xef\xbb\xbfextends = "demo"\r\n# note\r\n[qat]\r\nepochs = 3\r\n')
+    real.chmod(0o640)
+    link.symlink_to(real)
+    set_values(link, {"qat.epochs": "7", "seed": "2"})
+    content = real.read_bytes()
+    assert content.startswith(b"\xef\xbb\xbfextends")
+    assert content.count(b"\n") == content.count(b"\r\n") == 5
+    assert b"epochs = 7\r\n" in content
+    assert link.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o640

@@ -98,8 +98,9 @@ def load_config(
         ConfigError: with every mistake of every layer.
     """
     above = Layer()
-    if not isolated and user_file().is_file():
-        above.over(inherit(read_layer(user_file())))
+    own = None if isolated else user_file()
+    if own is not None:
+        above.over(inherit(read_layer(own)))
     project = Path(PROJECT_FILE) if project_file is None else project_file
     has_project = project_file is not None or (not isolated and project.is_file())
     if has_project:
@@ -158,7 +159,7 @@ def _preset_name(extends: Any) -> str:
 def _absolute(extends: Any, home: Path) -> Any:
     """``extends`` with paths that mean the same from anywhere, as a run's frozen configuration needs them."""
     if isinstance(extends, str) and presets.is_path(extends):
-        return str((home / Path(extends).expanduser()).absolute())
+        return str((home / os.path.expanduser(extends)).absolute())
     return [_absolute(e, home) for e in extends] if isinstance(extends, list | tuple) else extends
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -43,7 +44,7 @@ def is_path(name: str) -> bool:
 def find(name: str, relative_to: Path | None = None) -> Path | None:
     """File of the preset ``name``, or None; a path is taken relative to the folder ``relative_to``."""
     if is_path(name):
-        file = (relative_to or Path()) / Path(name).expanduser()
+        file = (relative_to or Path()) / os.path.expanduser(name)
     else:
         file = folder() / f"{name}.toml"
     return file if file.is_file() else None

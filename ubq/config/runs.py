@@ -14,16 +14,17 @@ from pathlib import Path
 from ubq.config import presets
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
+from ubq.interface import user_folder
 
 PROJECT_FILE = "ubq.toml"
 DEFAULT = "runs"
 
 
-def user_file() -> Path:
-    """The user's own configuration, ``~/.config/ubq/config.toml`` on Linux (XDG)."""
-    from platformdirs import user_config_path
-
-    return user_config_path("ubq") / "config.toml"
+def user_file() -> Path | None:
+    """The user's own configuration, ``~/.config/ubq/config.toml`` on Linux (XDG); None where there is none."""
+    folder = user_folder()
+    file = folder / "config.toml" if folder else None
+    return file if file and os.access(file, os.F_OK) else None
 
 
 def expanded(path: str) -> str:
@@ -56,8 +57,10 @@ def runs_dir(given: Path | None = None, project_file: Path | None = None) -> Pat
     return Path(expanded(named or _dir_of(user_file()) or DEFAULT))
 
 
-def _dir_of(file: Path, depth: int = 0) -> str:
+def _dir_of(file: Path | None, depth: int = 0) -> str:
     """``run.dir`` of a TOML file or of what it extends; empty where neither says any."""
+    if file is None:
+        return ""
     try:
         values: object = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -151,7 +152,7 @@ def complete_path(value: str) -> str | None:
         return None
     folder, _slash, start = value.rpartition("/")
     try:
-        place = Path((folder + _slash) or ".").expanduser()
+        place = Path(os.path.expanduser((folder + _slash) or "."))
         names = sorted(p.name + ("/" if p.is_dir() else "") for p in place.iterdir())
     except (OSError, RuntimeError, ValueError):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -377,12 +378,12 @@ class WizardScreen(Screen[None]):
 
     async def _inspect(self) -> dict[str, Any]:
         pretrained = self.draft.loaded.config.pretrained
-        path = str(Path(pretrained.path).expanduser())
+        path = os.path.expanduser(pretrained.path)
         if not await asyncio.to_thread(Path(path).is_file):
             return {"error": _("{path} does not exist").format(path=path), "fix": ""}
         arguments = ["checkpoint", "inspect", path, "--json", "--weights", pretrained.weights]
         if pretrained.decoder_path:
-            arguments += ["--decoder-checkpoint", str(Path(pretrained.decoder_path).expanduser())]
+            arguments += ["--decoder-checkpoint", os.path.expanduser(pretrained.decoder_path)]
         return await ubq_json(*arguments, timeout=INSPECT_S)
 
     def _live(self, text: Text | str) -> None:
