@@ -256,12 +256,17 @@ def run(
 
 
 def _import_everything() -> None:
-    """What commands import, so that forked processes have it already; and what takes a second and reads no input."""
+    """What commands import, so that forked processes have it already.
+
+    What takes a second and reads no input is left out, and so is the minute that a heartbeat is watched for.
+    """
     import importlib
 
+    import ubq.jobs.owner
     import ubq.stages.estimate
 
     ubq.stages.estimate.memory_of = lambda config: {}
+    ubq.jobs.owner.SILENT_S = 0.05
 
     for name in (
         "ubq.cli",

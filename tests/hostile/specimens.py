@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,6 +28,7 @@ from ubq.config.load import load_config, write_frozen  # noqa: E402
 from ubq.durable import dump_json  # noqa: E402
 from ubq.export.bundle.folder import make_bundle  # noqa: E402
 from ubq.export.lower.torchscript import write_torchscript  # noqa: E402
+from ubq.jobs.owner import this_process  # noqa: E402
 from ubq.jobs.state import RunState, StageState, write_state  # noqa: E402
 from ubq.quant.checkpoint import save_qat  # noqa: E402
 from ubq.training.store import CheckpointStore  # noqa: E402
@@ -330,16 +331,8 @@ def _run(folder: Path, text: str) -> None:
     )
     state.next_command = "ubq resume r"
     write_state(run / "state.json", state)
-    owner = {
-        "pid": 4_000_000,
-        "host": "elsewhere",
-        "start": "1",
-        "boot": "b",
-        "since": "2026-01-01T00:00:00Z",
-        "command": "ubq run",
-        "detached": False,
-    }
-    (run / "owner.json").write_bytes(dump_json(owner))
+    gone = replace(this_process("ubq run"), pid=4_000_000)  # of this machine, so that no heartbeat is waited for
+    (run / "owner.json").write_bytes(dump_json(asdict(gone)))
     os.utime(run / "owner.json", (0, 0))  # its heartbeat has long been silent
     rows = [
         {

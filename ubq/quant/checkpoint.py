@@ -131,9 +131,7 @@ def load_qat(path: Path) -> QatCheckpoint:
 
 
 def _not_ours(path: Path) -> CheckpointError:
-    return CheckpointError(
-        _("{path} is not a QAT checkpoint that ubq has written").format(path=path), _("run the QAT stage again")
-    )
+    return CheckpointError(_("{path} is not a QAT checkpoint of ubq").format(path=path), _("run the QAT stage again"))
 
 
 def load_parts(generator: Generator, path: Path) -> tuple[str, ...]:
