@@ -371,23 +371,14 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 def in_a_process_of_its_own(count: int, seed: int, processes: int, first: int = 0) -> list[Outcome]:
     """As :func:`run`, from a process that has no threads yet: forking one that has is not safe."""
-    command = [
-        sys.executable,
-        __file__,
-        "--count",
-        str(count),
-        "--seed",
-        str(seed),
-        "--first",
-        str(first),
-        "--json",
-        "-",
-    ]
-    command += ["--processes", str(processes)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return [Outcome(**row) for row in json.loads(done.stdout)]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "outcomes.jsonl"
+        options = {"count": count, "seed": seed, "first": first, "processes": processes, "json": file}
+        command = [sys.executable, __file__, *(text for k, v in options.items() for text in (f"--{k}", str(v)))]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return [Outcome(**json.loads(line)) for line in file.read_text().splitlines()]
 
 
 def main() -> None:
