@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ubq.config.schema import Config
+from ubq.distributed import decided_by_first
 from ubq.model.parts import UNET
 from ubq.stages.base import Stage, StageContext, Stopped
 from ubq.stages.device import use_device
@@ -38,7 +39,7 @@ class Distill(Stage):
     reads = ("seed", "device", "distill", *UNET_KEYS)
     after = ("train-diffusion", "import")
 
-    def wanted(self, config: Config) -> bool:
+    def applies(self, config: Config) -> bool:
         return bool(config.distill.steps)
 
     def outputs(self, config: Config, paths: RunPaths) -> Iterable[Path]:
@@ -53,7 +54,7 @@ class Distill(Stage):
         device = use_device(config)
         parts = trained_parts(config, paths, UNET, device)
         recipe = recipe_of(config, paths)
-        draw_teacher(context, parts["unet"], recipe, device)
+        decided_by_first(lambda: draw_teacher(context, parts["unet"], recipe, device))
         train, held_out = teacher_ends(config, paths, device)
         sampler = generator_around(parts["unet"], recipe, device).sampler
         wide = recipe.sizes.unet_dim >= BFLOAT16_CHANNELS
