@@ -25,6 +25,7 @@ MARKS = {
     "int8_fidelity": ({"velocity": 0.013, "seismic": 0.036}, {"velocity": 0.05, "seismic": 0.05}, "relative L2"),
     "diversity": (0.81, 0.7, "64 generated maps"),
     "beats_noise": (0.31, 0.5, "250 held-out maps"),
+    "physics": (0.032, 0.05, "E of 6 pairs"),
     "lattice": (1.2, 2.0, "512 generated maps"),
     "variogram": (0.14, 0.25, "250 held-out maps"),
 }

@@ -19,6 +19,7 @@ from ubq.jobs import detach
 from ubq.jobs.checks.check import Check
 from ubq.jobs.detach import Detached
 from ubq.jobs.owner import this_process
+from ubq.stages.paths import RunPaths
 from ubq.tui import checklist, progress, wizard
 from ubq.tui.app import UbqApp
 from ubq.tui.checklist import ChecklistScreen
@@ -143,7 +144,7 @@ def test_r_on_the_start_resumes(started: list[tuple[list[str], Path]]) -> None:
         await until(pilot, lambda: bool(started))
 
     drive(steps)
-    assert started == [(["resume", "mine"], Path("runs/mine"))]
+    assert started == [(["resume", str(Path("runs/mine").absolute())], Path("runs/mine"))]
 
 
 def test_a_run_that_appears_or_vanishes_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -499,7 +500,7 @@ def test_a_run_that_completes_before_our_eyes_opens_its_checklist(monkeypatch: p
 def test_s_stops_after_asking(keys: list[str], now: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped: list[tuple[Path, bool]] = []
 
-    def stop(run: Path, now: bool = False, timeout: float = 0.0, told: Any = print) -> bool:
+    def stop(run: Path, now: bool = False, timeout: float = 0.0, tell: Any = print) -> bool:
         stopped.append((run, now))
         return True
 
@@ -531,7 +532,7 @@ def test_r_resumes_a_run_that_stopped(started: list[tuple[list[str], Path]]) -> 
         await until(pilot, lambda: bool(started))
 
     drive(steps)
-    assert started == [(["resume", "mine", "--runs-dir", "elsewhere"], run)]
+    assert started == [(["resume", str(run.absolute())], run)]
 
 
 def test_a_job_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -585,7 +586,7 @@ def test_a_failed_mark_opens_its_cause_and_apply_fixes_it(started: list[tuple[li
         pilot.app.push_screen(ChecklistScreen(run))
         await settle(pilot)
         text = " ".join(screen_text(pilot.app).split())  # type: ignore[arg-type]
-        assert "7 of 8 success marks passed" in text
+        assert "10 of 11 success marks passed" in text
         assert "✗ FAILED" in text
         assert "outliers widen the activation ranges" in text  # the failed one stands first
         await pilot.press("enter")
@@ -597,20 +598,31 @@ def test_a_failed_mark_opens_its_cause_and_apply_fixes_it(started: list[tuple[li
         assert isinstance(pilot.app.screen, ProgressScreen)
 
     drive(steps)
-    assert started == [(["run", "--config", "runs/smoke/config.toml", "--set", "quant.observer=mse"], run)]
+    assert started == [(["resume", str(run.absolute()), "--yes", "--set", "quant.observer=mse"], run)]
     assert tomllib.loads(Path("ubq.toml").read_text()) == {"extends": "smoke", "quant": {"observer": "mse"}}
     assert "# mine" in Path("ubq.toml").read_text()
 
 
-def test_what_apply_starts_takes_up_the_value_and_keeps_the_rest() -> None:
-    """The command line that apply starts, read as ``ubq run`` reads it."""
-    from ubq.config.load import load_config, parse_assignments, read_frozen
+def test_what_apply_starts_takes_up_the_value_and_keeps_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line that apply starts, read as ``ubq resume`` reads it."""
+    from ubq import cli
+    from ubq.jobs import run as runner
+    from ubq.jobs.frozen import load_frozen
 
+    taken: list[tuple[RunPaths, dict[str, Any]]] = []
+
+    def resume_run(paths: RunPaths, **options: Any) -> int:
+        taken.append((paths, options))
+        return 0
+
+    monkeypatch.setattr(runner, "resume_run", resume_run)
     run = make_run("smoke", failed=("int8_fidelity",))
-    arguments = checklist.apply_arguments(run, {"quant.observer": "mse"})
-    sets = [arguments[i + 1] for i, part in enumerate(arguments) if part == "--set"]
-    before = read_frozen(run / "config.toml")
-    after = load_config(None, parse_assignments(sets), Path(arguments[2])).config
+    assert cli.main(checklist.apply_arguments(run, {"quant.observer": "mse"})) == 0
+    ((paths, options),) = taken
+    assert paths.root == run.absolute()
+    assert options["selection"].yes  # nobody is there to answer
+    before = load_frozen(paths)
+    after = load_frozen(paths, options["overrides"])
     assert after == before.model_copy(update={"quant": before.quant.model_copy(update={"observer": "mse"})})
 
 
@@ -666,7 +678,7 @@ def test_files_and_commands_are_listed_and_copied() -> None:
         pilot.app.push_screen(ChecklistScreen(run))
         await settle(pilot)
         text = screen_text(pilot.app)  # type: ignore[arg-type]
-        assert "all 8 success marks passed" in text
+        assert "all 11 success marks passed" in text
         assert "samples.png  1 kB" in text
         highlight(pilot.app, "next:ubq deploy")
         await pilot.press("y")
@@ -685,7 +697,7 @@ def test_check_all_shows_what_ubq_doctor_finds(monkeypatch: pytest.MonkeyPatch) 
     found = Check(id="environment.disk", status="failed", figure="0 GB free", why="w", fix="make room")
 
     async def ubq_json(*arguments: str, timeout: float) -> dict[str, Any]:
-        assert arguments == ("doctor", "smoke", "--json")
+        assert arguments == ("doctor", str(run.absolute()), "--json")
         return {"checks": [found.as_dict()]}
 
     monkeypatch.setattr(checklist, "ubq_json", ubq_json)
@@ -707,10 +719,10 @@ def test_a_report_is_shown_though_the_configuration_cannot_be_read() -> None:
         pilot.app.push_screen(ChecklistScreen(run))
         await settle(pilot)
         text = screen_text(pilot.app)  # type: ignore[arg-type]
-        assert "7 of 8 success marks passed" in text
+        assert "10 of 11 success marks passed" in text
         assert "from_another_time" in text
 
-    drive(steps)
+    drive(steps, size=(80, 40))
 
 
 # Everywhere

@@ -44,7 +44,8 @@ class Question:
         """The key's help, what it costs, and what it takes."""
         allowed = "" if self.key.choices or self.key.kind in ("string", "boolean") else f"{self.key.allowed}."
         path = _("The right arrow completes a path.") if self.key.name in PATHS else ""
-        return " ".join(t for t in (_(self.key.help), self.cost, allowed, path) if t)
+        # Of a help in paragraphs one: the pane has few rows.
+        return " ".join(t for t in (" ".join(_(self.key.help).split()), self.cost, allowed, path) if t)
 
 
 @dataclass(frozen=True)
