@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ubq.cli.completion import preset_names
+from ubq.cli.completion import preset_names, run_names
 from ubq.cli.named import with_named_options
 from ubq.cli.options import (
     GROUP,
@@ -316,7 +316,10 @@ def attach(run: RunName = None, runs_dir: RunsDir = HERE) -> None:
 
 def stop(
     run: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="A run's name or folder; the one that runs when absent.")
+        str | None,
+        typer.Argument(
+            autocompletion=run_names, metavar="[RUN]", help="A run's name or folder; the one that runs when absent."
+        ),
     ] = None,
     runs_dir: RunsDir = HERE,
     now: Annotated[bool, typer.Option("--now", help="Do not wait for the save; the last checkpoint stands.")] = False,
