@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from ubq.figures import duration, size
 from ubq.i18n import gettext as _
 from ubq.jobs.console import figures
-from ubq.jobs.plan import RESUME, Planned
 from ubq.jobs.status import Snapshot, percent
 
 if TYPE_CHECKING:
+    from ubq.jobs.plan import Planned
     from ubq.jobs.state import StageState
 
 
@@ -94,6 +94,8 @@ def _stage_line(stage: StageState, width: int, shot: Snapshot) -> str:
 
 def plan_text(planned: Sequence[Planned]) -> str:
     """What a start would do with each stage, a line each."""
+    from ubq.jobs.plan import RESUME
+
     width = max((len(p.name) for p in planned), default=0)
     lines = []
     for item in planned:
