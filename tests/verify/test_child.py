@@ -27,7 +27,7 @@ def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         script = tmp_path / "probe_program.py"
         script.write_text("import os, sys, json, time\n" + program)
         monkeypatch.setattr(child, "probe", SimpleNamespace(__file__=str(script)))
-        return child.run_probe(exported, tmp_path, 0, 1, 1, 1, 1, progress)
+        return child.run_probe(exported, tmp_path, 0, 1, 1, 1, 0, 1, progress)
 
     return run
 

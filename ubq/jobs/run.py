@@ -258,7 +258,7 @@ def dry_run(
 def _remove_refused(paths: RunPaths) -> None:
     """Take back what a start that was refused has made of a new run; what else lies in its folder stays."""
     made = (paths.root / "owner.json", paths.root / "run.lock", paths.log, paths.state, paths.config, paths.events)
-    for path in (*made, paths.metrics):
+    for path in (*made, paths.metrics, paths.sources):
         with contextlib.suppress(OSError):
             path.unlink()
     with contextlib.suppress(OSError):
