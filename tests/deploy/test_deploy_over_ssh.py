@@ -17,7 +17,7 @@ from ubq.cli import main
 from ubq.export.bundle.folder import Bundle
 from ubq.export.manifest import sha256
 
-FILES = {"toy.pt", "toy_info.txt", "deployment_guide.md", "generate.py", "manifest.json",
+FILES = {"toy.pt", "toy_info.txt", "deployment_guide.md", "generate.py", "wave_equation.py", "manifest.json",
          "requirements-torchscript.txt"}  # fmt: skip
 
 
@@ -211,8 +211,8 @@ def test_only_the_files_of_the_runtime_are_sent(sshd: Sshd, bundle: Bundle, tmp_
     there = tmp_path / "there"
     assert deploy(there, bundle, "--python", "pi-python", runtime="onnx") == 0
     assert {path.name for path in there.iterdir()} == {
-        "toy.onnx", "toy.decoders.onnx", "toy_info.txt", "deployment_guide.md", "generate.py", "manifest.json",
-        "requirements-onnx.txt",
+        "toy.onnx", "toy.decoders.onnx", "toy_info.txt", "deployment_guide.md", "generate.py",
+        "wave_equation.py", "manifest.json", "requirements-onnx.txt",
     }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from ubq.stages.paths import RunPaths
 from ubq.training.store import CheckpointStore
 
 HELD_STEP = 12
-"""After this step a held training stage waits; checkpoints are made every 10."""
+"""From this step on a held training stage waits; checkpoints are made every 10."""
 
 
 def held(context: StageContext, name: str) -> bool:
@@ -95,7 +95,7 @@ class ToyStage(Stage):
             step += 1
             context.metrics(step, loss=loss)
             context.progress(step, total, loss=loss)
-            while step == HELD_STEP and held(context, self.name):
+            while step >= HELD_STEP and held(context, self.name):
                 time.sleep(0.01)
             stopping = context.stop_requested()
             if stopping or step == total or step % config.run.checkpoint_steps == 0:
