@@ -27,7 +27,7 @@ FLOOR = "half of held-out"
 
 
 @dataclass(frozen=True)
-class Look:
+class MapFigures:
     """One set of maps beside the held-out ones.
 
     Attributes:
@@ -50,12 +50,12 @@ class Look:
 
 
 @dataclass(frozen=True)
-class MapsLook:
+class MapsComparison:
     """Every set of a run. ``FLOOR``: one half of the held-out maps against the other, as far as real maps go apart."""
 
     title: str
     held_out: Variogram
-    sets: Mapping[str, Look]
+    sets: Mapping[str, MapFigures]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -69,13 +69,13 @@ class MapsLook:
             "| maps | of them | lattice | variogram, mean difference | cuts / held-out | distance |",
             "|---|---|---|---|---|---|",
         ]
-        for name, look in self.sets.items():
-            figures = f"{look.lattice:.2f} | {look.difference:.3f} | {look.cuts:.2f} | {look.distance:.4f}"
-            rows.append(f"| {name} | {look.maps} | {figures} |")
+        for name, figures in self.sets.items():
+            measured = f"{figures.lattice:.2f} | {figures.difference:.3f} | {figures.cuts:.2f} | {figures.distance:.4f}"
+            rows.append(f"| {name} | {figures.maps} | {measured} |")
         lags = " | ".join(f"{way} {lag}" for way in ("x", "depth") for lag in SHOWN_LAGS)
         rows += ["", f"| variogram / held-out, cells | {lags} |", "|---" * (2 * len(SHOWN_LAGS) + 1) + "|"]
-        for name, look in self.sets.items():
-            both = (look.ratios.x, look.ratios.depth)
+        for name, figures in self.sets.items():
+            both = (figures.ratios.x, figures.ratios.depth)
             rows.append(f"| {name} | " + " | ".join(f"{r[lag - 1]:.2f}" for r in both for lag in SHOWN_LAGS) + " |")
         return "\n".join(rows)
 
@@ -88,8 +88,8 @@ def measure_maps(
     steps: int = 0,
     backend: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> MapsLook:
-    """Look at a run's maps.
+) -> MapsComparison:
+    """Compare the maps of a run with held-out ones.
 
     Args:
         run: folder of a run that has exported.
@@ -122,14 +122,14 @@ def measure_maps(
             held_out,
         ),
     }
-    return MapsLook(subject.title, variogram(held_out), {name: look(*pair) for name, pair in sets.items()})
+    return MapsComparison(subject.title, variogram(held_out), {name: figures_of(*pair) for name, pair in sets.items()})
 
 
-def look(maps: Tensor, held_out: Tensor) -> Look:
+def figures_of(maps: Tensor, held_out: Tensor) -> MapFigures:
     """Every figure of maps (N, 1, 70, 70), m/s, beside held-out ones."""
     own, real = variogram(maps), variogram(held_out)
     share = cuts(held_out)
-    return Look(
+    return MapFigures(
         maps=len(maps),
         lattice=lattice(maps),
         variogram=own,
@@ -140,7 +140,7 @@ def look(maps: Tensor, held_out: Tensor) -> Look:
     )
 
 
-def draw_variograms(found: MapsLook, path: Path) -> None:
+def draw_variograms(found: MapsComparison, path: Path) -> None:
     """Draw variograms along x and along depth, held-out maps' in black; words stay English, as in ``samples.png``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -42,7 +42,7 @@ class SyntheticSet:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Geology:
     """Geology of one family. Pairs are bounds of a uniform draw; depths in cells."""
 
     layers: tuple[int, int]
@@ -64,16 +64,16 @@ class _Look:
     """Velocities in random order instead of rising with depth."""
 
 
-_CURVES = _Look((4, 8), relief=(0.6, 2.4), humps=(1.4, 3.8), growth=(-0.3, 1.6), jitter=0.05, basement=False)
-_LAYERED: dict[Family, _Look] = {
-    "flatvel-a": _Look(layers=(4, 8)),
-    "flatvel-b": _Look(layers=(4, 8), shuffled=True),
+_CURVES = _Geology((4, 8), relief=(0.6, 2.4), humps=(1.4, 3.8), growth=(-0.3, 1.6), jitter=0.05, basement=False)
+_LAYERED: dict[Family, _Geology] = {
+    "flatvel-a": _Geology(layers=(4, 8)),
+    "flatvel-b": _Geology(layers=(4, 8), shuffled=True),
     "curvevel-a": _CURVES,
     "curvevel-b": dataclasses.replace(_CURVES, shuffled=True),
-    "flatfault-a": _Look(layers=(4, 4), faults=(1, 2)),
-    "flatfault-b": _Look(layers=(5, 8), faults=(2, 4), throw=(3.0, 10.0), tilt=25.0),
-    "curvefault-a": _Look(layers=(4, 4), faults=(1, 2), relief=(0.3, 1.1), humps=(0.7, 2.0)),
-    "curvefault-b": _Look(
+    "flatfault-a": _Geology(layers=(4, 4), faults=(1, 2)),
+    "flatfault-b": _Geology(layers=(5, 8), faults=(2, 4), throw=(3.0, 10.0), tilt=25.0),
+    "curvefault-a": _Geology(layers=(4, 4), faults=(1, 2), relief=(0.3, 1.1), humps=(0.7, 2.0)),
+    "curvefault-b": _Geology(
         layers=(5, 8), faults=(2, 4), throw=(3.0, 10.0), relief=(0.4, 1.8), humps=(1.0, 3.0), tilt=12.0
     ),
 }
@@ -93,19 +93,19 @@ def synthesise_velocity(family: Family, count: int, seed: int, start: int = 0) -
     return maps
 
 
-def _layered_map(random: np.random.Generator, look: _Look) -> np.ndarray:
+def _layered_map(random: np.random.Generator, geology: _Geology) -> np.ndarray:
     """One map of layers, (70, 70) m/s."""
-    faulted = look.faults[1] > 0
-    count = int(random.integers(look.layers[0], look.layers[1] + 1))
+    faulted = geology.faults[1] > 0
+    count = int(random.integers(geology.layers[0], geology.layers[1] + 1))
     velocities = _layer_velocities(random, count, two_halves=faulted and count == 4)
-    if look.shuffled:
+    if geology.shuffled:
         random.shuffle(velocities)
 
     # Depth of the interfaces where the shared shape is zero: evenly spaced, then jittered.
-    spacing = _DEPTH / (count if look.basement else count - 1)
-    base_K = spacing * np.arange(1, count) + random.uniform(-look.jitter, look.jitter, count - 1) * spacing
+    spacing = _DEPTH / (count if geology.basement else count - 1)
+    base_K = spacing * np.arange(1, count) + random.uniform(-geology.jitter, geology.jitter, count - 1) * spacing
     gain_K = np.cumprod(np.r_[1.0, random.uniform(0.88, 1.14, count - 2)])
-    shape_knots, knots = _interface_shape(random, look, spacing)
+    shape_knots, knots = _interface_shape(random, geology, spacing)
 
     # Backwards: where was the rock of this cell before the faults moved it? Faulted maps are computed on a grid
     # twice as fine and averaged, which antialiases the fault lines too.
@@ -116,8 +116,8 @@ def _layered_map(random: np.random.Generator, look: _Look) -> np.ndarray:
     if faulted:
         # Sediments younger than the faults lie over them unbroken.
         unbroken = random.random() < 0.35
-        for _fault in range(int(random.integers(look.faults[0], look.faults[1] + 1))):
-            source_z, source_x = _undo_fault(random, source_z, source_x, look.throw)
+        for _fault in range(int(random.integers(geology.faults[0], geology.faults[1] + 1))):
+            source_z, source_x = _undo_fault(random, source_z, source_x, geology.throw)
 
     depth_HW = np.interp(source_x, knots, shape_knots)
     map_HW = np.full_like(z_HW, velocities[0])
@@ -146,19 +146,19 @@ def _layer_velocities(random: np.random.Generator, count: int, two_halves: bool)
     return np.rint(np.sort(random.uniform(low, high, count)))
 
 
-def _interface_shape(random: np.random.Generator, look: _Look, spacing: float) -> tuple[np.ndarray, np.ndarray]:
+def _interface_shape(random: np.random.Generator, geology: _Geology, spacing: float) -> tuple[np.ndarray, np.ndarray]:
     """Depth of every interface relative to its base, at knots across (and beside) the map."""
     knots = np.arange(-20.0, _WIDTH + 20.5, 0.5)
     shape = np.zeros_like(knots)
-    if look.relief[1] > 0:
+    if geology.relief[1] > 0:
         # Two sines of neighbouring periods beat, so that humps grow towards one side.
-        humps = random.uniform(*look.humps)
+        humps = random.uniform(*geology.humps)
         for weight, periods in ((1.0, humps), (random.uniform(0.3, 0.9), humps * random.uniform(0.4, 1.6))):
             shape += weight * np.sin(2 * np.pi * (periods * knots / _WIDTH + random.random()))
-        shape *= np.exp(random.uniform(*look.growth) * knots / _WIDTH)
+        shape *= np.exp(random.uniform(*geology.growth) * knots / _WIDTH)
         inside = shape[(knots >= 0) & (knots <= _WIDTH)]
-        shape = (shape - inside.mean()) * (random.uniform(*look.relief) * spacing / max(np.ptp(inside), 1e-6))
-    shape += random.uniform(-look.tilt, look.tilt) * (knots / _WIDTH - 0.5)
+        shape = (shape - inside.mean()) * (random.uniform(*geology.relief) * spacing / max(np.ptp(inside), 1e-6))
+    shape += random.uniform(-geology.tilt, geology.tilt) * (knots / _WIDTH - 0.5)
     return shape, knots
 
 

@@ -40,7 +40,7 @@ sync
 
 
 @dataclass(frozen=True)
-class Wanted:
+class BundleFile:
     """A file to copy."""
 
     path: Path
@@ -70,7 +70,7 @@ class Copied:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _FileThere:
     size: int
     sha256: str
 
@@ -78,7 +78,7 @@ class _Found:
 def copy_files(
     connection: Connection,
     target: Target,
-    files: Sequence[Wanted],
+    files: Sequence[BundleFile],
     free_bytes: int,
     progress: Callable[[int, int], None],
 ) -> list[Copied]:
@@ -96,7 +96,7 @@ def copy_files(
         StageError: a copy broke, or a file came out different.
     """
     final, part = _state(connection, target, files)
-    open_files = [f for f in files if final.get(f.name) != _Found(f.bytes, f.sha256)]
+    open_files = [f for f in files if final.get(f.name) != _FileThere(f.bytes, f.sha256)]
     start = {f.name: _resume_at(f, part.get(f.name)) for f in open_files}
     need = sum(f.bytes - start[f.name] for f in open_files) + _SPARE_BYTES
     if need > free_bytes:
@@ -113,7 +113,7 @@ def copy_files(
         done += file.bytes - start[file.name]
     _final, part = _state(connection, target, open_files)
     for file in open_files:
-        if part.get(file.name) != _Found(file.bytes, file.sha256):
+        if part.get(file.name) != _FileThere(file.bytes, file.sha256):
             connection.run(_FORGET, target.path, file.name)
             raise StageError(
                 _("{name} came out different on {host}: its SHA-256 is not the manifest's").format(
@@ -128,33 +128,33 @@ def copy_files(
     return [Copied(f.name, f.bytes, f.sha256, left.get(f.name, 0)) for f in files]
 
 
-def outdated(connection: Connection, target: Target, files: Sequence[Wanted]) -> list[Wanted]:
+def outdated(connection: Connection, target: Target, files: Sequence[BundleFile]) -> list[BundleFile]:
     """Those of some files that lie there with another content.
 
     Raises:
         StageError: the machine cannot tell.
     """
     final, _part = _state(connection, target, files)
-    return [f for f in files if f.name in final and final[f.name] != _Found(f.bytes, f.sha256)]
+    return [f for f in files if f.name in final and final[f.name] != _FileThere(f.bytes, f.sha256)]
 
 
 def _state(
-    connection: Connection, target: Target, files: Sequence[Wanted]
-) -> tuple[dict[str, _Found], dict[str, _Found]]:
+    connection: Connection, target: Target, files: Sequence[BundleFile]
+) -> tuple[dict[str, _FileThere], dict[str, _FileThere]]:
     """What is there under the final names, and as ``.part``."""
     done = connection.run(_STATE, target.path, *(f.name for f in files))
     if done.code:
         raise _failed(target, done)
-    found: dict[str, dict[str, _Found]] = {"final": {}, "part": {}}
+    found: dict[str, dict[str, _FileThere]] = {"final": {}, "part": {}}
     for line in done.stdout.splitlines():
         words = line.split()
         if len(words) < 4:
             raise StageError(_("{host} has no sha256sum").format(host=target.host), _("install coreutils there"))
-        found[words[1]][files[int(words[0])].name] = _Found(int(words[2]), words[3])
+        found[words[1]][files[int(words[0])].name] = _FileThere(int(words[2]), words[3])
     return found["final"], found["part"]
 
 
-def _resume_at(file: Wanted, part: _Found | None) -> int:
+def _resume_at(file: BundleFile, part: _FileThere | None) -> int:
     """Bytes of a file that lie there and are right."""
     if part is None or part.size > file.bytes:
         return 0
@@ -167,7 +167,9 @@ def _resume_at(file: Wanted, part: _Found | None) -> int:
     return part.size if digest.hexdigest() == part.sha256 else 0
 
 
-def _send(connection: Connection, target: Target, file: Wanted, start: int, progress: Callable[[int], None]) -> None:
+def _send(
+    connection: Connection, target: Target, file: BundleFile, start: int, progress: Callable[[int], None]
+) -> None:
     with file.path.open("rb") as source:
         source.seek(start)
         script = _APPEND if start else _FRESH

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ubq.deploy.copy import Copied, Wanted, copy_files, outdated
+from ubq.deploy.copy import BundleFile, Copied, copy_files, outdated
 from ubq.deploy.machine import (
     Machine,
     choose_runtime,
@@ -67,10 +67,10 @@ def deploy(
         machine = look_at_python(connection, python)
         runtime = choose_runtime(machine, runtimes)
         refuse_unfit(machine, runtime, target.host, python)
-        wanted, others = _wanted(bundle, runtime)
+        needed, others = _files_for(bundle, runtime)
         # files of other runtimes from an earlier version would still be found by generate.py
-        wanted = [*outdated(connection, target, others), *wanted]
-        copied = copy_files(connection, target, wanted, system.free_bytes, progress)
+        needed = [*outdated(connection, target, others), *needed]
+        copied = copy_files(connection, target, needed, system.free_bytes, progress)
         told = None
         if smoke:
             install = install_line(runtime, target.host, python)
@@ -79,12 +79,12 @@ def deploy(
         return Deployed(runtime, machine, copied, told)
 
 
-def _wanted(bundle: Bundle, runtime: Runtime) -> tuple[list[Wanted], list[Wanted]]:
+def _files_for(bundle: Bundle, runtime: Runtime) -> tuple[list[BundleFile], list[BundleFile]]:
     """The files that a runtime needs, the manifest last, and those for others alone."""
     known = {entry["name"]: (entry["bytes"], entry["sha256"]) for entry in bundle.manifest["files"]}
     manifest = bundle.folder / MANIFEST
     known[MANIFEST] = (manifest.stat().st_size, sha256(manifest))
     needed = bundle.files_for(runtime)
     others = [name for name in known if name not in needed]
-    files = {name: Wanted(bundle.folder / name, *known[name]) for name in (*needed, *others)}
+    files = {name: BundleFile(bundle.folder / name, *known[name]) for name in (*needed, *others)}
     return [files[name] for name in needed], [files[name] for name in others]
