@@ -16,7 +16,7 @@ from ubq.quant.prepare import prepare_qat
 from ubq.quant.rewrites import convert_transposed, fold_batchnorms
 from ubq.training.latents import Latents
 from ubq.training.qat import QatDecodersTask
-from ubq.training.upsampling import SmoothUpsampling, interpolating
+from ubq.training.upsampling import SmoothUpsampling, blind, interpolating
 
 
 def kernels(model: nn.Module) -> list[Tensor]:
@@ -45,6 +45,15 @@ def test_a_slope_is_upsampled_to_a_slope() -> None:
     assert float(bends.abs().max()) < 1e-5
 
 
+def test_a_blind_output_draws_nothing_of_two_cells() -> None:
+    kernel = blind(torch.randn(1, 1, 3, 3, generator=torch.Generator().manual_seed(0)))
+    assert torch.allclose(kernel, blind(kernel), atol=1e-6)
+    columns = (-1.0) ** torch.arange(8.0).expand(8, 8)
+    for detail in (columns, columns.T, columns * columns.T):
+        assert float(F.conv2d(detail[None, None], kernel).abs().max()) < 1e-6
+    assert float(F.conv2d(torch.ones(1, 1, 8, 8), kernel).abs().max()) > 0.1
+
+
 def test_random_decoders_draw_a_lattice_unless_their_kernels_interpolate() -> None:
     torch.manual_seed(0)
     decoder = VelocityDecoder(8, (8, 8, 16, 16, 32)).eval()
@@ -60,6 +69,7 @@ def test_random_decoders_draw_a_lattice_unless_their_kernels_interpolate() -> No
 def test_training_keeps_to_them_and_upstream_s_way_does_not() -> None:
     held, free = (trained(smooth_upsampling=smooth) for smooth in (True, False))
     assert all(map(interpolates, kernels(held.model)))
+    assert SmoothUpsampling(held.model).held()
     assert not any(map(interpolates, kernels(free.model)))
 
 
@@ -88,6 +98,7 @@ def test_quantisation_aware_training_keeps_to_what_it_was_given(smooth: bool) ->
     made = QatDecodersTask(model, latents, Pairs(), Pairs(), QatTraining())
     upsampling = SmoothUpsampling(model)
     assert len(upsampling.layers) == 4
+    assert len(upsampling.outputs) == 1
     with torch.no_grad():
         for parameter in model["velocity"].parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))  # a step of an optimiser

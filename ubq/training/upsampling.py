@@ -1,4 +1,4 @@
-"""Kernels of transposed convolutions that put no grid on a map.
+"""Kernels of a velocity decoder that put no grid on a map.
 
 A transposed convolution of kernel 4 and stride 2 computes even and odd cells with different taps, and what makes the
 two differ is drawn as a grid of dots (Odena et al. 2016, Deconvolution and checkerboard artifacts). A kernel that is
@@ -6,6 +6,9 @@ two differ is drawn as a grid of dots (Odena et al. 2016, Deconvolution and chec
 is what it damps most; its zeros at the highest frequency are what Sugawara et al. 2018 (Super-resolution using
 convolutional neural networks without any checkerboard artifacts) add as a layer. Kernels here stay of the usual shape.
 They are only kept in that space, so nothing downstream has to know.
+
+A ReLU after them makes detail of two cells again, which the output's kernel then draws beside every interface; one that
+is [1, 1] along each axis, convolved with 2 x 2 taps, is blind to it.
 
 Suffixes: I input channels, O output channels.
 """
@@ -18,49 +21,68 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ubq.model.velocity import VelocityDecoder
 from ubq.quant.rewrites import ShuffledTransposed, kernel_of_shuffled, shuffled_kernel
 
 INTERPOLATION = (1.0, 2.0, 1.0)
+BLIND = (1.0, 1.0)
+"""Zero for what changes its sign from cell to cell."""
+FREE_TAPS = 2
 KERNEL = 4
 TOLERANCE = 1e-4
 """Share of a kernel outside the space up to which it is taken as lying in it; folding a BatchNorm only scales it."""
 
 
 class SmoothUpsampling:
-    """The transposed convolutions below a model, kept among the kernels that interpolate.
+    """Transposed convolutions below a model, kept among the kernels that interpolate, and the output of its velocity
+    decoder, kept blind to detail of two cells.
 
     Args:
-        model: as trained, or with its transposed convolutions rewritten for integer kernels.
+        model: as trained, or with its layers rewritten for integer kernels.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.layers = [layer for layer in model.modules() if _upsampling(layer)]
+        decoders = [module for module in model.modules() if isinstance(module, VelocityDecoder)]
+        self.outputs = [layer for decoder in decoders for layer in decoder.output.modules() if _of_three(layer)]
 
     @torch.no_grad()
     def hold(self) -> None:
-        """Move every kernel to the nearest one that interpolates, and what was one bias back to one."""
+        """Move every kernel to the nearest one that is allowed, and what was one bias back to one."""
         for layer in self.layers:
             _set_kernel(layer, interpolating(_kernel(layer)))
+        for layer in self.outputs:
+            weight, _bias = _weights(layer)
+            weight.copy_(blind(weight))
 
     @torch.no_grad()
     def held(self) -> bool:
-        """Does every kernel interpolate already?"""
-        kernels = [_kernel(layer) for layer in self.layers]
-        return all(float((k - interpolating(k)).norm()) <= TOLERANCE * float(k.norm()) for k in kernels)
+        """Is every kernel among those allowed?"""
+        pairs = [(kernel, interpolating(kernel)) for kernel in map(_kernel, self.layers)]
+        pairs += [(weight, blind(weight)) for weight, _bias in map(_weights, self.outputs)]
+        return all(float((kernel - nearest).norm()) <= TOLERANCE * float(kernel.norm()) for kernel, nearest in pairs)
 
 
 def interpolating(kernel_IO44: Tensor) -> Tensor:
     """The nearest kernel (I, O, 4, 4) that is [1, 2, 1] along both axes, convolved with 2 x 2 taps."""
-    projection = _projection(kernel_IO44.dtype, kernel_IO44.device)
-    return (kernel_IO44.flatten(2) @ projection).reshape(kernel_IO44.shape)
+    return _nearest(kernel_IO44, INTERPOLATION)
+
+
+def blind(kernel_OI33: Tensor) -> Tensor:
+    """The nearest kernel (O, I, 3, 3) that is [1, 1] along both axes, convolved with 2 x 2 taps."""
+    return _nearest(kernel_OI33, BLIND)
+
+
+def _nearest(kernel: Tensor, factor: tuple[float, ...]) -> Tensor:
+    return (kernel.flatten(2) @ _projection(factor, kernel.dtype, kernel.device)).reshape(kernel.shape)
 
 
 @functools.cache
-def _projection(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(16, 16), symmetric: onto the interpolating kernels."""
-    line = torch.zeros(KERNEL, 2, dtype=torch.float64)
-    for tap in range(2):
-        line[tap : tap + len(INTERPOLATION), tap] = torch.tensor(INTERPOLATION)
+def _projection(factor: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(N, N), symmetric: onto the square kernels of N taps that have the factor along both axes."""
+    line = torch.zeros(len(factor) + FREE_TAPS - 1, FREE_TAPS, dtype=torch.float64)
+    for tap in range(FREE_TAPS):
+        line[tap : tap + len(factor), tap] = torch.tensor(factor)
     line = line @ torch.linalg.pinv(line)
     return torch.kron(line, line).to(device, dtype)
 
@@ -69,6 +91,11 @@ def _upsampling(module: nn.Module) -> bool:
     if isinstance(module, ShuffledTransposed):
         return True
     return isinstance(module, nn.ConvTranspose2d) and (module.kernel_size, module.stride) == ((KERNEL, KERNEL), (2, 2))
+
+
+def _of_three(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.shape[2:] == (3, 3)
 
 
 def _weights(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
