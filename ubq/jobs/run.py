@@ -40,6 +40,7 @@ from ubq.errors import (
 )
 from ubq.figures import duration
 from ubq.i18n import gettext as _
+from ubq.i18n import joined, storable
 from ubq.jobs import fixes
 from ubq.jobs.console import Console, console_for
 from ubq.jobs.context import RunContext
@@ -382,7 +383,7 @@ class _Runner:
                 self.log(f"{check.status}: {check.figure}. {check.fix}".rstrip(". ") + ".")
         failed = [c for c in checks if c.failed]
         if failed:
-            raise PreflightError("; ".join(c.figure for c in failed), failed[0].fix)
+            raise PreflightError(joined("; ", (c.figure for c in failed)), failed[0].fix)
 
     def _fix_device(self, planned: Sequence[Planned]) -> None:
         """Keep for good what ``device = "auto"`` is here; a run that has trained under ``auto`` stays as it is."""
@@ -531,7 +532,7 @@ class _Runner:
 
     def event(self, kind: str, **fields: object) -> None:
         self.hold.check()
-        self.events.append({"time": now(), "event": kind, **fields})
+        self.events.append(storable({"time": now(), "event": kind, **fields}))
 
     def log(self, message: str) -> None:
         if not self.hold.lost:

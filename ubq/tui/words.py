@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.cells import cell_len
 
+from ubq import states
 from ubq.i18n import gettext as _
 
 SIGNS = {
@@ -31,17 +32,7 @@ STYLES = {
 
 def state_word(state: str) -> str:
     """A state of a run or a stage, with its sign."""
-    words = {
-        "completed": _("completed"),
-        "running": _("running"),
-        "failed": _("failed"),
-        "crashed": _("crashed"),
-        "interrupted": _("interrupted"),
-        "partial": _("partial"),
-        "pending": _("pending"),
-        "unreadable": _("unreadable"),
-    }
-    return f"{SIGNS.get(state, '?')} {words.get(state, state)}"
+    return f"{SIGNS.get(state, '?')} {states.state_word(state)}"
 
 
 def check_word(status: str) -> str:
