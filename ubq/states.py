@@ -20,6 +20,11 @@ def state_word(state: str) -> str:
     return words.get(state, state)
 
 
+def check_word(status: str) -> str:
+    """What a check came to."""
+    return {"ok": _("ok"), "warning": _("warning"), "failed": _("failed")}.get(status, status)
+
+
 def phase_word(phase: str, stage: str) -> str:
     """What a stage is doing: a phase of its training, or a part of its work."""
     words = {

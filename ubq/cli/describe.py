@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.cells import cell_len
-
-from ubq.figures import duration, size
+from ubq.figures import columns, duration, padded, size
 from ubq.i18n import gettext as _
 from ubq.jobs.console import figures
 from ubq.jobs.status import Snapshot, percent
 from ubq.states import state_word
-from ubq.tui.words import padded
 
 if TYPE_CHECKING:
     from ubq.jobs.plan import Planned
@@ -130,7 +127,7 @@ def run_row(shot: Snapshot) -> dict[str, Any]:
 
 def rows_text(rows: Sequence[dict[str, Any]]) -> str:
     """The list of runs, a line each."""
-    width = max(cell_len(str(r["run"])) for r in rows)
+    width = max(columns(str(r["run"])) for r in rows)
     lines = []
     for row in rows:
         where = f"{row['stage']} {row['percent']:.0f} %" if row["stage"] else ""

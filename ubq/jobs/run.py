@@ -79,6 +79,7 @@ from ubq.oserrors import of_the_system
 from ubq.plaintext import printable
 from ubq.stages.base import Stopped
 from ubq.stages.paths import RunPaths
+from ubq.states import check_word
 from ubq.training.store import CheckpointStore
 
 if TYPE_CHECKING:
@@ -378,10 +379,10 @@ class _Runner:
         todo = [s for s in self.stages if any(p.name == s.name and p.action != UP_TO_DATE for p in planned)]
         checks: list[Check] = preflight.check_run(self.config, self.paths, todo)
         self.state.preflight = [c.as_dict() for c in checks]
-        for check in checks:
-            if check.status != "ok":
-                self.log(f"{check.status}: {check.figure}. {check.fix}".rstrip(". ") + ".")
         failed = [c for c in checks if c.failed]
+        for check in checks:
+            if check.status != "ok" and failed != [check]:  # a single failure is said once, as the error
+                self.log(f"{check_word(check.status)}: {check.figure}. {check.fix}".rstrip(". ") + ".")
         if failed:
             raise PreflightError(joined("; ", (c.figure for c in failed)), failed[0].fix)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from rich.cells import cell_len
-
 from ubq import states
+from ubq.figures import padded as padded
 from ubq.i18n import gettext as _
 
 SIGNS = {
@@ -40,8 +39,3 @@ def check_word(status: str) -> str:
     words = {"ok": _("ok"), "warning": _("warning"), "failed": _("FAILED")}
     signs = {"ok": "✓", "warning": "!", "failed": "✗"}
     return f"{signs.get(status, '?')} {words.get(status, status)}"
-
-
-def padded(text: str, width: int) -> str:
-    """``text`` with blanks up to ``width`` columns of a terminal: a Chinese character takes two."""
-    return text + " " * (width - cell_len(text))
