@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+import unicodedata
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal a text takes: a Chinese character takes two."""
+    return sum(2 if unicodedata.east_asian_width(c) in "FW" else 1 for c in text)
+
+
+def padded(text: str, width: int) -> str:
+    """``text`` with blanks up to ``width`` columns of a terminal."""
+    return text + " " * (width - columns(text))
+
 
 def duration(seconds: float | None) -> str:
     """``1 h 02 min``, ``3 min 20 s``, ``12 s``; empty for ``None``."""

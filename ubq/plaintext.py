@@ -23,7 +23,8 @@ def printable(text: str, keep: str = _LINES) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(c if c in keep or c in _JOINERS else _spelled(c) for c in text.replace("\r\n", "\n"))
+    shown = "".join(c if c in keep or c in _JOINERS else _spelled(c) for c in text.replace("\r\n", "\n"))
+    return text if shown == text else shown  # itself, which may know how to say it in another language
 
 
 def printable_within(value: Any) -> Any:

@@ -181,6 +181,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, error.message, error.fix, error.exit_code)
     except _CliUsageError as error:
         path = error.ctx.command_path if error.ctx else "ubq"
+        if not error.format_message():  # nothing was asked for, and the help was shown
+            if path == "ubq":
+                say(_("to begin: {command}").format(command="ubq wizard"), err=True)
+            return EXIT_USAGE
         return _fail(error, error.format_message(), _("see: {command} --help").format(command=path), EXIT_USAGE)
     except _CliError as error:
         return _fail(error, error.format_message(), "", error.exit_code)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ubq.cli.completion import preset_names
 from ubq.cli.options import HERE, RunsDir
 from ubq.cli.output import say, say_json
 from ubq.config.runs import expanded
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look at, check, change and compare configurations.", no_args_is_help=True, add_completion=False)
 
-Preset = Annotated[str | None, typer.Option("--preset", help="Preset to build on.")]
+Preset = Annotated[str | None, typer.Option("--preset", autocompletion=preset_names, help="Preset to build on.")]
 Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")]
 File = Annotated[Path | None, typer.Option("--config", help="Project file instead of ./ubq.toml.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
@@ -121,7 +122,7 @@ def docs(
 
 @app.command()
 def init(
-    preset: Annotated[str, typer.Option("--preset", help="Preset to build on.")] = "demo",
+    preset: Annotated[str, typer.Option("--preset", autocompletion=preset_names, help="Preset to build on.")] = "demo",
     file: Annotated[Path, typer.Option("--file", help="File to write.")] = Path("ubq.toml"),
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ubq.figures import duration, size
+from ubq.figures import columns, duration, padded, size
 from ubq.i18n import gettext as _
 from ubq.jobs.console import figures
 from ubq.jobs.status import Snapshot, percent
+from ubq.states import state_word
 
 if TYPE_CHECKING:
     from ubq.jobs.plan import Planned
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def describe(shot: Snapshot) -> str:
     """A run's status for people, several lines."""
     state = shot.state
-    head = f"{state.run}: {shot.shown}"
+    head = f"{state.run}: {state_word(shot.shown)}"
     if state.preset and state.preset != state.run:
         head += " " + _("(preset {preset})").format(preset=state.preset)
     lines = [head]
@@ -76,12 +77,12 @@ def _to_repeat(shot: Snapshot) -> str:
 
 def _stage_line(stage: StageState, width: int, shot: Snapshot) -> str:
     shown = "crashed" if stage.state == "running" and shot.shown == "crashed" else stage.state
-    parts = [f"{stage.name:<{width}}  {shown:<11}"]
+    parts = [f"{stage.name:<{width}}  {padded(state_word(shown), 11)}"]
     if stage.steps:
         parts.append(f"{stage.step}/{stage.steps} {percent(stage.step, stage.steps, stage.state):.0f} %")
     if stage.state == "completed":
         if stage.loss is not None:
-            parts.append(f"loss {stage.loss:.4g}")
+            parts.append(_("loss {loss:.4g}").format(loss=stage.loss))
         parts.append(duration(stage.seconds))
     elif stage.state != "pending":
         parts.append(figures(stage))
@@ -94,12 +95,13 @@ def _stage_line(stage: StageState, width: int, shot: Snapshot) -> str:
 
 def plan_text(planned: Sequence[Planned]) -> str:
     """What a start would do with each stage, a line each."""
-    from ubq.jobs.plan import RESUME
+    from ubq.jobs.plan import RESUME, RUN, UP_TO_DATE
 
+    actions = {RUN: _("run"), RESUME: _("resume at step {step}"), UP_TO_DATE: _("up to date")}
     width = max((len(p.name) for p in planned), default=0)
     lines = []
     for item in planned:
-        action = item.action if item.action != RESUME else _("resume at step {step}").format(step=item.step)
+        action = actions.get(item.action, item.action).format(step=item.step)
         why = f"  ({'; '.join(item.reasons)})" if item.reasons else ""
         lines.append(f"{item.name:<{width}}  {action}{why}")
         if item.aside:
@@ -125,9 +127,10 @@ def run_row(shot: Snapshot) -> dict[str, Any]:
 
 def rows_text(rows: Sequence[dict[str, Any]]) -> str:
     """The list of runs, a line each."""
-    width = max(len(str(r["run"])) for r in rows)
+    width = max(columns(str(r["run"])) for r in rows)
     lines = []
     for row in rows:
         where = f"{row['stage']} {row['percent']:.0f} %" if row["stage"] else ""
-        lines.append(f"{row['run']:<{width}}  {row['state']:<11}  {row['updated']}  {where}".rstrip())
+        state = padded(state_word(row["state"]), 11)
+        lines.append(f"{padded(row['run'], width)}  {state}  {row['updated']}  {where}".rstrip())
     return "\n".join(lines)

@@ -154,6 +154,7 @@ def _detached(run_folder: Path) -> int:
     from ubq.config.runs import run_command
     from ubq.jobs.detach import start_detached
     from ubq.jobs.status import snapshot
+    from ubq.states import check_word
 
     arguments = [a for a in sys.argv[1:] if a != "--detach"]
     job = start_detached(arguments, run_folder)
@@ -165,7 +166,7 @@ def _detached(run_folder: Path) -> int:
     elif job.started:
         for check in snapshot(run_folder).state.preflight:
             if check.get("status") != "ok":
-                say(f"{check['status']}: {check['figure']}. {check['fix']}".rstrip(), err=True)
+                say(f"{check_word(check['status'])}: {check['figure']}. {check['fix']}".rstrip(), err=True)
         say(_("preflight passed; process {pid}").format(pid=job.pid))
     else:
         say(_("still in its preflight; process {pid}").format(pid=job.pid))

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ubq.data.families import FileId, Kind, parse_name
 from ubq.errors import DataError
 from ubq.i18n import gettext as _
+from ubq.i18n import joined
 
 if TYPE_CHECKING:
     from ubq.config.schema import Config, DataConfig, Family
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 PLACES = ("data.train_seismic", "data.train_velocity", "data.val_seismic", "data.val_velocity")
 """The keys that name places of data."""
 _WANTED: dict[Kind, str] = {"velocity": "model1.npy, vel2_1_0.npy", "seismic": "data1.npy, seis2_1_0.npy"}
+OPENFWI = "https://openfwi-lanl.github.io"
 _SHOWN = 3
 """Names that a message lists."""
 
@@ -61,8 +64,8 @@ def data_files(place: str | Path, kind: Kind) -> list[DataFile]:
             parsed = parse_name(path.name)
             return [DataFile(path, parsed[1] if parsed and parsed[0] == kind else None)]
         candidates = _candidates(path, kind)
-        if not candidates and not path.is_dir() and not _is_pattern(path):
-            raise DataError(_("{path} does not exist").format(path=path), _("check the path"))
+        if not candidates and (missing := _missing(path)):
+            raise missing
         found: dict[FileId, Path] = {}
         for candidate in candidates:
             id = _id_of(candidate, kind)
@@ -98,6 +101,10 @@ def match_files(velocity: str | Path, seismic: str | Path) -> list[Matched]:
     velocity, seismic = str(velocity), str(seismic)
     if not velocity and not seismic:
         raise DataError(_("no data folder is given"), _("give data.train_velocity and data.train_seismic"))
+    gone = [error for place in (velocity, seismic) if place and (error := _missing(Path(place).expanduser()))]
+    if gone:
+        fixes = dict.fromkeys(error.fix for error in gone)
+        raise DataError(joined("; ", (error.message for error in gone)), joined("; ", fixes))
     maps = data_files(velocity or seismic, "velocity")
     if seismic in ("", velocity) and not has_files(velocity, "seismic"):
         return [Matched(file, None) for file in maps]
@@ -151,6 +158,26 @@ def _candidates(folder: Path, kind: Kind) -> list[Path]:
     if any(_id_of(path, kind) is not None for path in here):
         return here
     return here + sorted(path for path in folder.glob("*/*.npy") if not path.parent.name.startswith("."))
+
+
+def _missing(path: Path) -> DataError | None:
+    """What to say of a place that is not there: what may have been meant, else how far the path leads."""
+    try:
+        if path.exists() or _is_pattern(path):
+            return None
+        known = next(parent for parent in path.absolute().parents if parent.is_dir())
+        there = {found.name.lower(): found for found in _visible(known)}
+    except OSError:
+        return None  # who reads it says what is wrong
+    wanted, *rest = path.absolute().relative_to(known).parts
+    close = get_close_matches(wanted.lower(), there, n=1)
+    if close:
+        meant = there[close[0]]
+        meant = meant.joinpath(*rest) if meant.joinpath(*rest).exists() else meant
+        fix = _("did you mean {close}?").format(close=meant)
+    else:
+        fix = _("check the path: it leads as far as {folder}").format(folder=known)
+    return DataError(_("{path} does not exist").format(path=path), fix)
 
 
 def _none_found(place: Path, kind: Kind, candidates: list[Path]) -> DataError:
@@ -242,7 +269,7 @@ def no_data(config: Config) -> tuple[str, str]:
         _("no data are given, and {family} is not in a folder here (./{folder}/seismic_data and velocity_map)").format(
             family=family, folder=folder
         ),
-        _("give --train-data DIR --train-label DIR, or answer ubq wizard, or train on synthetic maps: {option}").format(
-            option="--set data.synth_samples=1024"
+        _("get it at {url}, or give --train-data DIR --train-label DIR, or train on synthetic maps: {option}").format(
+            url=OPENFWI, option="--set data.synth_samples=1024"
         ),
     )

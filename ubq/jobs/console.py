@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
 from ubq.figures import duration
+from ubq.i18n import gettext as _
 from ubq.jobs.state import StageState
 from ubq.plaintext import printable
+from ubq.states import phase_word
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -30,13 +32,13 @@ class Console(Protocol):
 
 def figures(entry: StageState) -> str:
     """Loss, rate, ETA and phase of a stage in one short line."""
-    parts = [entry.phase] if entry.phase else []
+    parts = [phase_word(entry.phase, entry.name)] if entry.phase else []
     if entry.loss is not None:
-        parts.append(f"loss {entry.loss:.4g}")
+        parts.append(_("loss {loss:.4g}").format(loss=entry.loss))
     if entry.rate:
-        parts.append(f"{entry.rate:.3g} steps/s")
+        parts.append(_("{rate:.3g} steps/s").format(rate=entry.rate))
     if entry.eta is not None:
-        parts.append(f"ETA {duration(entry.eta)}")
+        parts.append(_("ETA {time}").format(time=duration(entry.eta)))
     return "  ".join(parts)
 
 

@@ -15,6 +15,7 @@ from ubq.config.runs import command as shell_command
 from ubq.config.runs import quoted, run_command, words_of
 from ubq.errors import UbqError
 from ubq.i18n import gettext as _
+from ubq.i18n import in_english, joined
 from ubq.jobs.fingerprints import WITHOUT_EFFECT
 from ubq.jobs.plan import UNASKED_S
 from ubq.jobs.state import read_state
@@ -58,7 +59,7 @@ class Fix:
         ]
         yes = ("--yes",) if run and _worked(run) > UNASKED_S and not _without_effect(self.apply) else ()
         command = run_command("resume", run, *sets, *yes) if run else shell_command("ubq", "run", *sets)
-        return f"{self.action}: {command}" if self.action else command
+        return joined(": ", (self.action, command)) if self.action else command
 
 
 def _worked(run: Path) -> float:
@@ -260,5 +261,5 @@ MARKS: Mapping[str, tuple[str, Callable[[Config, str], Fix]]] = {
 
 
 def fix_of(mark: str, config: Config, how: str = "") -> Fix:
-    """What fixes a failed mark."""
-    return MARKS[mark][1](config, how) if mark in MARKS else Fix("")
+    """What fixes a failed mark, from how it was measured."""
+    return MARKS[mark][1](config, in_english(how)) if mark in MARKS else Fix("")

@@ -13,6 +13,7 @@ from ubq.figures import duration
 from ubq.i18n import gettext as _
 from ubq.jobs.fingerprints import Values, changes, config_values, fingerprint, relative
 from ubq.jobs.state import COMPLETED, RunState
+from ubq.states import state_word
 from ubq.training.store import CheckpointStore
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def plan_stage(
     missing = [relative(p, paths.root) for p in stage.outputs(config, paths) if not p.exists()]
     if entry.state == COMPLETED and not missing:
         return planned(UP_TO_DATE)
-    why = _("{path} is missing").format(path=missing[0]) if entry.state == COMPLETED else entry.state
+    why = _("{path} is missing").format(path=missing[0]) if entry.state == COMPLETED else state_word(entry.state)
     step = store.latest_step()
     if step == 0 and back is not None:  # its process was killed while it brought them back
         return over(why, *reasons_back, back=back, step=at)

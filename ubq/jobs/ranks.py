@@ -23,6 +23,7 @@ from ubq import distributed
 from ubq.distributed import Followed, Group, LostProcessError
 from ubq.errors import EXIT_OK, EXIT_STAGE_FAILED, StageError, UbqError
 from ubq.i18n import gettext as _
+from ubq.i18n import restored, storable
 from ubq.jobs.signals import SIGNALS, StopSignals
 from ubq.jobs.state import RUNNING, read_state
 from ubq.stages.base import Stopped
@@ -82,6 +83,7 @@ class Leader:
             end = time.monotonic() + ERROR_WAIT_S
             told = self.group.wait(FAILURE, lambda: time.monotonic() > end)
             if told:
+                told = restored(told)
                 return StageError(
                     _("process {rank} on {host}: {message}").format(
                         rank=told["rank"], host=told["host"], message=told["message"]
@@ -185,7 +187,7 @@ def _gone(group: Group, error: BaseException) -> int:
     told = {**distributed.this_rank(), "message": message, "fix": getattr(error, "fix", "")}
     with contextlib.suppress(RuntimeError):
         if group.told(FAILURE) is None:
-            group.tell(FAILURE, told)
+            group.tell(FAILURE, storable(told))
     print(_("error: {error}").format(error=message), file=sys.stderr)
     return EXIT_STAGE_FAILED
 

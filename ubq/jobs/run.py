@@ -40,6 +40,7 @@ from ubq.errors import (
 )
 from ubq.figures import duration
 from ubq.i18n import gettext as _
+from ubq.i18n import joined, storable
 from ubq.jobs import fixes
 from ubq.jobs.console import Console, console_for
 from ubq.jobs.context import RunContext
@@ -78,6 +79,7 @@ from ubq.oserrors import of_the_system
 from ubq.plaintext import printable
 from ubq.stages.base import Stopped
 from ubq.stages.paths import RunPaths
+from ubq.states import check_word
 from ubq.training.store import CheckpointStore
 
 if TYPE_CHECKING:
@@ -377,12 +379,12 @@ class _Runner:
         todo = [s for s in self.stages if any(p.name == s.name and p.action != UP_TO_DATE for p in planned)]
         checks: list[Check] = preflight.check_run(self.config, self.paths, todo)
         self.state.preflight = [c.as_dict() for c in checks]
-        for check in checks:
-            if check.status != "ok":
-                self.log(f"{check.status}: {check.figure}. {check.fix}".rstrip(". ") + ".")
         failed = [c for c in checks if c.failed]
+        for check in checks:
+            if check.status != "ok" and failed != [check]:  # a single failure is said once, as the error
+                self.log(f"{check_word(check.status)}: {check.figure}. {check.fix}".rstrip(". ") + ".")
         if failed:
-            raise PreflightError("; ".join(c.figure for c in failed), failed[0].fix)
+            raise PreflightError(joined("; ", (c.figure for c in failed)), failed[0].fix)
 
     def _fix_device(self, planned: Sequence[Planned]) -> None:
         """Keep for good what ``device = "auto"`` is here; a run that has trained under ``auto`` stays as it is."""
@@ -531,7 +533,7 @@ class _Runner:
 
     def event(self, kind: str, **fields: object) -> None:
         self.hold.check()
-        self.events.append({"time": now(), "event": kind, **fields})
+        self.events.append(storable({"time": now(), "event": kind, **fields}))
 
     def log(self, message: str) -> None:
         if not self.hold.lost:

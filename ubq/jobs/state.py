@@ -18,6 +18,7 @@ from typing import Any
 from ubq.durable import dump_json, write_atomic
 from ubq.errors import UbqError, UsageError
 from ubq.i18n import gettext as _
+from ubq.i18n import restored, storable
 
 SCHEMA_VERSION = 3
 
@@ -114,7 +115,7 @@ class RunState:
 def write_state(path: Path, state: RunState) -> None:
     """Write ``state.json`` in one durable step."""
     state.updated = now()
-    write_atomic(path, dump_json(state.as_dict(), indent=1))
+    write_atomic(path, dump_json(storable(state.as_dict()), indent=1))
 
 
 def read_state(path: Path) -> RunState | None:
@@ -133,7 +134,7 @@ def read_state(path: Path) -> RunState | None:
 def parse_state(data: bytes, path: Path) -> RunState:
     """As :func:`read_state`, from bytes; ``path`` is for the error."""
     try:
-        return _from_dict(migrate(json.loads(data)))
+        return _from_dict(restored(migrate(json.loads(data))))
     except UbqError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -10,6 +10,7 @@ from ubq.config.runs import run_command
 from ubq.config.schema import Config
 from ubq.errors import MarkFailedError
 from ubq.i18n import gettext as _
+from ubq.i18n import restored
 from ubq.stages.base import Stage, StageContext, Stopped
 from ubq.stages.export import name_of, reference_file
 from ubq.stages.maps import open_split
@@ -123,7 +124,7 @@ def _write_page(context: StageContext) -> None:
 
     from ubq.durable import read_object
 
-    state = read_object(context.paths.state)
+    state = restored(read_object(context.paths.state))
     for entry in state.get("stages", []):
         if entry["name"] == Verify.name:
             started = datetime.fromisoformat(entry.get("started") or datetime.now(UTC).isoformat())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rich.cells import cell_len
-
+from ubq import states
+from ubq.figures import padded as padded
 from ubq.i18n import gettext as _
 
 SIGNS = {
@@ -31,17 +31,7 @@ STYLES = {
 
 def state_word(state: str) -> str:
     """A state of a run or a stage, with its sign."""
-    words = {
-        "completed": _("completed"),
-        "running": _("running"),
-        "failed": _("failed"),
-        "crashed": _("crashed"),
-        "interrupted": _("interrupted"),
-        "partial": _("partial"),
-        "pending": _("pending"),
-        "unreadable": _("unreadable"),
-    }
-    return f"{SIGNS.get(state, '?')} {words.get(state, state)}"
+    return f"{SIGNS.get(state, '?')} {states.state_word(state)}"
 
 
 def check_word(status: str) -> str:
@@ -49,8 +39,3 @@ def check_word(status: str) -> str:
     words = {"ok": _("ok"), "warning": _("warning"), "failed": _("FAILED")}
     signs = {"ok": "✓", "warning": "!", "failed": "✗"}
     return f"{signs.get(status, '?')} {words.get(status, status)}"
-
-
-def padded(text: str, width: int) -> str:
-    """``text`` with blanks up to ``width`` columns of a terminal: a Chinese character takes two."""
-    return text + " " * (width - cell_len(text))

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ubq.i18n import gettext as _
+from ubq.i18n import joined
 from ubq.metrics import (
     Distance,
     Variogram,
@@ -31,12 +33,6 @@ MAX_FILE_BYTES = 2_000_000_000
 VELOCITY_MARGIN = 0.10
 """Share of the velocity range by which a generated map may leave it."""
 MAX_ERROR = {"velocity": 0.05, "seismic": 0.05, "unet_step": 0.10}
-END_ERROR = (
-    "; unet_step: latents after all steps of the distilled U-Net, from the same noise. Why 10 %: a model that ended"
-    " 25 % away drew maps 3 % farther from held-out ones, so that 10 % costs about 1 of the 5 % that the distance may"
-    " lose"
-)
-"""Random errors cost less still (studies/distillation.md); those of a model that training has moved are not random."""
 MIN_DIVERSITY = 0.7
 MAX_NOISE_RATIO = 0.5
 MAX_PHYSICS_ERROR = 0.05
@@ -48,25 +44,28 @@ GENERATION_CHECKS = ("without_ubq", "shapes", "finite", "velocity_range", "calls
 
 def unmeasured(mark_id: str, threshold: Any, why: str) -> Mark:
     """A mark that fails because its evidence could not be had."""
-    return Mark(mark_id, False, None, threshold, f"not measured: {why}")
+    return Mark(mark_id, False, None, threshold, _("not measured: {why}").format(why=why))
 
 
 def quantised_modules(quantised: int, total: int) -> Mark:
     """Share of the deployed generator's leaf modules that are int8, as read off the exported graph."""
     share = quantised / total if total else 0.0
-    how = f"{quantised} of {total} leaf modules of the exported graph are int8"
+    how = _("{quantised} of {total} leaf modules of the exported graph are int8")
+    how = how.format(quantised=quantised, total=total)
     return Mark("quantised_modules", share > MIN_QUANTISED_MODULES, share, MIN_QUANTISED_MODULES, how)
 
 
 def conv1d_left(left: int, before: int) -> Mark:
     """One-dimensional convolutions in the exported graph; the float U-Net has 75."""
-    return Mark("conv1d_left", left == 0, left, 0, f"{left} in the exported graph, of {before} in the float model")
+    how = _("{left} in the exported graph, of {before} in the float model").format(left=left, before=before)
+    return Mark("conv1d_left", left == 0, left, 0, how)
 
 
 def file_size(path: Path) -> Mark:
     """Bytes of the exported file."""
     size = path.stat().st_size
-    return Mark("file_size", size < MAX_FILE_BYTES, size, MAX_FILE_BYTES, f"bytes of {path.name}")
+    how = _("bytes of {file}").format(file=path.name)
+    return Mark("file_size", size < MAX_FILE_BYTES, size, MAX_FILE_BYTES, how)
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,8 @@ def loss_falling(rows: Iterable[Mapping[str, Any]], stages: Sequence[str]) -> tu
             by_stage[row["stage"]].append(row)
     trends = [_loss_trend(stage, found) for stage, found in by_stage.items()]
     failed = [t for t in trends if not t.passed]
-    how = "; ".join(f"{t.stage}: {t.why}" for t in failed or trends) or "no stage of this run trains"
+    told = [joined(": ", (t.stage, t.why)) for t in failed or trends]
+    how = joined("; ", told) or _("no stage of this run trains")
     return Mark("loss_falling", not failed, len(trends) - len(failed), len(trends), how), trends
 
 
@@ -117,20 +117,25 @@ def _loss_trend(stage: str, rows: Sequence[Mapping[str, Any]]) -> LossTrend:
         return LossTrend(stage, passed, tau, p, len(losses), first, last, why)
 
     if not all(math.isfinite(x) for x in losses + vals):
-        return verdict(False, "diverged: a loss is not finite")
+        return verdict(False, _("diverged: a loss is not finite"))
     if len(vals) < 2:
-        return verdict(False, f"{len(vals)} validation losses, two are needed")
+        return verdict(False, _("{count} validation losses, two are needed").format(count=len(vals)))
     if not qat and len(losses) < FEWEST_POINTS:
-        return verdict(False, f"{len(losses)} rows of training loss, {FEWEST_POINTS} are needed for a trend")
+        why = _("{count} rows of training loss, {fewest} are needed for a trend")
+        return verdict(False, why.format(count=len(losses), fewest=FEWEST_POINTS))
     trend = mann_kendall(losses)
-    moved = f"tau {trend.tau:.2f}, p {trend.p:.1g}; validation {vals[0]:.4g} -> {vals[-1]:.4g}"
+    moved = _("tau {tau:.2f}, p {p:.1g}; validation {first:.4g} -> {last:.4g}")
+    moved = moved.format(tau=trend.tau, p=trend.p, first=vals[0], last=vals[-1])
     if qat:
         passed = trend.direction != "up" and vals[-1] <= vals[0]
-        word = "no upward trend" if passed else f"rises (p < {SIGNIFICANCE}) or validates worse"
+        word = (
+            _("no upward trend") if passed else _("rises (p < {limit}) or validates worse").format(limit=SIGNIFICANCE)
+        )
     else:
         passed = trend.direction == "down" and vals[-1] < vals[0]
-        word = "falls" if passed else f"does not fall (p < {SIGNIFICANCE}) or does not validate better"
-    return verdict(passed, f"{word}: {moved}", trend.tau, trend.p)
+        failing = _("does not fall (p < {limit}) or does not validate better").format(limit=SIGNIFICANCE)
+        word = _("falls") if passed else failing
+    return verdict(passed, joined(": ", (word, moved)), trend.tau, trend.p)
 
 
 def _number(value: Any) -> float:
@@ -143,9 +148,9 @@ def generation(checks: Mapping[str, bool], problems: Sequence[str] = ()) -> Mark
     names = list(dict.fromkeys((*GENERATION_CHECKS, *checks)))
     held = sum(bool(checks.get(name)) for name in names)
     missing = [name for name in names if not checks.get(name)]
-    how = "fresh process without ubq: " + (", ".join(names) if not missing else "; ".join(problems))
-    if missing and not problems:
-        how += "failed: " + ", ".join(missing)
+    told = ", ".join(names) if not missing else "; ".join(problems)
+    told = told or _("failed: {checks}").format(checks=", ".join(missing))
+    how = _("fresh process without ubq: {checks}").format(checks=told)
     return Mark("generation", not missing, held, len(names), how)
 
 
@@ -156,9 +161,15 @@ def int8_fidelity(velocity: float, seismic: float, unet_step: float, engine: str
     """
     value = {"velocity": velocity, "seismic": seismic, "unet_step": unet_step}
     passed = all(value[name] <= limit for name, limit in MAX_ERROR.items())  # false for nan
-    how = f"relative L2 to the float model from the same latents, under {engine}"
+    how = _("relative L2 to the float model from the same latents, under {engine}").format(engine=engine)
     if distilled:
-        how += END_ERROR
+        # Random errors cost less still (studies/distillation.md); those that training has left are not random.
+        end = _(
+            "unet_step: latents after all steps of the distilled U-Net, from the same noise. Why 10 %: a model that"
+            " ended 25 % away drew maps 3 % farther from held-out ones, so that 10 % costs about 1 of the 5 % that the"
+            " distance may lose"
+        )
+        how = joined("; ", (how, end))
     return Mark("int8_fidelity", passed, value, MAX_ERROR, how)
 
 
@@ -202,9 +213,11 @@ def diversity(generated: Tensor, held_out: Tensor, train: Iterable[Tensor] = ())
     to_train, usual_to_train = distances[:count].tolist(), distances[count:].tolist()
     copies, usual = min(to_train), min(usual_to_train)
     ratio = own / real if real > 0 else math.nan
-    how = f"mean pairwise L2 of {count} generated maps over that of {len(held_out)} held-out maps"
+    how = _("mean pairwise L2 of {count} generated maps over that of {held_out} held-out maps")
+    how = how.format(count=count, held_out=len(held_out))
     if math.isfinite(copies):
-        how += f"; smallest distance to a training map {copies:.4g}, of held-out maps {usual:.4g}"
+        copy = _("smallest distance to a training map {own:.4g}, of held-out maps {usual:.4g}")
+        how = joined("; ", (how, copy.format(own=copies, usual=usual)))
     spread = Diversity(own, real, copies, usual, tuple(to_train), tuple(which[:count].tolist()), tuple(usual_to_train))
     return Mark("diversity", ratio >= MIN_DIVERSITY, ratio, MIN_DIVERSITY, how), spread
 
@@ -213,31 +226,32 @@ def beats_noise(generated: Tensor, from_noise: Tensor, held_out: Tensor) -> tupl
     """Is the sampler worth its steps? Distances of generated maps and of decoded plain noise to held-out maps."""
     own, noise = sliced_wasserstein(generated, held_out), sliced_wasserstein(from_noise, held_out)
     ratio = own.mean / noise.mean if noise.mean > 0 else math.nan
-    how = (
-        f"sliced Wasserstein distance to {len(held_out)} held-out maps: {own.mean:.4g}, decoded noise {noise.mean:.4g}"
-    )
+    how = _("sliced Wasserstein distance to {count} held-out maps: {own:.4g}, decoded noise {noise:.4g}")
+    parts = [how.format(count=len(held_out), own=own.mean, noise=noise.mean)]
     if own.mean > 0 and noise.mean > 0:
         spread = ratio_interval(generated, from_noise, held_out)
-        how += f", ratio {ratio:.3f} ({spread.lower:.3f} to {spread.upper:.3f}, 95 %)"
+        text = _("ratio {ratio:.3f} ({lower:.3f} to {upper:.3f}, 95 %)")
+        parts.append(text.format(ratio=ratio, lower=spread.lower, upper=spread.upper))
     if len(held_out) < WANTED_HELD_OUT:
-        how += f" (fewer held-out maps than the {WANTED_HELD_OUT} wanted)"
+        parts.append(_("fewer held-out maps than the {wanted} wanted").format(wanted=WANTED_HELD_OUT))
+    how = joined("; ", parts)
     return Mark("beats_noise", ratio <= MAX_NOISE_RATIO, ratio, MAX_NOISE_RATIO, how), own, noise
 
 
 def physics(modelled: Sequence[float], decoded: Sequence[float]) -> Mark:
     """Do the pairs obey the wave equation? E of each pair with modelled gathers, and with the decoder's."""
     value = math.fsum(modelled) / len(modelled)
-    how = (
-        f"E of {len(modelled)} pairs with gathers by the file's wave equation, in the mean; "
-        f"with its decoder's gathers {math.fsum(decoded) / len(decoded):.3g}"
-    )
+    how = _(
+        "E of {count} pairs with gathers by the file's wave equation, in the mean; with its decoder's gathers {own:.3g}"
+    ).format(count=len(modelled), own=math.fsum(decoded) / len(decoded))
     return Mark("physics", value <= MAX_PHYSICS_ERROR, value, MAX_PHYSICS_ERROR, how)
 
 
 def no_lattice(generated: Tensor, held_out: Tensor) -> Mark:
     """Are the maps free of the grid of dots that transposed convolutions can leave?"""
     own, real = lattice(generated), lattice(held_out)
-    how = f"largest peak at a period of 2 or 4 cells of {len(generated)} generated maps; held-out maps {real:.3g}"
+    how = _("largest peak at a period of 2 or 4 cells of {count} generated maps; held-out maps {real:.3g}")
+    how = how.format(count=len(generated), real=real)
     return Mark("lattice", own <= MAX_LATTICE, own, MAX_LATTICE, how)
 
 
@@ -246,8 +260,8 @@ def same_variogram(generated: Tensor, held_out: Tensor) -> tuple[Mark, Variogram
     own, real = variogram(generated), variogram(held_out)
     value = own.difference(real)
     halves = variogram(held_out[::2]).difference(variogram(held_out[1::2])) if len(held_out) > 3 else math.nan
-    how = (
-        f"mean relative difference over lags 1 to {len(own.x)} and both directions, to {len(held_out)} held-out maps"
-        f"; of two halves of them {halves:.3g}"
-    )
+    how = _(
+        "mean relative difference over lags 1 to {lags} and both directions, to {count} held-out maps; of two halves"
+        " of them {halves:.3g}"
+    ).format(lags=len(own.x), count=len(held_out), halves=halves)
     return Mark("variogram", value <= MAX_VARIOGRAM, value, MAX_VARIOGRAM, how), own.ratios(real)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ubq.acquisition import acquisition_for
 from ubq.data.pairs import Pairs
+from ubq.i18n import gettext as _
 from ubq.metrics import (
     physics_errors,
     physics_reference,
@@ -152,7 +153,7 @@ def _load(path: Path) -> dict[str, Tensor]:
 def _fidelity(exported: Exported, result: Mapping[str, Any], tensors: Mapping[str, Tensor], details: dict) -> Mark:
     """int8 against float: decoders from the same latents, U-Net from the same noised latents."""
     if result.get("unet_step") is None or "reference_seismic" not in tensors:
-        why = result.get("error") or "the file or its float reference gave no pairs"
+        why = result.get("error") or _("the file or its float reference gave no pairs")
         return marks.unmeasured("int8_fidelity", marks.MAX_ERROR, why)
     scale = exported.normalization
     own, wanted = tensors["velocity"], tensors["reference_velocity"]
@@ -190,7 +191,7 @@ def _distribution(
         "variogram": marks.MAX_VARIOGRAM,
     }
     if "velocity" not in tensors or not bool(torch.isfinite(tensors["velocity"]).all()):
-        why = error or "the file gave no finite maps"
+        why = error or _("the file gave no finite maps")
         return [marks.unmeasured(name, limit, why) for name, limit in limits.items()]
     generated = tensors["velocity"]
     real = _sample(held_out, MOST_HELD_OUT)
@@ -227,7 +228,7 @@ def _physics(
     Against the solver in numpy, which shares no code with the file's.
     """
     if solver is None or "gathers" not in tensors:
-        why = error or "the file modelled no gathers" if solver else "gathers of this shape cannot be modelled"
+        why = error or _("the file modelled no gathers") if solver else _("gathers of this shape cannot be modelled")
         return marks.unmeasured("physics", marks.MAX_PHYSICS_ERROR, why)
     count = len(tensors["gathers"])
     own, direct = physics_reference(tensors["velocity"][:count].numpy(), solver)

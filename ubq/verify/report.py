@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ubq.durable import dump_json, parse_json, plain, write_atomic
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
+from ubq.i18n import restored, storable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,7 +70,7 @@ class Report:
             for m in self.marks
         ]
         document = {"format_version": FORMAT_VERSION, "run": self.run, "passed": self.passed, "marks": marks}
-        return cast("dict[str, Any]", plain({**document, "details": self.details}))
+        return cast("dict[str, Any]", plain(storable({**document, "details": self.details})))
 
     def write(self, path: Path) -> None:
         """Write ``report.json`` whole or not at all."""
@@ -89,9 +90,9 @@ class Report:
                     _("{path} is of a newer version of ubq").format(path=path), _("pip install --upgrade ubq")
                 )
             keys = ("id", "passed", "value", "threshold", "how")
-            marks = tuple(Mark(**{k: m[k] for k in keys}) for m in content["marks"])
+            marks = tuple(Mark(**{k: m[k] for k in keys}) for m in restored(content["marks"]))
             return cls(content["run"], marks, content.get("details", {}))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UsageError(
                 _("{path} is not a report: {error}").format(path=path, error=error), _("ubq resume")
             ) from error

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ubq.durable import read_object
 from ubq.errors import DataError, UbqError
 from ubq.i18n import gettext as _
+from ubq.i18n import joined
 from ubq.jobs.checks.check import Check
 from ubq.stages.paths import RunPaths
 
@@ -104,10 +105,11 @@ def data_files(config: Config) -> tuple[Check, Split | None]:
     figure = _("{train} training and {val} held-out pairs: {rule}")
     figure = figure.format(train=len(pairs.train), val=len(pairs.val), rule=split.rule)
     if given is not config:
-        figure = _("found in {folder}").format(folder=config.data.train_velocity) + "; " + figure
+        figure = joined("; ", (_("found in {folder}").format(folder=config.data.train_velocity), figure))
     alone = len(split.train) + len(split.val) - len(pairs.train) - len(pairs.val)
     if alone:
-        figure += _("; {count} maps without gathers, for the autoencoder and the U-Net alone").format(count=alone)
+        text = _("; {count} maps without gathers, for the autoencoder and the U-Net alone").format(count=alone)
+        figure = joined("", (figure, text))
     return Check(id="data.files", status="ok", figure=figure, why=why), split
 
 
@@ -209,6 +211,8 @@ def check_inputs(config: Config, todo: Sequence[Stage]) -> list[Check]:
     checks = [data_files(config)[0]] if any(stage.name == "prepare" for stage in todo) else []
     others = [stage for stage in todo if stage.name != "prepare"]
     missing = [path for stage in others for path in stage.inputs(config) if not Path(path).exists()]
+    if not missing and any(check.failed for check in checks):
+        return checks
     if not missing:
         return [*checks, Check(id="data", status="ok", figure=_("all input files are there"))]
     return [

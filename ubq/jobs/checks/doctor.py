@@ -68,7 +68,7 @@ def machine_for(config: Config, run: Path | None) -> Iterator[Check]:
     if any(check.id == "memory" for check in checks):
         yield from _memory_of_stages(config, run, {stage.name for stage in todo})
     for check in checks:
-        if check.id != "memory":
+        if check.id != "memory" and not check.id.startswith("data."):  # the data have their own lines
             yield replace(check, id=f"preflight.{check.id}")
 
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from ubq.config.runs import run_command
 from ubq.durable import parse_json, read_object
 from ubq.i18n import gettext as _
+from ubq.i18n import joined, restored
 from ubq.jobs.checks.check import Check
 from ubq.jobs.fixes import MARKS, fix_of, out_of_memory
 from ubq.stages.paths import RunPaths
+from ubq.states import state_word
 
 if TYPE_CHECKING:
     from ubq.config.schema import Config
@@ -53,7 +55,7 @@ def run_state(config: Config, run: Path) -> Iterator[Check]:
                 apply=fix.apply,
             )
         else:
-            fix_text = "; ".join(t for t in (error.get("fix", ""), resume) if t)
+            fix_text = joined("; ", (t for t in (error.get("fix", ""), resume) if t))
             yield Check(id="run.state", status="failed", figure=figure, why=why, fix=fix_text)
     else:
         done = sum(s.state == COMPLETED for s in state.stages)
@@ -61,7 +63,7 @@ def run_state(config: Config, run: Path) -> Iterator[Check]:
         yield Check(
             id="run.state",
             status="ok",
-            figure=figure.format(state=seen.shown, done=done, total=len(state.stages)),
+            figure=figure.format(state=state_word(seen.shown), done=done, total=len(state.stages)),
             why=why,
             fix="" if seen.running or state.state == COMPLETED else resume,
         )
@@ -144,7 +146,7 @@ def stored_checkpoints(config: Config, run: Path) -> Iterator[Check]:
         yield Check(
             id=f"checkpoint.{stage.name}",
             status="warning" if damaged else "ok",
-            figure="; ".join([*damaged, _("goes on from step {step}").format(step=step)]),
+            figure=joined("; ", [*damaged, _("goes on from step {step}").format(step=step)]),
             why=_("a damaged checkpoint is passed over for the one before"),
             fix=run_command("resume", run),
         )
@@ -193,7 +195,8 @@ def marks(config: Config, run: Path) -> Iterator[Check]:
     if not path.is_file():
         return
     report = read_object(path)
-    found = {m["id"]: m for m in report.get("marks", []) if isinstance(m, dict) and "id" in m} if report else {}
+    listed = restored(report.get("marks", []))
+    found = {m["id"]: m for m in listed if isinstance(m, dict) and "id" in m}
     if not found:
         again = run_command("resume", run, "--force", "verify")
         yield Check(id="marks.report", status="failed", figure=_("{path} is not a report").format(path=path), fix=again)
@@ -201,7 +204,7 @@ def marks(config: Config, run: Path) -> Iterator[Check]:
         if mark_id not in found:
             continue
         mark = found[mark_id]
-        how = str(mark.get("how", ""))
+        how = mark["how"] if isinstance(mark.get("how"), str) else ""
         value, threshold = _figure(mark.get("value")), _figure(mark.get("threshold"))
         passed = mark.get("passed") is True
         fix_text, apply, cause = "", dict[str, object](), ""
@@ -213,7 +216,7 @@ def marks(config: Config, run: Path) -> Iterator[Check]:
             id=f"marks.{mark_id}",
             status="ok" if passed else "failed",
             figure=_("{value}, wanted {threshold}; {how}").format(value=value, threshold=threshold, how=how),
-            why="; ".join(t for t in (why, cause) if t),
+            why=joined("; ", (t for t in (why, cause) if t)),
             fix=fix_text,
             apply=apply,
         )

@@ -13,10 +13,11 @@ from ubq.durable import read_object, read_rows, write_atomic
 from ubq.figures import duration, size
 from ubq.i18n import gettext as _
 from ubq.i18n import language
+from ubq.states import phase_word, state_word
 from ubq.verify.evidence import Evidence, read_evidence
 from ubq.verify.page import facts
 from ubq.verify.page.facts import RunFiles
-from ubq.verify.page.pictures import GATHERS, MAPS, Pictures, phase_word
+from ubq.verify.page.pictures import GATHERS, MAPS, Pictures
 from ubq.verify.picture import DATA_SET, DECODER, DIFFERENCE, WAVE
 from ubq.verify.report import EVIDENCE, PAGE, REPORT
 
@@ -49,7 +50,7 @@ def render(files: RunFiles, state: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.globals |= {"_": _, "svg": Markup}
-    environment.filters |= {"duration": duration, "size": size, "state": _state_word, "signs": _signs}
+    environment.filters |= {"duration": duration, "size": size, "state": state_word, "signs": _signs}
     return environment.get_template(PAGE).render(**_content(files, state))
 
 
@@ -95,19 +96,6 @@ def _content(files: RunFiles, state: Mapping[str, Any]) -> dict[str, Any]:
 
 def _signs(text: str) -> str:
     return text.replace("<=", "≤").replace(">=", "≥")
-
-
-def _state_word(state: str) -> str:
-    words = {
-        "completed": _("completed"),
-        "running": _("running"),
-        "failed": _("failed"),
-        "crashed": _("crashed"),
-        "interrupted": _("interrupted"),
-        "partial": _("partial"),
-        "pending": _("pending"),
-    }
-    return words.get(state, state)
 
 
 def _headline(

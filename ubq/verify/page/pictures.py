@@ -16,6 +16,7 @@ import numpy as np
 
 from ubq.acquisition import CELL, TIME_STEP
 from ubq.i18n import gettext as _
+from ubq.states import phase_word
 from ubq.verify.evidence import EVERY, Evidence
 from ubq.verify.page.facts import Curve
 
@@ -185,18 +186,6 @@ class _Drawing:
         self.axes = axes
         self.label = ""
         self.svg = ""
-
-
-def phase_word(phase: str, stage: str) -> str:
-    """A phase of a stage's training in words."""
-    words = {
-        "train": _("training"),
-        "observe": _("observing"),
-        "weights": _("weights int8"),
-        "activations": _("activations too"),
-        "frozen": _("ranges frozen") if stage.startswith("qat") else _("statistics frozen"),
-    }
-    return words.get(phase, phase)
 
 
 def thinned(points: Sequence[tuple[int, float]]) -> np.ndarray:
