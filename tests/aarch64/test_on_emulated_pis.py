@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def pi() -> EmulatedPi:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Of a model with every layer and small widths, and inputs.npz for its integer layers."""
     recipe = tiny_recipe()
+    recipe = replace(recipe, quant=recipe.quant.model_copy(update={"backend": "qnnpack"}))  # a Pi's engine, here too
     generator = tiny_generator(recipe)
     formats = ["torchscript", *(extra for extra in ("onnx", "executorch") if not missing_modules(extra))]
     exported = tmp_path_factory.mktemp("exported")
