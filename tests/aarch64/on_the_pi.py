@@ -2,9 +2,10 @@
 
     python on_the_pi.py RUNTIME OUT
 
-Draws two pairs with the bundle's generate.py, and models the gathers of maps.npy into OUT/gathers.npy: TorchScript's by
-the file itself, the others' by wave_equation.py. For TorchScript also puts inputs.npz (layer name -> input) through
-each integer layer under qnnpack, into OUT/layers.npz. OUT/result.json has seconds and versions.
+Draws two pairs with the bundle's generate.py, whose gathers the decoder makes, and models the gathers of maps.npy into
+OUT/gathers.npy: TorchScript's by the file itself, the others' by wave_equation.py. For TorchScript also puts inputs.npz
+(layer name -> input) through each integer layer under qnnpack, into OUT/layers.npz. OUT/result.json has seconds and
+versions.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ import numpy as np
 
 runtime, out = sys.argv[1], Path(sys.argv[2])
 sys.argv = ["generate.py", "--count", "2", "--seed", "3", "--runtime", runtime, "--threads", "1", "--json"]
-sys.argv += ["--out", str(out)]
+sys.argv += ["--out", str(out), "--gathers", "decoder"]
 with contextlib.redirect_stdout(io.StringIO()) as printed:
     runpy.run_path("generate.py", run_name="__main__")
 result = json.loads(printed.getvalue())

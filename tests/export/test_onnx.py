@@ -173,7 +173,7 @@ def test_the_forks_unet_which_does_not_see_the_time_step(tmp_path) -> None:
     files = write_onnx(generator, tmp_path / "fork.onnx", True, "{}", "0" * 64, layers)
     require_integers(files, layers)
     loaded = load(files[0], threads=1)
-    velocity, seismic = loaded.sample(2, 0, 1)
+    velocity, seismic = loaded.sample(2, 0, 1, gathers="decoder")
     assert (velocity.shape, seismic.shape) == ((2, 1, 70, 70), (2, 5, 30, 7))
     x = np.random.default_rng(0).standard_normal((3, 1, loaded.latent_length)).astype(np.float32)
     time = generator.sampler.times[:1].expand(3)

@@ -25,9 +25,11 @@ from ubq.data.families import SAMPLES_PER_FILE, SEISMIC_SHAPE, VELOCITY_SHAPE
 from ubq.data.synthetic import synthesise_velocity
 from ubq.errors import StageError
 from ubq.i18n import gettext as _
+from ubq.stages.distill import Distill
 from ubq.stages.pipeline import PIPELINE
 
-STAGES = tuple(stage.name for stage in PIPELINE if stage.trains)
+STAGES = tuple(stage.name for stage in PIPELINE if stage.trains and not isinstance(stage, Distill))
+"""Distillation has no plain loop to stand beside."""
 NEEDS_SEISMIC = ("train-seismic", "qat-decoders")
 PLAIN, OURS, TOGETHER = "plain", "ubq", "together"
 """A plain loop; a stage as ``ubq run`` has it; the same by several processes that share the threads."""

@@ -128,7 +128,8 @@ def endless(config: Config) -> Config:
         update={name: getattr(config.qat, name).model_copy(update=frozen) for name in ("decoders", "diffusion")}
     )
     run = config.run.model_copy(update={"checkpoint_steps": 0, "checkpoint_minutes": 0.0})
-    return config.model_copy(update={"train": train, "qat": qat, "run": run})
+    distill = config.distill.model_copy(update={"steps": 0})
+    return config.model_copy(update={"train": train, "distill": distill, "qat": qat, "run": run})
 
 
 def stand_in(config: Config, paths: RunPaths, stage: str) -> None:
