@@ -104,7 +104,7 @@ def match_files(velocity: str | Path, seismic: str | Path) -> list[Matched]:
     gone = [error for place in (velocity, seismic) if place and (error := _missing(Path(place).expanduser()))]
     if gone:
         fixes = dict.fromkeys(error.fix for error in gone)
-        raise DataError(joined("; ", (error.message for error in gone)), joined("; ", fixes))
+        raise DataError(joined("; ", (error.message for error in gone)), joined(" ", fixes))
     maps = data_files(velocity or seismic, "velocity")
     if seismic in ("", velocity) and not has_files(velocity, "seismic"):
         return [Matched(file, None) for file in maps]
