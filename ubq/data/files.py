@@ -269,7 +269,8 @@ def no_data(config: Config) -> tuple[str, str]:
         _("no data are given, and {family} is not in a folder here (./{folder}/seismic_data and velocity_map)").format(
             family=family, folder=folder
         ),
-        _("get it at {url}, or give --train-data DIR --train-label DIR, or train on synthetic maps: {option}").format(
-            url=OPENFWI, option="--set data.synth_samples=1024"
-        ),
+        _(
+            "get it at {url}, or give --train-data DIR --train-label DIR, or answer ubq wizard, or train on synthetic"
+            " maps: {option}"
+        ).format(url=OPENFWI, option="--set data.synth_samples=1024"),
     )
