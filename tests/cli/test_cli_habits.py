@@ -68,7 +68,7 @@ def test_a_shell_completes_runs_and_presets(shell: str) -> None:
     assert "curvefault-a" in " ".join(offered(shell, "ubq run --preset curvef"))
 
 
-@pytest.mark.parametrize("command", ["ubq config show --preset curvef", "ubq config init --preset curvef"])
+@pytest.mark.parametrize("command", ["ubq config show --preset curvef", "ubq doctor curvef"])
 def test_presets_are_offered_wherever_one_is_named(command: str) -> None:
     assert "curvefault-a" in offered("bash", command)
 
@@ -128,6 +128,11 @@ def test_nothing_asked_is_answered_with_where_to_begin(capsys: pytest.CaptureFix
     assert shown.err == "to begin: ubq wizard\n"
     assert main(["config"]) == 2
     assert capsys.readouterr().err == ""
+
+
+def test_presets_are_described_in_the_chosen_language(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["presets", "list", "--lang", "zh_CN"]) == 0
+    assert "整个流水线" in capsys.readouterr().out
 
 
 def test_a_crashed_run_says_what_it_will_repeat(capsys: pytest.CaptureFixture[str]) -> None:
