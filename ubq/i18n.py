@@ -85,11 +85,18 @@ def _value(value: object) -> object:
 def storable(value: Any) -> Any:
     """Records as they are stored: messages in English, and in each record under ``STORED`` what they say."""
     if isinstance(value, dict):
-        said = {k: v.said for k, v in value.items() if isinstance(v, Message)}
+        said = {k: told for k, v in value.items() if (told := _told(v)) is not None}
         return {k: storable(v) for k, v in value.items()} | ({STORED: said} if said else {})
     if isinstance(value, list | tuple):
         return [storable(v) for v in value]
     return in_english(value)
+
+
+def _told(value: Any) -> object:
+    """What is stored beside a message, or beside a list that holds some; None for anything else."""
+    if isinstance(value, list | tuple) and any(isinstance(v, Message) for v in value):
+        return [_value(v) if isinstance(v, Message) else None for v in value]
+    return value.said if isinstance(value, Message) else None
 
 
 def restored(value: Any) -> Any:
@@ -99,10 +106,19 @@ def restored(value: Any) -> Any:
         record = {k: restored(v) for k, v in value.items() if k != STORED or not isinstance(said, dict)}
         for key, message in said.items() if isinstance(said, dict) else ():
             text = record.get(key)
-            if isinstance(text, str) and isinstance(message, dict | list):
-                record[key] = Message.of(_said(message) or text, text, message)
+            if isinstance(text, list) and isinstance(message, list):
+                record[key] = [_again(t, m) for t, m in zip(text, message, strict=False)] + text[len(message) :]
+            else:
+                record[key] = _again(text, message)
         return record
     return [restored(v) for v in value] if isinstance(value, list) else value
+
+
+def _again(text: Any, message: Any) -> Any:
+    """A stored text as its message says it; itself where there is none."""
+    if not isinstance(text, str) or not isinstance(message, dict | list):
+        return text
+    return Message.of(_said(message) or text, text, message)
 
 
 def _said(message: Any) -> str | None:

@@ -68,6 +68,11 @@ def test_a_shell_completes_runs_and_presets(shell: str) -> None:
     assert "curvefault-a" in " ".join(offered(shell, "ubq run --preset curvef"))
 
 
+@pytest.mark.parametrize("command", ["ubq config show --preset curvef", "ubq doctor curvef"])
+def test_presets_are_offered_wherever_one_is_named(command: str) -> None:
+    assert "curvefault-a" in offered("bash", command)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS_OF_RUNS)
 def test_every_command_of_runs_completes_them(command: str) -> None:
@@ -114,6 +119,20 @@ def test_debug_is_off_at_0(value: str, shown: bool) -> None:
 def test_the_language_may_stand_anywhere(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     assert "列出" in capsys.readouterr().out
+
+
+def test_nothing_asked_is_answered_with_where_to_begin(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    shown = capsys.readouterr()
+    assert "Usage: ubq" in shown.out
+    assert shown.err == "to begin: ubq wizard\n"
+    assert main(["config"]) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_presets_are_described_in_the_chosen_language(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["presets", "list", "--lang", "zh_CN"]) == 0
+    assert "整个流水线" in capsys.readouterr().out
 
 
 def test_a_crashed_run_says_what_it_will_repeat(capsys: pytest.CaptureFixture[str]) -> None:

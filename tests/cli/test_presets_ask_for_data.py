@@ -24,7 +24,7 @@ def test_only_the_synthetic_presets_synthesise(preset: str) -> None:
     assert (config.data.synth_samples > 0) == (preset in ("demo", "smoke"))
 
 
-def test_without_its_data_the_run_is_refused_with_three_ways_on_and_leaves_nothing(
+def test_without_its_data_the_run_is_refused_with_the_ways_on_and_leaves_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run", "--preset", "curvefault-a-edge"]) == EXIT_PREFLIGHT

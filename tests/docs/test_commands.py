@@ -213,3 +213,13 @@ def test_every_command_is_named_in_the_table_of_commands() -> None:
     context: Any = None
     names = LazyGroup(name="ubq").list_commands(context)
     assert [n for n in names if f"`ubq {n}" not in table] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md", "docs/exported.md", "docs/tui.md", "docs/scale.md"])
+def test_a_measured_figure_stands_beside_what_measured_it(page: str) -> None:
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.S)
+    figure = re.compile(r"\d[\d.]* ?(?:ms|s|min|[kMG]B|%|毫秒|秒|分)(?!\w)")
+    source = re.compile(r"`(?:make|ubq|python)\b|report|报告|`[a-z_]+`")  # a command, a report, a mark's name
+    found = [part for part in text.split("\n\n") if figure.search(part)]
+    assert [part for part in found if not source.search(part)] == []
+    assert found or not page.startswith("README")

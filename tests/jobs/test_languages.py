@@ -109,13 +109,14 @@ def test_a_message_in_a_message_and_beside_others_is_said_anew() -> None:
     set_language("zh_CN")
     inner = _("make room on that disk")
     check = Check(id="a", status="failed", figure=joined("; ", [inner, _("error: {error}").format(error=inner), "x"]))
-    record = storable({"check": check.figure, "plain": "y", "deep": [{"fix": inner}]})
+    record = storable({"check": check.figure, "plain": "y", "deep": [{"fix": inner}], "several": [inner, "z"]})
     assert record["check"] == "make room on that disk; error: make room on that disk; x"
     record = json.loads(json.dumps(record))
-    assert restored(record) == {"check": check.figure, "plain": "y", "deep": [{"fix": inner}]}
+    assert restored(record) == {"check": check.figure, "plain": "y", "deep": [{"fix": inner}], "several": [inner, "z"]}
     set_language("en")
     english = restored(record)
     assert english["check"] == record["check"]
+    assert english["several"] == ["make room on that disk", "z"]
     assert storable(english) == record  # nothing is lost by reading and writing
 
 

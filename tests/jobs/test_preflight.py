@@ -18,6 +18,7 @@ from ubq.jobs.checks.configuration import check_synthesis
 from ubq.jobs.checks.machine import SPARE_BYTES, check_device, check_disk, check_memory
 from ubq.jobs.console import QuietConsole
 from ubq.jobs.run import start_run
+from ubq.jobs.state import RunState, StageState, write_state
 from ubq.jobs.status import snapshot
 from ubq.stages.estimate import StageMemory, disk_needed
 from ubq.stages.paths import RunPaths
@@ -95,13 +96,17 @@ def test_memory_of_the_hungriest_stage(
         assert "train.diffusion.accumulate=2" in check.fix
 
 
-def test_a_device_that_is_not_there(paths: RunPaths) -> None:
+def test_a_device_that_is_not_there(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_device("cpu").status == "ok"
     check = check_device("cuda:77")
     assert check.failed
     assert "--device cpu" in check.fix
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     paths.root.mkdir()
     paths.config.write_text("")
+    assert "put srun before the same command" in check_device("cuda:77", paths).fix  # a refused start leaves no run
+    write_state(paths.state, RunState("run", stages=[StageState("prepare", fingerprint={"seed": 0})]))
     resume = f"ubq resume {paths.root.name} --runs-dir {paths.root.parent} --set device=cpu"
     assert resume in check_device("cuda:77", paths).fix
 

@@ -22,6 +22,11 @@ def run_names(context: typer.Context, incomplete: str) -> list[str]:
     return []
 
 
+def run_and_preset_names(context: typer.Context, incomplete: str) -> list[str]:
+    """Where either can be meant."""
+    return [*run_names(context, incomplete), *preset_names(incomplete)]
+
+
 def preset_names(incomplete: str) -> list[str]:
     """Presets by name."""
     from ubq.config import presets

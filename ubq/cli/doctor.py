@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ubq.cli.completion import run_names
+from ubq.cli.completion import run_and_preset_names
 from ubq.cli.options import HERE, RunsDir
 from ubq.cli.output import say_json
 from ubq.config.runs import expanded
@@ -24,7 +24,7 @@ def doctor(
     target: Annotated[
         str | None,
         typer.Argument(
-            autocompletion=run_names,
+            autocompletion=run_and_preset_names,
             metavar="[RUN|CONFIG]",
             help="A run, a TOML file or a preset; default: ./ubq.toml and the newest run.",
         ),

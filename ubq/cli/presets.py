@@ -78,7 +78,7 @@ def list_presets(as_json: Json = False) -> None:
         return
     width = max(len(n) for n in presets.names())
     for preset in presets.listing():
-        say(f"{preset.name:<{width}}  {preset.description}")
+        say(f"{preset.name:<{width}}  {_(preset.description)}")
 
 
 @app.command()

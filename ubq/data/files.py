@@ -104,7 +104,7 @@ def match_files(velocity: str | Path, seismic: str | Path) -> list[Matched]:
     gone = [error for place in (velocity, seismic) if place and (error := _missing(Path(place).expanduser()))]
     if gone:
         fixes = dict.fromkeys(error.fix for error in gone)
-        raise DataError(joined("; ", (error.message for error in gone)), joined("; ", fixes))
+        raise DataError(joined("; ", (error.message for error in gone)), joined(" ", fixes))
     maps = data_files(velocity or seismic, "velocity")
     if seismic in ("", velocity) and not has_files(velocity, "seismic"):
         return [Matched(file, None) for file in maps]
@@ -269,7 +269,8 @@ def no_data(config: Config) -> tuple[str, str]:
         _("no data are given, and {family} is not in a folder here (./{folder}/seismic_data and velocity_map)").format(
             family=family, folder=folder
         ),
-        _("get it at {url}, or give --train-data DIR --train-label DIR, or train on synthetic maps: {option}").format(
-            url=OPENFWI, option="--set data.synth_samples=1024"
-        ),
+        _(
+            "get it at {url}, or give --train-data DIR --train-label DIR, or answer ubq wizard, or train on synthetic"
+            " maps: {option}"
+        ).format(url=OPENFWI, option="--set data.synth_samples=1024"),
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from ubq.config.schema import Config
 from ubq.errors import DataError
 from ubq.i18n import gettext as _
+from ubq.i18n import storable
 from ubq.stages.base import Stage, StageContext, Stopped
 from ubq.stages.maps import DATASET, data_of, maps_alone, seismic_shape, synthetic_folder
 from ubq.stages.paths import RunPaths
@@ -59,7 +60,8 @@ class Prepare(Stage):
         report = validate_split(split, data, lambda done, total: context.progress(done, total, phase="validate"))
         for warning in report.warnings:
             context.log(_("warning: {warning}").format(warning=warning))
-        save_json(paths.data / DATASET, {**report.to_dict(), "split": split_to_dict(split, paths.root)})
+        written = {**report.to_dict(), "split": split_to_dict(split, paths.root)}
+        save_json(paths.data / DATASET, storable(written))
         context.log(report.summary())
 
     def _synthesise(self, context: StageContext) -> None:

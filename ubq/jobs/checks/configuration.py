@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ubq.durable import read_object
 from ubq.errors import DataError, UbqError
 from ubq.i18n import gettext as _
-from ubq.i18n import joined
+from ubq.i18n import joined, restored
 from ubq.jobs.checks.check import Check
 from ubq.stages.paths import RunPaths
 
@@ -77,9 +77,14 @@ def data(config: Config, run: Path | None) -> Iterator[Check]:
             apply={} if fits else {"data.family": families[0]},
         )
     why = check.why
-    if run is not None and (seen := read_object(RunPaths(run).data / "dataset.json")):
+    if run is not None and (seen := restored(read_object(RunPaths(run).data / "dataset.json"))):
         for warning in seen.get("warnings", []):
-            yield Check(id="data.content", status="warning", figure=str(warning), why=why)
+            yield Check(
+                id="data.content",
+                status="warning",
+                figure=warning if isinstance(warning, str) else str(warning),
+                why=why,
+            )
 
 
 def data_files(config: Config) -> tuple[Check, Split | None]:

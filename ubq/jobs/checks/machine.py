@@ -238,7 +238,9 @@ def check_device(device: str, paths: RunPaths | None = None) -> Check:
         return Check(id="device", status="ok", figure=str(try_device(device)))
     except PreflightError as error:
         fix = error.fix
-        if paths and paths.config.is_file():
+        if shutil.which("srun") and "SLURM_JOB_ID" not in os.environ:
+            fix = _("on a cluster's login node, put srun before the same command; here: {option}").format(option=fix)
+        if paths and _has_begun(paths):
             again = Fix("", apply={"device": "cpu"}).command(paths.root)
             fix = _("resume it where there is one, or train anew on the CPU: {command}").format(command=again)
         return Check(
@@ -248,6 +250,14 @@ def check_device(device: str, paths: RunPaths | None = None) -> Check:
             why=_("training would fail at its first step"),
             fix=fix,
         )
+
+
+def _has_begun(paths: RunPaths) -> bool:
+    """Whether a stage of a run has ever started: the first start that is refused leaves no run to resume."""
+    from ubq.jobs.state import read_state
+
+    state = read_state(paths.state)
+    return state is not None and any(stage.fingerprint for stage in state.stages)
 
 
 def check_disk(config: Config, paths: RunPaths, names: Sequence[str], memory: Mapping[str, StageMemory]) -> Check:
