@@ -152,8 +152,7 @@ def test_a_preempted_run_ends_as_if_nothing_had_happened(desk: Desk) -> None:
 def test_a_run_out_of_time_is_saved_and_queued_again_until_it_is_stopped(desk: Desk) -> None:
     job = desk.submit("job", *PRESET, "--time", "1")
     desk.wait_until_held()
-    found = desk.wait(job, waits)
-    assert found.reason == "BeginTime"
+    desk.wait(job, lambda found: waits(found) and found.reason == "BeginTime")
     assert snapshot(desk.run).shown == "interrupted"
     assert snapshot(desk.run).state.stages[0].last_checkpoint == 12
     desk.ubq("stop")

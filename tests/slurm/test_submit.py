@@ -107,6 +107,18 @@ def test_a_submitted_run_is_pending_and_nobody_misses_its_process(tmp_path: Path
     assert shot["next_command"] == "ubq resume smoke"
 
 
+def test_a_command_in_parts_is_an_array(tmp_path: Path, monkeypatch, capsys) -> None:
+    no_slurm(monkeypatch, tmp_path)
+    words = ("sample", "runs/demo", "--count", "2000", "--out", "my pairs")
+    assert main(["submit", "--array", "4", "--time", "60", "--print", "--", *words]) == EXIT_OK
+    text = capsys.readouterr().out
+    folder = tmp_path / "runs" / "slurm"
+    asked = directives(text)
+    assert (asked["array"], asked["output"]) == ("1-4", f"{folder}/sample-%A_%a.out")
+    assert "-m ubq sample runs/demo --count 2000 --out 'my pairs' --shard \"$SLURM_ARRAY_TASK_ID/4\" &" in text
+    assert (folder / "sample.sh").read_text() == text
+
+
 def test_without_slurm_the_way_on_is_named_and_nothing_is_written(tmp_path: Path, monkeypatch, capsys) -> None:
     no_slurm(monkeypatch, tmp_path)
     monkeypatch.setattr(sys, "argv", ["ubq", "submit", "--preset", "smoke"])

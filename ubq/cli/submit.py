@@ -160,7 +160,7 @@ def _in_parts(words: list[str], parts: int | None, folder: Path, asked: dict[str
         example = command("ubq", "submit", "--array", "8", "--", *words)
         raise UsageError(_("into how many parts?"), _("say it: {command}").format(command=example))
     _check_options(words, names)
-    return submit_parts(words, parts, folder, Request().changed(asked), hand)
+    return submit_parts("-".join(names), words, parts, folder, Request().changed(asked), hand)
 
 
 def _check_options(words: list[str], names: list[str]) -> None:

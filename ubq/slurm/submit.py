@@ -100,10 +100,13 @@ def submit_run(
     return done
 
 
-def submit_parts(words: Sequence[str], parts: int, runs_dir: Path, request: Request, hand: bool = True) -> Submitted:
+def submit_parts(
+    name: str, words: Sequence[str], parts: int, runs_dir: Path, request: Request, hand: bool = True
+) -> Submitted:
     """Write and hand in the batch script of an array whose tasks each do one part of a command that takes ``--shard``.
 
     Args:
+        name: of the job and its files.
         words: the command without ``ubq``.
         parts: tasks of the array.
         runs_dir: the script and what its tasks print go to ``slurm/`` in there.
@@ -111,7 +114,6 @@ def submit_parts(words: Sequence[str], parts: int, runs_dir: Path, request: Requ
         hand: whether to hand it in.
     """
     folder = runs_dir.absolute() / PARTS_FOLDER
-    name = "-".join(word for word in words[:2] if not word.startswith("-"))
     command_words = [sys.executable, "-m", "ubq", *words]
     part = f'--shard "$SLURM_ARRAY_TASK_ID/{parts}"'
     text = batch_script(request, name, command_words, folder / f"{name}-%A_%a.out", 1, parts, part)
