@@ -181,19 +181,6 @@ def test_scancel_saves_and_the_job_is_not_queued_again(desk: Desk) -> None:
     assert snapshot(desk.run).state.stages[0].last_checkpoint == 12
 
 
-def test_a_run_whose_node_is_lost_goes_on(desk: Desk) -> None:
-    job = desk.submit("job", *PRESET)
-    desk.wait_until_held()
-    node = look_up(job).nodes
-    slurm("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
-    desk.wait(job, waits)
-    (desk.run / "go").touch()
-    slurm("scontrol", "update", f"NodeName={node}", "State=RESUME")
-    slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
-    assert desk.wait(job, gone).state == "COMPLETED", desk.log
-    assert snapshot(desk.run).state.stages[0].resumed_from
-
-
 def test_the_tasks_of_an_array_do_the_whole(desk: Desk) -> None:
     pytest.importorskip("deepwave", reason="forward modelling needs the physics extra")
     maps = desk.folder / "maps"
