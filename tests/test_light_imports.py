@@ -12,7 +12,7 @@ import ubq
 
 ROOT = Path(ubq.__file__).parent
 HEAVY = ("torch", "numpy", "scipy", "matplotlib", "textual", "deepwave", "onnx", "onnxruntime")
-PACKAGES = ("config", "jobs", "cli", "stages")
+PACKAGES = ("config", "jobs", "slurm", "cli", "stages")
 SCRIPT = """
 import importlib, sys
 names, heavy = sys.argv[1].split(","), sys.argv[2].split(",")

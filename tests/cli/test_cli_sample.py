@@ -89,6 +89,30 @@ def test_files_split_at_500_and_are_named_by_family(exported: ExportedFiles, tmp
     ]
 
 
+def test_parts_are_together_what_one_call_draws(exported: ExportedFiles, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(writing, "SAMPLES_PER_FILE", 2)
+    asked = ["sample", str(exported.model), "--count", "5", "--seed", "3", "--gathers", "decoder"]
+
+    def pairs(name: str) -> dict[str, bytes]:
+        return {f.name: f.read_bytes() for f in (tmp_path / name).iterdir() if f.suffix in (".npy", ".png")}
+
+    assert main([*asked, "--batch", "2", "--out", str(tmp_path / "whole")]) == 0
+    for part, batch in (("2/2", "1"), ("1/2", "2")):
+        assert main([*asked, "--batch", batch, "--shard", part, "--out", str(tmp_path / "parts")]) == 0
+    assert pairs("parts") == pairs("whole")
+
+    one = tmp_path / "parts" / "vel2_1_1.npy"
+    one.unlink()
+    untouched = (tmp_path / "parts" / "vel2_1_0.npy").stat().st_mtime_ns
+    for part in ("1/2", "2/2"):  # a part that was cut short goes on
+        assert main([*asked, "--shard", part, "--out", str(tmp_path / "parts")]) == 0
+    assert pairs("parts") == pairs("whole")
+    assert (tmp_path / "parts" / "vel2_1_0.npy").stat().st_mtime_ns == untouched
+    capsys.readouterr()
+    assert main([*asked, "--seed", "4", "--shard", "1/2", "--out", str(tmp_path / "parts")]) == 2
+    assert "holds other pairs" in capsys.readouterr().err
+
+
 def test_a_run_is_sampled_by_name(exported: ExportedFiles, tmp_path: Path) -> None:
     runs = exported.model.parents[2]
     assert main(["sample", "trial", "--runs-dir", str(runs), "--count", "1", "--out", str(tmp_path / "o")]) == 0

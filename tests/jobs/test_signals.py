@@ -79,6 +79,26 @@ def test_a_second_signal_leaves_at_once(tmp_path: Path) -> None:
     assert rows(folder) == rows(tmp_path / "alone")
 
 
+def test_slurms_second_sigterm_does_not_cut_a_save_short(tmp_path: Path) -> None:
+    done = run_stages(
+        tmp_path / "run",
+        """
+os.environ["SLURM_JOB_ID"] = "1"
+
+class SignalledWhileItSaves(toy.Autoencoder):
+    def run(self, context):
+        os.kill(os.getpid(), signal.SIGTERM)
+        context.store.before_commit = lambda: os.kill(os.getpid(), signal.SIGTERM)
+        super().run(context)
+
+stages = [SignalledWhileItSaves()]
+""",
+    )
+    assert done.returncode == 143, done.stderr
+    assert snapshot(tmp_path / "run").shown == "interrupted"
+    assert saved_steps(tmp_path / "run") == {"autoencoder": 1}
+
+
 def test_a_hangup_sent_twice_by_one_lost_terminal_still_saves(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = HELD.start(folder, hold="autoencoder")

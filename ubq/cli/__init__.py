@@ -30,6 +30,7 @@ COMMANDS = {
     "logs": "ubq.cli.jobs:logs",
     "attach": "ubq.cli.jobs:attach",
     "stop": "ubq.cli.jobs:stop",
+    "submit": "ubq.cli.submit:submit",
     "wizard": "ubq.cli.wizard:wizard",
     "doctor": "ubq.cli.doctor:doctor",
     "report": "ubq.cli.report:report",

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ubq.cli.options import ShardText
 from ubq.cli.output import say, say_json
 from ubq.cli.progress import progress
 from ubq.config.runs import command
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
+
+if TYPE_CHECKING:
+    from ubq.data.shard import Shard
 
 app = typer.Typer(help="Data sets: inspect, synthesise, forward model.", no_args_is_help=True, add_completion=False)
 
@@ -55,6 +59,7 @@ def synth(
     val_samples: Annotated[int, typer.Option(min=0, help="Maps held out; 0: a tenth.")] = 0,
     seismic: Annotated[bool, typer.Option("--seismic", help="Model the seismic too; needs deepwave.")] = False,
     workers: Workers = 0,
+    shard: ShardText = "",
     as_json: Json = False,
 ) -> None:
     """Write synthetic velocity maps, files named and numbered as OpenFWI's."""
@@ -73,29 +78,39 @@ def synth(
             "--val-samples",
         )
     from ubq.data.forward import require_deepwave
+    from ubq.data.shard import Shard
     from ubq.data.synthetic import write_synthetic
+
+    part = Shard.parse(shard)
+    if seismic and not part.whole:
+        raise UsageError(
+            _("--seismic models every file, so it does not go with --shard"),
+            _("then: {command}").format(command=_forward_command(out, "--shard", shard)),
+        )
 
     if seismic:
         require_deepwave()
     with progress(_("maps"), _("maps")) as show:
-        files = write_synthetic(chosen, samples - val, val, seed, out, progress=show)
+        files = write_synthetic(chosen, samples - val, val, seed, out, progress=show, shard=part)
     if seismic:
-        _forward(out, out, workers)
+        _forward(out, out, workers, part)
     if as_json:
         result = {"family": chosen, "seed": seed, "train": samples - val, "val": val, "seismic": seismic}
-        say_json({**result, "folder": str(out), "files": [str(f) for f in files]})
+        say_json({**result, "folder": str(out), "shard": str(part), "files": [str(f) for f in files]})
         return
+    if not part.whole:
+        return say(_("part {shard}: {files} files in {folder}").format(shard=part, files=len(files), folder=out))
     say(
         _("{train} training and {val} held-out {family}-like maps in {folder}").format(
             train=samples - val, val=val, family=chosen, folder=out
         )
     )
     if not seismic:
-        say(
-            _("next: {command}").format(
-                command=command("ubq", "data", "forward", "--velocity", str(out), "--out", str(out))
-            )
-        )
+        say(_("next: {command}").format(command=_forward_command(out)))
+
+
+def _forward_command(folder: Path, *options: str) -> str:
+    return command("ubq", "data", "forward", "--velocity", str(folder), "--out", str(folder), *options)
 
 
 @app.command()
@@ -103,20 +118,26 @@ def forward(
     velocity: Annotated[Path, typer.Option(help="Folder or file of velocity maps.")],
     out: Annotated[Path, typer.Option(help="Folder for the seismic files.")],
     workers: Workers = 0,
+    shard: ShardText = "",
     as_json: Json = False,
 ) -> None:
     """Model the shot gathers of velocity maps, with OpenFWI's acquisition; resumable."""
-    maps, seconds = _forward(velocity, out, workers)
+    from ubq.data.shard import Shard
+
+    part = Shard.parse(shard)
+    maps, seconds = _forward(velocity, out, workers, part)
     if as_json:
         result = {"velocity": str(velocity), "out": str(out), "samples": maps, "seconds": round(seconds, 3)}
-        say_json(result)
+        say_json({**result, "shard": str(part)})
         return
+    if not part.whole:
+        return say(_("part {shard}: {maps} gathers in {folder}").format(shard=part, maps=maps, folder=out))
     say(_("{maps} gathers in {folder}").format(maps=maps, folder=out))
     run = command("ubq", "run", "--train-data", str(out), "--train-label", str(velocity))
     say(_("next: {command}").format(command=run))
 
 
-def _forward(velocity: Path, out: Path, workers: int) -> tuple[int, float]:
+def _forward(velocity: Path, out: Path, workers: int, shard: Shard) -> tuple[int, float]:
     """Number of maps, and the seconds it took. Exits where a signal stopped it."""
     from ubq.data.forward import forward_files
     from ubq.jobs.signals import StopSignals
@@ -132,7 +153,7 @@ def _forward(velocity: Path, out: Path, workers: int) -> tuple[int, float]:
             total = of
             show(done, of)
 
-        finished = forward_files(velocity, out, workers, note, lambda: signals.received is not None)
+        finished = forward_files(velocity, out, workers, note, lambda: signals.received is not None, shard)
     if not finished:
         say(_("stopped; the same command goes on from here"), err=True)
         raise typer.Exit(signals.exit_code)

@@ -9,15 +9,17 @@ from ubq.figures import columns, duration, padded, size
 from ubq.i18n import gettext as _
 from ubq.jobs.console import figures
 from ubq.jobs.status import Snapshot, percent
+from ubq.slurm.record import log_of
 from ubq.states import state_word
 
 if TYPE_CHECKING:
     from ubq.jobs.plan import Planned
     from ubq.jobs.state import StageState
+    from ubq.slurm.queue import Job
 
 
-def describe(shot: Snapshot) -> str:
-    """A run's status for people, several lines."""
+def describe(shot: Snapshot, job: Job | None = None) -> str:
+    """A run's status for people, several lines; with its job, where Slurm has one."""
     state = shot.state
     head = f"{state.run}: {state_word(shot.shown)}"
     if state.preset and state.preset != state.run:
@@ -42,8 +44,12 @@ def describe(shot: Snapshot) -> str:
             _("process {pid} on {host} since {since}").format(pid=owner.pid, host=owner.host, since=owner.since)
         )
         lines += _processes(state.processes)
-    elif shot.shown == "crashed":
+    elif shot.shown == "crashed" and not (job and job.queued):
         lines.append(_("its process is gone without saving") + "; " + _to_repeat(shot))
+    if job is not None and job.queued:
+        lines.append(_job(job))
+    elif job is not None and shot.shown in ("pending", "crashed"):  # the run itself does not say why
+        lines.append(_job(job) + "  " + str(log_of(shot.paths.root, job)))
     exported = [a for a in state.artifacts if str(a.get("path")).startswith("exported")]
     lines += [f"{shot.paths.root / a['path']}  {size(a.get('bytes'))}" for a in exported]
     if state.next_command and not shot.running:
@@ -58,6 +64,15 @@ def _processes(processes: list[dict[str, Any]]) -> list[str]:
         hosts.setdefault(str(process.get("host")), []).append(str(process.get("rank")))
     text = _("ranks {ranks} on {host}")
     return [text.format(ranks=", ".join(ranks), host=host) for host, ranks in hosts.items()]
+
+
+def _job(job: Job) -> str:
+    """A job of Slurm, as its queue has it."""
+    line = _("job {job} of Slurm: {state}").format(job=job.id, state=job.state or _("gone"))
+    line += f" ({job.reason})" if job.reason else ""
+    if job.nodes:
+        line += " " + _("on {nodes}").format(nodes=job.nodes)
+    return line + (", " + _("partition {name}").format(name=job.partition) if job.queued else "")
 
 
 def _to_repeat(shot: Snapshot) -> str:

@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from ubq.config.load import Loaded
     from ubq.config.schema import Config
     from ubq.jobs.plan import Planned
+    from ubq.jobs.status import Snapshot
+    from ubq.slurm.queue import Job
+
+QUEUE_S = 10.0
+"""Slurm's controller serves the whole cluster: ``status --watch`` asks it no more often."""
 
 
 @with_named_options
@@ -73,7 +78,7 @@ def run(
     on it. --dry-run says which, and why.
     """
     options |= {"--run": name, "--runs-dir": str(runs_dir) if runs_dir is not None else None}
-    loaded = _load(preset, assignments or [], project, options)
+    loaded = load_typed(preset, assignments or [], project, options)
     from ubq.jobs import run as runner
     from ubq.jobs.plan import Selection
     from ubq.stages.paths import RunPaths
@@ -99,10 +104,17 @@ def run(
     )
 
 
-def _load(preset: str | None, assignments: list[str], project: Path | None, options: dict[str, object]) -> Loaded:
+def load_typed(preset: str | None, assignments: list[str], project: Path | None, options: dict[str, object]) -> Loaded:
     """The configuration with the options that were typed on top."""
+    from ubq.config.load import load_config
+
+    return load_config(preset, typed_values(assignments, options), project)
+
+
+def typed_values(assignments: list[str], options: dict[str, object]) -> dict[str, object]:
+    """The values that were typed, by ``--set`` and by named options."""
     from ubq.config.flags import typed
-    from ubq.config.load import Given, load_config, parse_assignments
+    from ubq.config.load import Given, parse_assignments
 
     overrides = {**parse_assignments(assignments), **typed(options)}
     if options["--force-quantization"]:
@@ -110,7 +122,7 @@ def _load(preset: str | None, assignments: list[str], project: Path | None, opti
             "quant.keep_float": Given([], "--force-quantization"),
             "quant.max_quality_loss": Given(0.0, "--force-quantization"),
         }
-    return load_config(preset, overrides, project)
+    return overrides
 
 
 def _show_plan(run: str, planned: list[Planned], as_json: bool) -> None:
@@ -226,23 +238,35 @@ def status(
     """How far a run is: stages, losses, last checkpoint, who runs it, what to do next."""
     from ubq.cli.describe import describe
     from ubq.jobs.owner import settle
-    from ubq.jobs.status import find_run, snapshot
+    from ubq.jobs.status import find_run
+    from ubq.slurm.record import as_dict
 
     folder = find_run(run, runs_dir)
     settle([folder], _say_aside)
     if as_json:
-        return say_json(snapshot(folder).as_dict())
+        shot, job = _look(folder)
+        return say_json({**shot.as_dict(), "slurm": as_dict(folder, job)})
     if not watch:
-        return say(describe(snapshot(folder)))
+        return say(describe(*_look(folder)))
     with contextlib.suppress(KeyboardInterrupt):
         while True:
-            shot = snapshot(folder)
+            shot, job = _look(folder)
             if sys.stdout.isatty():
                 sys.stdout.write("\x1b[H\x1b[J")
-            say(describe(shot))
-            if not shot.running:
+            say(describe(shot, job))
+            if not shot.running and (job is None or not job.queued):
                 return
-            time.sleep(1.0)
+            time.sleep(1.0 if job is None else QUEUE_S)
+
+
+def _look(folder: Path) -> tuple[Snapshot, Job | None]:
+    """A run now, and its job where it is one of Slurm's."""
+    from ubq.jobs.status import snapshot
+    from ubq.slurm.record import job_of, next_command
+
+    job, shot = job_of(folder), snapshot(folder)
+    shot.state.next_command = next_command(shot, job)
+    return shot, job
 
 
 def runs(runs_dir: RunsDir = HERE, as_json: Json = False) -> None:
@@ -292,7 +316,7 @@ def attach(run: RunName = None, runs_dir: RunsDir = HERE) -> None:
     folder = find_run(run, runs_dir)
     settle([folder], _say_aside)
     if not snapshot(folder).running:
-        return say(describe(snapshot(folder)))
+        return say(describe(*_look(folder)))
     console = console_for(sys.stdout)
 
     def ended() -> bool:
@@ -330,15 +354,24 @@ def stop(
     from ubq.cli.describe import describe
     from ubq.config.runs import run_command
     from ubq.jobs.detach import stop_run
-    from ubq.jobs.status import find_run, running_run, snapshot
+    from ubq.jobs.status import find_run, running_run
+    from ubq.slurm.record import job_of
+    from ubq.slurm.stop import stop_job
 
-    folder = find_run(run, runs_dir) if run else running_run(runs_dir)
-    if not stop_run(folder, now, timeout, tell=_say_aside):
+    def queued(folder: Path) -> bool:
+        job = job_of(folder)
+        return job is not None and job.queued
+
+    folder = find_run(run, runs_dir) if run else running_run(runs_dir, queued)
+    job = job_of(folder)
+    if job is not None and job.queued:
+        stop_job(folder, job, now, timeout, _say_aside)
+    elif not stop_run(folder, now, timeout, tell=_say_aside):
         raise UsageError(
             _("run {run} is not running").format(run=folder.name),
             _("see: {command}").format(command=run_command("status", folder)),
         )
-    say(describe(snapshot(folder)))
+    say(describe(*_look(folder)))
 
 
 def _say_aside(message: str) -> None:

@@ -44,6 +44,9 @@ Rendezvous = Annotated[
         rich_help_panel=GROUP,
     ),
 ]
+ShardText = Annotated[
+    str, typer.Option("--shard", metavar="i/n", help="The i-th of n parts alone, for n machines that share the work.")
+]
 Detach = Annotated[bool, typer.Option("--detach", help="Run in the background, in a session of its own.")]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one configuration key.")

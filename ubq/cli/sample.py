@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ubq.cli.completion import run_names
-from ubq.cli.options import HERE, RunsDir
+from ubq.cli.options import HERE, RunsDir, ShardText
 from ubq.cli.output import say, say_json
 from ubq.cli.progress import progress
 from ubq.config.runs import expanded, run_command
@@ -55,13 +55,18 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("samples"),
     batch: Annotated[int, typer.Option(min=0, help="Pairs drawn at once; 0: as the free memory allows.")] = 0,
     backend: Annotated[str, typer.Option(help="Integer engine; default: the one the file was made for.")] = "",
+    shard: ShardText = "",
     runs_dir: RunsDir = HERE,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Draw pairs of velocity map and seismic into files laid out as OpenFWI's, 500 pairs in each."""
+    from ubq.data.shard import Shard
+
+    part = Shard.parse(shard)
     path = exported_file(source, runs_dir)
     import numpy as np
 
+    from ubq.data.content import content_of
     from ubq.data.normalization import Normalization
     from ubq.data.writing import write_pairs
     from ubq.durable import dump_json, write_atomic
@@ -72,45 +77,77 @@ def sample(
     model = load(path, backend=backend)
     chosen_steps, how = model.check_steps(steps), model.check_gathers(gathers.value)
     chosen_batch = batch or fitting_batch(model.facts)
-    started = time.monotonic()
-    with progress(_("sampling"), _("pairs")) as show:
-        show(0, count)
-        files = write_pairs(model, out, count, chosen_steps, seed, chosen_batch, how, show)
-    seconds = time.monotonic() - started
-    picture = out / PICTURE
-    velocity, seismic = (np.load(file, mmap_mode="r")[:DRAWN] for file in files[:2])
     acquisition = model.facts.get("acquisition")
-    solver = WaveEquation(**acquisition) if acquisition else None
-    rows = rows_of("generated", velocity, solver, **{"decoded" if how == "decoder" else "modelled": seismic})
-    draw_pairs(picture, rows, Normalization.from_dict(model.facts["normalization"]))
-    result = {
+    facts = {
         "file": str(path),
-        "out": str(out),
-        "files": [str(f) for f in files],
-        "picture": str(picture),
+        "content": content_of(path),
         "count": count,
         "steps": chosen_steps,
         "solver": model.facts["solver"],
         "seed": seed,
         "gathers": how,
         "acquisition": acquisition if how == "wave" else None,
-        "batch": chosen_batch,
         "runtime": SUFFIXES[path.suffix],
         "backend": getattr(model, "backend", None),
+    }
+    keep = not part.whole and _begun(out, facts)
+
+    def begin() -> None:
+        if not part.whole:
+            out.mkdir(parents=True, exist_ok=True)
+            write_atomic(out / FACTS, dump_json(facts, indent=2))
+
+    started = time.monotonic()
+    with progress(_("sampling"), _("pairs")) as show:
+        show(0, count)
+        files = write_pairs(model, out, count, chosen_steps, seed, chosen_batch, how, show, part, keep, begin)
+    seconds = time.monotonic() - started
+    picture = out / PICTURE if part.number == 1 else None
+    if picture:
+        velocity, seismic = (np.load(file, mmap_mode="r")[:DRAWN] for file in files[:2])
+        solver = WaveEquation(**acquisition) if acquisition else None
+        rows = rows_of("generated", velocity, solver, **{"decoded" if how == "decoder" else "modelled": seismic})
+        draw_pairs(picture, rows, Normalization.from_dict(model.facts["normalization"]))
+    result = {
+        **facts,
+        "out": str(out),
+        "files": [str(f) for f in files],
+        "picture": str(picture) if picture else None,
+        "shard": str(part),
+        "batch": chosen_batch,
         "seconds": round(seconds, 3),
     }
-    write_atomic(out / FACTS, dump_json(result, indent=2))
+    if part.whole:
+        write_atomic(out / FACTS, dump_json(result, indent=2))
     if as_json:
         say_json(result)
         return
-    say(
-        _("{count} pairs in {folder}: {solver}, {steps} steps, {seconds:.3g} s a pair").format(
-            count=count, folder=out, solver=result["solver"], steps=chosen_steps, seconds=seconds / count
+    if part.whole:
+        say(
+            _("{count} pairs in {folder}: {solver}, {steps} steps, {seconds:.3g} s a pair").format(
+                count=count, folder=out, solver=result["solver"], steps=chosen_steps, seconds=seconds / count
+            )
         )
-    )
+    else:
+        say(_("part {shard}: {files} files in {folder}").format(shard=part, files=len(files), folder=out))
     for file in files:
         say(f"  {file}")
-    say(f"  {picture}")
+    if picture:
+        say(f"  {picture}")
+
+
+def _begun(out: Path, facts: Mapping[str, Any]) -> bool:
+    """Whether the parts of these very pairs are being drawn into a folder, so that what is there is theirs.
+
+    Raises:
+        UsageError: the folder holds other pairs.
+    """
+    from ubq.durable import plain, read_object
+
+    told = read_object(out / FACTS)
+    if told and any(told.get(key) != plain(value) for key, value in facts.items() if key != "file"):
+        raise UsageError(_("{folder} already holds other pairs").format(folder=out), _("choose another folder"))
+    return bool(told)
 
 
 def exported_file(source: str | None, runs_dir: Path) -> Path:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from ubq.acquisition import ABSORBING_CELLS, CELL, DEPTH_CELL, PEAK_FREQUENCY, SOURCES, TIME_STEP, WAVELET_PEAK
 from ubq.config.extras import install_line, missing_modules
@@ -31,6 +32,7 @@ from ubq.data.array_file import ArrayFile, open_array
 from ubq.data.families import SEISMIC_SHAPE
 from ubq.data.files import data_files
 from ubq.data.plausible import check_velocity
+from ubq.data.shard import WHOLE, Shard
 from ubq.durable import dump_json, parse_json, write_atomic
 from ubq.errors import DataError, HeldError, PreflightError, StageError, UsageError
 from ubq.i18n import gettext as _
@@ -180,8 +182,10 @@ class _Job:
 
     def finish(self) -> None:
         """Give the whole file its name."""
-        manifest = self.target.parent / MANIFEST
-        write_atomic(manifest, dump_json({**_manifest(self.target.parent), self.target.name: self.digest}, indent=1))
+        folder = self.target.parent
+        with FileLock(folder / f".{MANIFEST}.lock"):  # other parts of the same work add theirs
+            known = {**_manifest(folder), self.target.name: self.digest}
+            write_atomic(folder / MANIFEST, dump_json(dict(sorted(known.items())), indent=1))
         os.replace(self.partial, self.target)
         self.sidecar.unlink(missing_ok=True)
 
@@ -200,6 +204,7 @@ def forward_files(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    shard: Shard = WHOLE,
 ) -> bool:
     """Model the gathers of every velocity map of a folder, under the partners' names.
 
@@ -212,6 +217,7 @@ def forward_files(
         workers: processes, one thread each; 0: one for each core.
         progress: called with (maps done, maps in all).
         should_stop: polled between maps.
+        shard: the part of the files to work on; the others may be worked on at the same time.
 
     Returns:
         Whether every map is done; False only after ``should_stop``.
@@ -225,7 +231,8 @@ def forward_files(
     require_deepwave()
     report, stop = progress or (lambda done, total: None), should_stop or (lambda: False)
     velocity_files = [
-        (file.path, open_array(file.path, "velocity"), file.id) for file in data_files(velocity_dir, "velocity")
+        (file.path, open_array(file.path, "velocity"), file.id)
+        for file in shard.of(data_files(velocity_dir, "velocity"))
     ]  # fails before anything is written
     for path, _array, id in velocity_files:
         if id is None:
@@ -235,7 +242,7 @@ def forward_files(
             )
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        with _locked(out_dir):
+        with _locked(out_dir, shard):
             jobs: list[_Job] = []
             total = ready = 0
             for path, array, id in velocity_files:
@@ -382,10 +389,9 @@ def _check_space(jobs: list[_Job], out_dir: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(out_dir: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(out_dir / ".forward.lock", timeout=0)
+def _locked(out_dir: Path, shard: Shard) -> Iterator[None]:
+    part = "" if shard.whole else f"-{shard.number}-of-{shard.count}"
+    lock = FileLock(out_dir / f".forward{part}.lock", timeout=0)
     try:
         with lock:
             yield

@@ -20,6 +20,7 @@ from scipy.ndimage import gaussian_filter
 
 from ubq.config.schema import DataConfig, Family
 from ubq.data.families import FAMILIES, SAMPLES_PER_FILE, VELOCITY_RANGE, VELOCITY_SHAPE, parse_name
+from ubq.data.shard import WHOLE, Shard
 from ubq.durable import dump_json, parse_json, replacing, write_atomic
 from ubq.errors import DataError, UsageError
 from ubq.i18n import gettext as _
@@ -201,6 +202,7 @@ def write_synthetic(
     *,
     replace: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    shard: Shard = WHOLE,
 ) -> list[Path]:
     """Write velocity maps in OpenFWI layout: 500 a file, file numbers on both sides of the official split.
 
@@ -210,21 +212,25 @@ def write_synthetic(
         replace: other synthetic maps in the folder make way, with their gathers; without it they are an error. A
             folder with anything else in it is always an error.
         progress: called with (maps written, maps in all).
+        shard: the part of the files to write; the others may be written at the same time.
 
     Returns:
-        The velocity files, training first.
+        The velocity files of this part, training first.
 
     Raises:
         UsageError: more samples than the family has files for, or a side without samples.
         DataError: the folder already holds other data, or cannot be written.
     """
     report = progress or (lambda done, total: None)
-    plan = _plan(family, train, val, out)
+    plan = shard.of(_plan(family, train, val, out))
+    total = sum(file.samples for file in plan)
     wanted = asdict(SyntheticSet(family, seed, train, val))
     manifest = out / MANIFEST
     try:
+        # The manifest comes first: what is there before it, but for one that is being written, is not ours.
+        foreign = [path for path in out.iterdir() if MANIFEST not in path.name] if out.is_dir() else []
         written = parse_json(manifest.read_bytes()) if manifest.exists() else None
-        if written is None and out.is_dir() and any(out.iterdir()):
+        if written is None and foreign:
             raise DataError(_("{folder} is not empty").format(folder=out), _("choose another folder"))
         if written not in (None, wanted):
             if not replace:
@@ -242,7 +248,7 @@ def write_synthetic(
                 np.save(content, synthesise_velocity(family, file.samples, seed, file.first), allow_pickle=False)
                 write_atomic(file.path, content.getvalue())
             done += file.samples
-            report(done, train + val)
+            report(done, total)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise DataError(

@@ -10,6 +10,7 @@ import numpy as np
 
 from ubq.config.schema import Family
 from ubq.data.families import FAMILIES, SAMPLES_PER_FILE, FileId, Kind
+from ubq.data.shard import WHOLE, Shard
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.runtime.generator import Gathers, LoadedModel
@@ -42,6 +43,9 @@ def write_pairs(
     batch: int = 1,
     gathers: Gathers = "wave",
     progress: Callable[[int, int], None] = lambda done, total: None,
+    shard: Shard = WHOLE,
+    keep: bool = False,
+    begin: Callable[[], None] = lambda: None,
 ) -> list[Path]:
     """Write pairs 0 to ``count`` of a seed; a file appears only once it is complete.
 
@@ -51,9 +55,12 @@ def write_pairs(
         count: pairs.
         steps, seed, batch, gathers: as ``LoadedModel.draw``.
         progress: called with (done, total).
+        shard: the part of the files to write; the others may be written at the same time.
+        keep: files that are there stay as they are.
+        begin: called once no file is in the way.
 
     Returns:
-        The files, velocity and seismic of each 500 pairs in turn.
+        The files of this part, velocity and seismic of each 500 pairs in turn.
 
     Raises:
         UsageError: a file of that name exists.
@@ -63,13 +70,21 @@ def write_pairs(
         "seismic": tuple(model.facts["seismic_shape"]),
     }
     ids = file_ids(model.facts["family"], count)
-    targets = [{kind: out / i.relative_path(kind) for kind in shapes} for i in ids]
-    for path in (p for target in targets for p in target.values()):
-        if path.exists():
+    starts = range(0, count, SAMPLES_PER_FILE)
+    work = [
+        (range(first, min(first + SAMPLES_PER_FILE, count)), {kind: out / i.relative_path(kind) for kind in shapes})
+        for first, i in shard.of(list(zip(starts, ids, strict=True)))
+    ]
+    written = [path for _pairs, target in work for path in target.values()]
+    for path in written:
+        if path.exists() and not keep:
             raise UsageError(_("{path} exists").format(path=path), _("give another --out, or remove it"))
-    written: list[Path] = []
-    for first, target in zip(range(0, count, SAMPLES_PER_FILE), targets, strict=True):
-        pairs = range(first, min(first + SAMPLES_PER_FILE, count))
+    begin()
+    done, total = 0, sum(len(pairs) for pairs, _target in work)
+    for pairs, target in work:
+        if all(path.exists() for path in target.values()):
+            done += len(pairs)
+            continue
         partial = {kind: path.with_name(f".{path.name}.part") for kind, path in target.items()}
         for path in partial.values():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,11 +95,11 @@ def write_pairs(
             }
             for number, (velocity, seismic) in enumerate(model.draw(pairs, steps, seed, batch, gathers)):
                 arrays["velocity"][number], arrays["seismic"][number] = velocity[0], seismic[0]
-                progress(first + number + 1, count)
+                done += 1
+                progress(done, total)
             for kind, array in arrays.items():
                 array.flush()
                 os.replace(partial[kind], target[kind])
-                written.append(target[kind])
         finally:
             for path in partial.values():
                 path.unlink(missing_ok=True)

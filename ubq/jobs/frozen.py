@@ -20,12 +20,18 @@ if TYPE_CHECKING:
     from ubq.stages.paths import RunPaths
 
 
-def freeze(config: Config, paths: RunPaths, preset: str) -> Config:
+def freeze(config: Config, paths: RunPaths, preset: str, here: bool = True) -> Config:
     """The configuration as the run keeps it: everything that was left to this machine is fixed.
 
     Paths become absolute, so that the run goes on from any working folder. The thread count and the device are those of
     the run's first start, since others give other last bits. What ``device = "auto"`` is on a machine only torch knows:
     the run asks it, before its first stage that trains.
+
+    Args:
+        config: as configured.
+        paths: of the run.
+        preset: name of the preset it came from.
+        here: whether the run starts on this machine; else the thread count is left to the one where it does.
     """
     config = with_absolute_paths(with_data_found(config), Path())
     threads, device = config.threads, config.device
@@ -35,7 +41,7 @@ def freeze(config: Config, paths: RunPaths, preset: str) -> Config:
             threads = threads or kept.threads
             device = kept.device if device == "auto" else device
     changed = {
-        "threads": threads or cores(),
+        "threads": threads or (cores() if here else 0),
         "device": device,
         "run": config.run.model_copy(
             update={"name": paths.root.absolute().name, "dir": str(paths.root.absolute().parent)}

@@ -24,7 +24,7 @@ from ubq.distributed import Followed, Group, LostProcessError
 from ubq.errors import EXIT_OK, EXIT_STAGE_FAILED, StageError, UbqError
 from ubq.i18n import gettext as _
 from ubq.i18n import restored, storable
-from ubq.jobs.signals import SIGNALS, StopSignals
+from ubq.jobs.signals import SIGNALS, StopSignals, said_again_by_slurm
 from ubq.jobs.state import RUNNING, read_state
 from ubq.stages.base import Stopped
 from ubq.stages.paths import RunPaths
@@ -235,6 +235,8 @@ def launch(command: Sequence[str], run: Path) -> int:
 
     def pass_on(number: int, frame: object) -> None:
         nonlocal asked
+        if asked and said_again_by_slurm(number):
+            return
         asked += 1
         if asked > 1:
             process.terminate()  # torchrun ends its processes

@@ -177,10 +177,10 @@ def _start(
         raise  # what lies there is another process's
     except UbqError:
         if fresh and not paths.state.exists():
-            _remove_refused(paths)
+            remove_refused(paths)
         raise
     if fresh and code == EXIT_PREFLIGHT:
-        _remove_refused(paths)
+        remove_refused(paths)
     return code
 
 
@@ -257,7 +257,7 @@ def dry_run(
     return plan(freeze(config, paths, preset), paths, stages, read_state(paths.state), selection)
 
 
-def _remove_refused(paths: RunPaths) -> None:
+def remove_refused(paths: RunPaths) -> None:
     """Take back what a start that was refused has made of a new run; what else lies in its folder stays."""
     made = (paths.root / "owner.json", paths.root / "run.lock", paths.log, paths.state, paths.config, paths.events)
     for path in (*made, paths.metrics, paths.sources):
@@ -301,6 +301,7 @@ class _Runner:
         self.fresh = state is None
         state = state or RunState(run=paths.root.name, created=now())
         state.run, state.preset, state.holder = paths.root.name, preset or state.preset, hold.owner.token
+        state.created = state.created or now()  # one that waited in a queue has none
         known = {s.name: s for s in state.stages}
         state.stages = [known.get(s.name, StageState(s.name)) for s in stages if s.applies(config)]
         self.state = state

@@ -1,6 +1,9 @@
 """Stop on request: the first signal asks, the second leaves at once.
 
 Exit codes follow the shells: 128 + the signal's number (SIGHUP 129, SIGINT 130, SIGTERM 143).
+
+Slurm sends SIGTERM ahead of a time limit, at it, and when it preempts or cancels a job; what must go at last gets
+SIGKILL. There only the first SIGTERM means anything.
 """
 
 from __future__ import annotations
@@ -61,9 +64,14 @@ class StopSignals:
             _say(self._first)
         elif number == self.received == _HANGUP and time.monotonic() - self._moment < 1.0:
             pass  # one lost terminal sends it twice: the kernel, and the shell to its jobs
-        else:
+        elif not said_again_by_slurm(number):
             _say(self._second)
             os._exit(128 + number)
+
+
+def said_again_by_slurm(number: int) -> bool:
+    """Whether a signal that comes after the first is Slurm's, so that it must not cut a save short."""
+    return number == signal.SIGTERM and "SLURM_JOB_ID" in os.environ
 
 
 def _say(message: str) -> None:

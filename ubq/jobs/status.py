@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -223,13 +224,18 @@ def find_run(run: str | None, runs_dir: Path) -> Path:
     )
 
 
-def running_run(runs_dir: Path) -> Path:
-    """Folder of the only run that a process works on.
+def running_run(runs_dir: Path, queued: Callable[[Path], bool] = lambda run: False) -> Path:
+    """Folder of the only run that a process works on, or that is queued for one.
 
     Raises:
         UsageError: there is none, or more than one.
     """
-    running = [folder for folder in run_folders(runs_dir) if (owner := read_owner(folder)) and alive(owner, folder)]
+
+    def runs(folder: Path) -> bool:
+        owner = read_owner(folder)
+        return (owner is not None and alive(owner, folder)) or queued(folder)
+
+    running = [folder for folder in run_folders(runs_dir) if runs(folder)]
     if not running:
         raise UsageError(
             _("no run is running in {folder}").format(folder=runs_dir),
