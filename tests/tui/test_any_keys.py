@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from textual.pilot import Pilot
 
 from ubq.jobs.detach import Detached
-from ubq.tui import checklist, progress, wizard
+from ubq.tui import checklist, live, progress
 
 KEYS = (
     "enter", "tab", "shift+tab", "up", "down", "left", "right", "space", "escape", "ctrl+g", "pagedown", "pageup",
@@ -35,7 +35,7 @@ def nothing_leaves_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
         return {"error": "not here", "fix": ""}
 
     monkeypatch.setattr(progress, "start_detached", start)
-    monkeypatch.setattr(wizard, "ubq_json", ubq_json)
+    monkeypatch.setattr(live, "ubq_json", ubq_json)
     monkeypatch.setattr(checklist, "ubq_json", ubq_json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -20,11 +21,12 @@ from ubq.jobs.checks.check import Check
 from ubq.jobs.detach import Detached
 from ubq.jobs.owner import this_process
 from ubq.stages.paths import RunPaths
-from ubq.tui import checklist, progress, wizard
+from ubq.tui import checklist, live, progress, wizard
 from ubq.tui.app import UbqApp
 from ubq.tui.checklist import ChecklistScreen
 from ubq.tui.dialogs import Ask, Help
 from ubq.tui.fields import Field
+from ubq.tui.pages import Checks
 from ubq.tui.progress import ProgressScreen
 from ubq.tui.start import StartScreen
 from ubq.tui.wizard import WizardScreen
@@ -284,6 +286,7 @@ def test_questions_that_do_not_matter_are_not_asked(probe: list[tuple[str, str]]
         def asked() -> set[str]:
             return {f.name_of_key for f in screen.page.fields()}
 
+        Path("maps").mkdir()
         assert "data.synth_samples" in asked()
         assert "data.val_velocity" not in asked()
         await answer(pilot, "data.train_velocity", "maps")
@@ -324,7 +327,7 @@ def test_a_checkpoint_is_looked_into(probe: list[tuple[str, str]], monkeypatch: 
             "problem": "", "notes": ["a note"],
         }  # fmt: skip
 
-    monkeypatch.setattr(wizard, "ubq_json", ubq_json)
+    monkeypatch.setattr(live, "ubq_json", ubq_json)
 
     async def steps(pilot: Pilot[int]) -> None:
         await open_wizard(pilot)
@@ -409,6 +412,82 @@ def test_a_full_disk_while_saving_is_a_message(probe: list[tuple[str, str]], mon
         await settle(pilot)
         assert isinstance(pilot.app.screen, WizardScreen)
         assert "No space left" in messages(pilot.app)  # type: ignore[arg-type]
+
+    drive(steps)
+
+
+def test_next_never_passes_a_path_that_does_not_exist(probe: list[tuple[str, str]]) -> None:
+    async def steps(pilot: Pilot[int]) -> None:
+        screen = await open_wizard(pilot)
+        field = await answer(pilot, "data.train_velocity", "nowhere")
+        await pilot.press("ctrl+g")
+        await settle(pilot)
+        assert screen.step.id == "data"
+        assert screen.focused is field.control
+        assert "! nowhere does not exist" in screen_text(pilot.app)  # type: ignore[arg-type]
+        Path("nowhere").mkdir()
+        await pilot.press("ctrl+g")
+        await settle(pilot)
+        assert screen.step.id == "checkpoint"
+
+    drive(steps)
+
+
+def test_next_waits_for_the_look_into_a_checkpoint_and_stops_at_one_that_cannot_be_read(
+    probe: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("torn.pt").touch()
+    seen = asyncio.Event()
+
+    async def ubq_json(*arguments: str, timeout: float) -> dict[str, Any]:
+        await seen.wait()
+        return {"error": "torn.pt is no checkpoint", "fix": "", "told": True}
+
+    monkeypatch.setattr(live, "ubq_json", ubq_json)
+
+    async def steps(pilot: Pilot[int]) -> None:
+        screen = await open_wizard(pilot)
+        await step(pilot, "checkpoint")
+        field = await answer(pilot, "pretrained.path", "torn.pt")
+        await pilot.press("ctrl+g")
+        await settle(pilot)
+        assert screen.step.id == "checkpoint"
+        assert "being looked at" in messages(pilot.app)  # type: ignore[arg-type]
+        seen.set()
+        await until(pilot, lambda: screen.focused is field.control)
+        assert screen.step.id == "checkpoint"
+        assert "! torn.pt is no checkpoint" in screen_text(pilot.app)  # type: ignore[arg-type]
+
+    drive(steps)
+
+
+def test_start_starts_nothing_that_failed_and_enter_goes_to_what_mends_it(
+    probe: list[tuple[str, str]], started: list[tuple[list[str], Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fine = {"id": "device", "status": "ok", "figure": "cpu", "fix": ""}
+    memory = {"id": "memory", "status": "failed", "figure": "9 GB needed", "fix": "less", "why": "of one step"}
+    answered = {"checks": [fine, memory], "plan": [], "exists": False}
+    monkeypatch.setitem(ANSWERS, "preflight", answered)
+
+    async def steps(pilot: Pilot[int]) -> None:
+        screen = await open_wizard(pilot)
+        await step(pilot, "review")
+        assert "cannot start yet" in screen_text(pilot.app)  # type: ignore[arg-type]
+        await pilot.press("enter")
+        await settle(pilot)
+        assert not started
+        assert isinstance(screen.focused, Checks)
+        assert "of one step" in screen_text(pilot.app)  # type: ignore[arg-type]  # help follows the focus
+        await pilot.press("enter")
+        await settle(pilot)
+        field = wizard.focused_field(screen.focused)
+        assert field is not None
+        assert field.name_of_key == "qat.batch_size"
+        monkeypatch.setitem(ANSWERS, "preflight", {**answered, "checks": [fine]})
+        await answer(pilot, "qat.batch_size", "2")
+        await step(pilot, "review")
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(started))
 
     drive(steps)
 

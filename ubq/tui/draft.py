@@ -5,6 +5,8 @@ Headless: the screens and the plain prompts share it.
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from ubq.config.rendering import as_toml, schema_comment, values_of
 from ubq.config.runs import command as shell_command
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
+from ubq.plaintext import printable
+from ubq.tui import questions
 
 
 class Draft:
@@ -44,6 +48,8 @@ class Draft:
         self._below = values_of(self._load(self._before_changes).config)
         self.loaded = self._load(self._before_changes)
         self.findings: tuple[Finding, ...] = ()
+        self.found: dict[str, str] = {}
+        """What a look at files and machine found wrong with an answer, by key; it holds until an answer changes."""
 
     def _extends(self) -> object:
         import tomllib
@@ -79,6 +85,7 @@ class Draft:
             self.changes.pop(name, None)
         else:
             self.changes[name] = parsed
+        self.found = {}
         self.judge()
         return self.problem(name)
 
@@ -92,16 +99,35 @@ class Draft:
             finding = Finding(file=str(self.file), line=None, key="", given="", allowed=error.message)
             self.findings = (finding,)
 
-    def problem(self, name: str) -> str:
-        """What is wrong with one key, or what keeps its answer from counting; empty when nothing does."""
+    def mistake(self, name: str) -> str:
+        """What is known to be wrong with the answer to one key; empty when nothing is. No step is left with one."""
         for finding in self.findings:
             if finding.key == name:
                 hint = f" ({finding.suggestion})" if finding.suggestion else ""
                 return _("needs {allowed}{hint}").format(allowed=finding.allowed, hint=hint)
-        source = self.loaded.provenance.get(name, "")
-        if name in self.changes and source.startswith("UBQ_"):
-            return _("the environment variable {name} wins over this").format(name=source)
+        return self.missing(name) or self.found.get(name, "")
+
+    def missing(self, name: str) -> str:
+        """That the file or folder a key names is not there; empty where it is, and for other keys."""
+        value = self.value(name)
+        if name in questions.INPUTS and value and not is_there(str(value)):
+            return _("{path} does not exist").format(path=printable(str(value)))
         return ""
+
+    def problem(self, name: str) -> str:
+        """:meth:`mistake`, or what keeps the answer from counting."""
+        source = self.loaded.provenance.get(name, "")
+        wins = name in self.changes and source.startswith("UBQ_")
+        return self.mistake(name) or (
+            _("the environment variable {name} wins over this").format(name=source) if wins else ""
+        )
+
+    def source(self, name: str) -> str:
+        """Where the value of a key comes from, for people."""
+        if name in self.changes:
+            return _("your answer")
+        source = self.loaded.provenance.get(name, "")
+        return _("default") if source == "default" else source
 
     @property
     def command(self) -> str:
@@ -141,6 +167,15 @@ class Draft:
     def start_arguments(self) -> list[str]:
         """The ``ubq`` command line that starts the saved file."""
         return ["run"] if self.file == Path(PROJECT_FILE) else ["run", "--config", str(self.file)]
+
+
+def is_there(path: str) -> bool:
+    """Whether a file, a folder or, for a pattern, any file is there."""
+    place = Path(os.path.expanduser(path))
+    try:
+        return place.exists() or any(glob.iglob(str(place)))
+    except (OSError, ValueError):
+        return False
 
 
 def option(name: str, value: object) -> list[str]:

@@ -77,7 +77,7 @@ def _ask(draft: Draft, question: Question) -> None:
             return
         before = dict(draft.changes)
         problem = draft.answer(name, text)
-        if not problem or not any(f.key == name for f in draft.findings):
+        if not draft.mistake(name):
             if problem:
                 typer.echo(f"  ! {problem}")
             return

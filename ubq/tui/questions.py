@@ -18,6 +18,8 @@ PATHS = frozenset(
      "pretrained.decoder_path", "run.dir")
 )  # fmt: skip
 """Keys that name a file or a folder, completed as one types."""
+INPUTS = PATHS - {"run.dir"}
+"""Those that must be there before a run starts."""
 
 
 @dataclass(frozen=True)
