@@ -21,10 +21,11 @@ from ubq.jobs.checks.check import Check
 from ubq.jobs.detach import Detached
 from ubq.jobs.owner import this_process
 from ubq.stages.paths import RunPaths
-from ubq.tui import checklist, live, progress, wizard
+from ubq.tui import checklist, live, progress, runlist, wizard
 from ubq.tui.app import UbqApp
 from ubq.tui.checklist import ChecklistScreen
 from ubq.tui.dialogs import Ask, Help
+from ubq.tui.draft import free_run_name, resume_arguments
 from ubq.tui.fields import Field
 from ubq.tui.pages import Checks
 from ubq.tui.progress import ProgressScreen
@@ -147,6 +148,185 @@ def test_r_on_the_start_resumes(started: list[tuple[list[str], Path]]) -> None:
 
     drive(steps)
     assert started == [(["resume", str(Path("runs/mine").absolute())], Path("runs/mine"))]
+
+
+def test_a_run_is_opened_again_with_its_values_and_goes_on(
+    probe: list[tuple[str, str]], started: list[tuple[list[str], Path]]
+) -> None:
+    run = make_run("mine", "failed")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        await pilot.press("e")
+        await settle(pilot)
+        await step(pilot, "training")
+        await answer(pilot, "qat.batch_size", "2")
+        await step(pilot, "review")
+        assert "Name of the run" not in screen_text(pilot.app)  # type: ignore[arg-type]
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(started))
+
+    drive(steps)
+    assert started == [(["resume", str(run.absolute()), "--yes", "--set", "qat.batch_size=2"], run)]
+    assert not Path("ubq.toml").exists()
+
+
+def test_a_run_is_duplicated_under_a_free_name(
+    probe: list[tuple[str, str]], started: list[tuple[list[str], Path]]
+) -> None:
+    run = make_run("mine")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        await pilot.press("d")
+        await settle(pilot)
+        await step(pilot, "review")
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(started))
+
+    drive(steps)
+    ((arguments, folder),) = started
+    assert folder.absolute() == Path("runs/mine-2").absolute()
+    assert arguments[:3] == ["run", "--config", str(run / "config.toml")]
+    assert arguments[-2:] == ["--run", "mine-2"]
+
+
+def test_a_run_is_renamed_and_keeps_the_highlight() -> None:
+    make_run("first")
+    make_run("second", "interrupted")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        highlight(pilot.app, "run:runs/first")
+        await pilot.press("m", "ctrl+u", *"third", "enter")
+        await settle(pilot)
+        option = pilot.app.screen.query_one(OptionList).highlighted_option
+        assert option is not None
+        assert option.id == "run:runs/third"
+
+    drive(steps)
+    assert {path.name for path in Path("runs").iterdir()} == {"second", "third"}
+
+
+def test_a_run_is_deleted_after_asking_twice_and_never_while_running() -> None:
+    make_run("mine", "interrupted")
+    alive(make_run("busy", "running"))
+
+    async def steps(pilot: Pilot[int]) -> None:
+        highlight(pilot.app, "run:runs/busy")
+        await pilot.press("x")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, StartScreen)
+        highlight(pilot.app, "run:runs/mine")
+        await pilot.press("x", "down", "enter")
+        await settle(pilot)
+        assert Path("runs/mine").exists()
+        assert "gone for good" in screen_text(pilot.app)  # type: ignore[arg-type]
+        await pilot.press("enter")  # which keeps it
+        await settle(pilot)
+        await pilot.press("x", "down", "enter")
+        await settle(pilot)
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: not Path("runs/mine").exists())
+
+    drive(steps)
+    assert Path("runs/busy").exists()
+
+
+def test_two_runs_are_compared() -> None:
+    make_run("good")
+    make_run("bad", failed=("lattice",))
+    config = Path("runs/bad/config.toml")
+    config.write_text(config.read_text().replace('observer = "moving_average"', 'observer = "mse"'))
+
+    async def steps(pilot: Pilot[int]) -> None:
+        highlight(pilot.app, "run:runs/good")
+        await pilot.press("c")
+        highlight(pilot.app, "run:runs/bad")
+        await pilot.press("c")
+        await settle(pilot)
+        text = " ".join(screen_text(pilot.app).split())  # type: ignore[arg-type]
+        assert "good beside bad" in text
+        assert "no lattice in the maps (<= 2) ✓ 1.2 ✗ 1.2" in text
+        assert 'quant.observer "moving_average" "mse"' in text
+
+    drive(steps, size=(120, 40))
+
+
+def test_the_list_is_filtered_and_vi_moves_in_it(probe: list[tuple[str, str]]) -> None:
+    make_run("mine", "interrupted")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        await pilot.press("slash", *"style-b", "enter")
+        await settle(pilot)
+        text = screen_text(pilot.app)  # type: ignore[arg-type]
+        assert "style-b-edge" in text
+        assert "curvevel" not in text
+        assert "mine" not in text
+        await pilot.press("j", "enter")
+        await settle(pilot)
+        screen = pilot.app.screen
+        assert isinstance(screen, WizardScreen)
+        assert screen.draft.chosen == "style-b-base"
+
+    drive(steps)
+
+
+def test_values_of_an_old_file_do_not_go_silently_under_a_preset(probe: list[tuple[str, str]]) -> None:
+    Path("ubq.toml").write_text('extends = "demo"\n[run]\nname = "demo-2"\n[quant]\nbackend = "x86"\n')
+
+    async def steps(pilot: Pilot[int]) -> None:
+        app = pilot.app
+        assert isinstance(app, UbqApp)
+        app.open_wizard("smoke")
+        await settle(pilot)
+        assert 'quant.backend = "x86"' in screen_text(app)
+        await pilot.press("enter")  # the preset alone
+        await settle(pilot)
+        screen = app.screen
+        assert isinstance(screen, WizardScreen)
+        assert screen.draft.loaded.config.quant.backend == "qnnpack"
+        assert screen.draft.loaded.config.run.name == "smoke"
+        await step(pilot, "review")
+        screen.query_one("#save").focus()
+        await pilot.press("enter")
+        await settle(pilot)
+
+    drive(steps)
+    assert tomllib.loads(Path("ubq.toml").read_text()) == {"extends": "smoke"}
+    assert "x86" in Path("ubq.toml.before").read_text()
+
+
+def test_names_of_runs_do_not_creep() -> None:
+    make_run("smoke")
+    make_run("smoke-2")
+    assert free_run_name(Path("runs"), "smoke-2") == "smoke-3"
+    make_run("july-24")
+    assert free_run_name(Path("runs"), "july-24") == "july-24-2"  # no count of a run july
+
+
+def test_long_names_are_cut_in_the_middle_and_the_age_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runlist, "age", lambda updated: "5 min ago")
+    make_run("curvefault-a-base-with-everything-on-seed-7", "interrupted")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        line = next(t for t in screen_text(pilot.app).splitlines() if "interrupted" in t)  # type: ignore[arg-type]
+        assert line.endswith("5 min ago")
+        assert "curvefau" in line
+        assert "seed-7" in line
+
+    drive(steps, size=(60, 20))
+
+
+def test_no_key_stands_in_the_footer_where_it_cannot_act() -> None:
+    make_run("done")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        assert "resume" not in screen_text(pilot.app).splitlines()[-1]  # type: ignore[arg-type]
+        await pilot.press("enter")
+        await settle(pilot)
+        footer = screen_text(pilot.app).splitlines()[-1]  # type: ignore[arg-type]
+        assert "s stop" not in footer
+        assert "resume" not in footer
+
+    drive(steps)
 
 
 def test_a_run_that_appears_or_vanishes_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -665,7 +845,7 @@ def test_a_failed_mark_opens_its_cause_and_apply_fixes_it(started: list[tuple[li
         pilot.app.push_screen(ChecklistScreen(run))
         await settle(pilot)
         text = " ".join(screen_text(pilot.app).split())  # type: ignore[arg-type]
-        assert "10 of 11 success marks passed" in text
+        assert "1 of 11 success marks failed" in text
         assert "✗ FAILED" in text
         assert "outliers widen the activation ranges" in text  # the failed one stands first
         await pilot.press("enter")
@@ -696,7 +876,7 @@ def test_what_apply_starts_takes_up_the_value_and_keeps_the_rest(monkeypatch: py
 
     monkeypatch.setattr(runner, "resume_run", resume_run)
     run = make_run("smoke", failed=("int8_fidelity",))
-    assert cli.main(checklist.apply_arguments(run, {"quant.observer": "mse"})) == 0
+    assert cli.main(resume_arguments(run, {"quant.observer": "mse"})) == 0
     ((paths, options),) = taken
     assert paths.root == run.absolute()
     assert options["selection"].yes  # nobody is there to answer
@@ -705,17 +885,41 @@ def test_what_apply_starts_takes_up_the_value_and_keeps_the_rest(monkeypatch: py
     assert after == before.model_copy(update={"quant": before.quant.model_copy(update={"observer": "mse"})})
 
 
-def test_a_mark_without_a_fix_to_set_says_so() -> None:
+def test_a_mark_without_a_fix_to_set_offers_no_key_for_it() -> None:
     run = make_run("smoke", failed=("generation",))
 
     async def steps(pilot: Pilot[int]) -> None:
         pilot.app.push_screen(ChecklistScreen(run))
         await settle(pilot)
+        footer = screen_text(pilot.app).splitlines()[-1]  # type: ignore[arg-type]
+        assert "apply" not in footer
+        assert "y copy" in footer
         await pilot.press("a")
         await settle(pilot)
-        assert "nothing to apply" in messages(pilot.app)  # type: ignore[arg-type]
+        assert isinstance(pilot.app.screen, ChecklistScreen)
 
     drive(steps)
+
+
+def test_figures_keep_their_words_after_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run("smoke", failed=("quantised_modules",))
+    found = Check(id="marks.quantised_modules", status="failed", figure="0.4069, wanted 0.3", fix="mend it")
+
+    async def ubq_json(*arguments: str, timeout: float) -> dict[str, Any]:
+        return {"checks": [found.as_dict()]}
+
+    monkeypatch.setattr(checklist, "ubq_json", ubq_json)
+
+    async def steps(pilot: Pilot[int]) -> None:
+        pilot.app.push_screen(ChecklistScreen(run))
+        await settle(pilot)
+        await pilot.press("d")
+        await settle(pilot, 0.1)
+        text = screen_text(pilot.app)  # type: ignore[arg-type]
+        assert "40.7 %, wanted > 30 %" in text
+        assert "fix: mend it" in text
+
+    drive(steps, size=(60, 20))
 
 
 def test_out_of_memory_offers_smaller_parts(started: list[tuple[list[str], Path]]) -> None:
@@ -785,7 +989,7 @@ def test_check_all_shows_what_ubq_doctor_finds(monkeypatch: pytest.MonkeyPatch) 
         pilot.app.push_screen(ChecklistScreen(run))
         await settle(pilot)
         await pilot.press("d")
-        await until(pilot, lambda: "environment.disk: 0 GB free" in screen_text(pilot.app))  # type: ignore[arg-type]
+        await until(pilot, lambda: "disk space: 0 GB free" in screen_text(pilot.app))  # type: ignore[arg-type]
 
     drive(steps)
 
@@ -798,13 +1002,46 @@ def test_a_report_is_shown_though_the_configuration_cannot_be_read() -> None:
         pilot.app.push_screen(ChecklistScreen(run))
         await settle(pilot)
         text = screen_text(pilot.app)  # type: ignore[arg-type]
-        assert "10 of 11 success marks passed" in text
+        assert "1 of 11 success marks failed" in text
         assert "from_another_time" in text
 
     drive(steps, size=(80, 40))
 
 
 # Everywhere
+
+
+def test_ctrl_q_asks_where_answers_would_be_lost_and_names_the_jobs_that_go_on(probe: list[tuple[str, str]]) -> None:
+    alive(make_run("busy", "running"))
+
+    async def steps(pilot: Pilot[int]) -> None:
+        await open_wizard(pilot)
+        await answer(pilot, "data.synth_samples", "48")
+        await pilot.press("ctrl+q")
+        await settle(pilot)
+        text = screen_text(pilot.app)  # type: ignore[arg-type]
+        assert "not saved yet" in text
+        assert "busy goes on" in text
+        await pilot.press("enter")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, WizardScreen)
+        await pilot.press("ctrl+q", "down", "enter")
+        await settle(pilot)
+
+    assert drive(steps).return_value == 0
+
+
+def test_the_theme_chosen_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / "config/ubq/interface.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text('# mine\nlanguage = "en"\n')
+
+    async def steps(pilot: Pilot[int]) -> None:
+        assert isinstance(pilot.app, UbqApp)
+        pilot.app.use_theme("light")
+
+    drive(steps)
+    assert file.read_text() == '# mine\nlanguage = "en"\ntheme = "light"\n'
 
 
 def test_ctrl_q_leaves_with_0_from_anywhere(probe: list[tuple[str, str]]) -> None:

@@ -52,7 +52,8 @@ class Page(VerticalScroll, can_focus=False, inherit_bindings=False):
         """Show what the answers elsewhere have changed here, and hide what no longer matters."""
         for field in self.query(Field):
             field.show(self._draft.value(field.name_of_key))
-            field.display = field.question.shown_if(self._draft.loaded.config)
+            own = self._draft.again is None or not field.name_of_key.startswith("run.")
+            field.display = own and field.question.shown_if(self._draft.loaded.config)
             if not field.control.has_focus:
                 field.complain(self._draft.problem(field.name_of_key))
         for group in self.query(".group"):
@@ -121,8 +122,10 @@ class ReviewPage(Page):
         yield Checks()
         yield Static(_("the same as a command (c copies it)"), classes="heading", markup=False)
         yield Static("", id="command", markup=False)
-        yield Static(_("{file}, as it will be written").format(file=self._draft.file), classes="heading", markup=False)
-        yield Static("", id="file", markup=False)
+        with Vertical(id="writing", classes="beneath"):
+            words = _("{file}, as it will be written").format(file=self._draft.file)
+            yield Static(words, classes="heading", markup=False)
+            yield Static("", id="file", markup=False)
         yield Static(_("all values that are not defaults, and where each comes from"), classes="heading", markup=False)
         yield Static("", id="summary", markup=False)
 
@@ -135,6 +138,7 @@ class ReviewPage(Page):
         except UbqError as error:
             text = error.message
         self.query_one("#file", Static).update(printable(text.strip()))
+        self.query_one("#writing").display = draft.writes
         if draft.findings:
             self.query_one("#summary", Static).update(printable("\n".join(f"! {f}" for f in draft.findings)))
         else:

@@ -20,7 +20,7 @@ from textual.widget import Widget
 from textual.widgets import Input, RichLog, Static
 
 from ubq.errors import UbqError
-from ubq.figures import duration
+from ubq.figures import duration, padded
 from ubq.i18n import gettext as _
 from ubq.jobs.detach import Detached, start_detached, stop_run
 from ubq.jobs.owner import Owner, here, start_token
@@ -29,10 +29,10 @@ from ubq.jobs.status import Snapshot, percent, snapshot
 from ubq.plaintext import printable
 from ubq.stages.paths import RunPaths
 from ubq.tui import cost
-from ubq.tui.dialogs import Ask, Keys
+from ubq.tui.dialogs import Ask, Keys, Messages
 from ubq.tui.plot import curves
 from ubq.tui.runfiles import Log, Metrics
-from ubq.tui.words import padded, state_word
+from ubq.tui.words import state_word
 
 if TYPE_CHECKING:
     from ubq.tui.app import UbqApp
@@ -240,6 +240,16 @@ class ProgressScreen(Screen[None]):
     def ubq(self) -> UbqApp:
         return cast("UbqApp", self.app)
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """No key is shown where it cannot act."""
+        stages = self.query(Stages)
+        shot = stages.first().shot if stages else None
+        if action == "stop":
+            return shot is not None and shot.running
+        if action == "resume":
+            return shot is not None and not shot.running and shot.shown != COMPLETED and not self._starting
+        return True
+
     @property
     def running(self) -> bool:
         """Whether a process worked on the run when it was last looked at."""
@@ -255,6 +265,7 @@ class ProgressScreen(Screen[None]):
             with Vertical(id="log-box"):
                 yield Input(placeholder=_("show lines that hold …"), id="filter", compact=True)
                 yield RichLog(id="log", max_lines=2000, wrap=False, markup=False, highlight=False, min_width=0)
+        yield Messages()
         yield Keys()
 
     def on_mount(self) -> None:
@@ -285,7 +296,9 @@ class ProgressScreen(Screen[None]):
             problem.display = bool(look.problem)
             problem.update(f"! {look.problem}")
         if look.shot is not None:
-            stages.shot = look.shot
+            before, stages.shot = stages.shot, look.shot
+            if before is None or before.shown != look.shot.shown:
+                self.refresh_bindings()
             head = self._head(look.shot, look.memory)
             if head != self._head_shown:
                 self._head_shown = head
@@ -437,6 +450,7 @@ class ProgressScreen(Screen[None]):
     async def _start(self, arguments: list[str]) -> None:
         """Start the job in a session of its own."""
         self._starting = True
+        self.ubq.recent = self.folder
         try:
             job: Detached = await asyncio.to_thread(start_detached, arguments, self.folder)
         except (UbqError, OSError) as error:

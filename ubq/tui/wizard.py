@@ -17,10 +17,11 @@ from textual.widgets import Button, ContentSwitcher, Static
 
 from ubq.errors import UbqError
 from ubq.i18n import gettext as _
+from ubq.plaintext import printable
 from ubq.tui import questions
 from ubq.tui.answers import key_of
-from ubq.tui.dialogs import Ask, Keys
-from ubq.tui.draft import Draft, free_run_name
+from ubq.tui.dialogs import Ask, Keys, Messages
+from ubq.tui.draft import Draft
 from ubq.tui.fields import Field
 from ubq.tui.live import Live
 from ubq.tui.pages import Checks, Page, ReviewPage
@@ -55,17 +56,17 @@ class WizardScreen(Screen[None]):
         self._pause: Timer | None = None
         self._then = ""
         """What was asked for meanwhile: ``next`` or ``begin``."""
-        run = draft.loaded.config.run
-        if runs_dir != Path(run.dir):
-            draft.answer("run.dir", str(runs_dir))
-        name = free_run_name(runs_dir, run.name or "run")
-        if name != run.name:
-            draft.answer("run.name", name)
+        draft.propose_run(runs_dir)
         self._opened = dict(draft.changes)
 
     @property
     def ubq(self) -> UbqApp:
         return cast("UbqApp", self.app)
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether answers were given that leaving would lose."""
+        return self.draft.changes != self._opened
 
     @property
     def step(self) -> Step:
@@ -89,6 +90,7 @@ class WizardScreen(Screen[None]):
             yield Button(_("Next"), id="next", compact=True, variant="primary")
             yield Button(_("Start"), id="begin", compact=True, variant="success")
             yield Button(_("Save only"), id="save", compact=True)
+        yield Messages()
         yield Keys()
 
     async def on_mount(self) -> None:
@@ -109,7 +111,7 @@ class WizardScreen(Screen[None]):
         self._visited.add(step.id)
         self._then = ""
         last = step.id == "review"
-        for button, wanted in (("next", not last), ("begin", last), ("save", last)):
+        for button, wanted in (("next", not last), ("begin", last), ("save", last and self.draft.writes)):
             self.query_one(f"#{button}", Button).display = wanted
         self._show_trail()
         self.page.refresh_fields()
@@ -191,12 +193,16 @@ class WizardScreen(Screen[None]):
             return "\n".join(
                 str(part) for part in (check.get("why"), _("Enter goes to the field that mends it.")) if part
             )
-        buttons = {
-            "begin": _("Start writes {file} and starts the run, which goes on without this program."),
-            "save": _("Save only writes {file}; ubq run starts it."),
-        }
         name = focused.id or "" if focused is not None else ""
-        return buttons[name].format(file=self.draft.file) if name in buttons else self.step.about
+        run = printable(self.draft.run_folder.name)
+        if name == "save":
+            return _("Save only writes {file}; ubq run starts it.").format(file=self.draft.file)
+        if name != "begin":
+            return self.step.about
+        if self.draft.writes:
+            words = _("Start writes {file} and starts the run, which goes on without this program.")
+            return words.format(file=self.draft.file)
+        return _("Start begins the run {run}; it goes on without this program.").format(run=run)
 
     @property
     def help_text(self) -> str:
@@ -267,7 +273,7 @@ class WizardScreen(Screen[None]):
         if self._at:
             self._at -= 1
             await self._show()
-        elif self.draft.changes == self._opened:
+        elif not self.unsaved:
             self.dismiss()
         else:
             answers = (("stay", _("stay")), ("leave", _("leave without saving")))
