@@ -21,7 +21,7 @@ from ubq.jobs.checks.check import Check
 from ubq.jobs.detach import Detached
 from ubq.jobs.owner import this_process
 from ubq.stages.paths import RunPaths
-from ubq.tui import checklist, live, progress, runlist, wizard
+from ubq.tui import checklist, live, logscreen, progress, runlist, wizard
 from ubq.tui.app import UbqApp
 from ubq.tui.checklist import ChecklistScreen
 from ubq.tui.dialogs import Ask, Help
@@ -691,6 +691,122 @@ def test_progress_shows_stages_curve_and_log() -> None:
         await pilot.press("up")
         await settle(pilot)
         assert "train-seismic: ⠒ training" in screen_text(pilot.app)  # type: ignore[arg-type]
+
+    drive(steps)
+
+
+def test_the_log_on_the_whole_screen_wraps_is_searched_and_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logscreen, "POLL_S", 0.02)
+    run = make_run("mine", "interrupted")
+    long = "word " * 30
+    with open(run / "run.log", "a") as log:
+        log.write(f"2026-01-01T11:00:00Z {long}end of it\n")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        app = pilot.app
+        assert isinstance(app, UbqApp)
+        app.open_run(run)
+        await settle(pilot)
+        await pilot.press("l")
+        await settle(pilot)
+        assert "end of it" in screen_text(app)
+        await pilot.press("w")
+        await settle(pilot)
+        text = app.screen.query_one(logscreen.LogText)
+        assert not text.soft_wrap
+        await pilot.press("g", "slash", *"seismic", "enter")
+        await settle(pilot)
+        assert text.selected_text == "seismic"
+        await pilot.press("escape")  # not in the middle of a search: back
+        await settle(pilot)
+        assert isinstance(app.screen, ProgressScreen)
+        await pilot.press("l", "w", "k", "y")
+        await settle(pilot)
+        assert app.clipboard.endswith("qat-diffusion: complete in 12 s")
+        await pilot.press("G")
+        with open(run / "run.log", "a") as log:
+            log.write("2026-01-01T11:00:01Z and more\n")
+        await until(pilot, lambda: "and more" in screen_text(app))
+
+    drive(steps)
+
+
+def test_losses_are_zoomed_and_their_axis_is_turned() -> None:
+    run = make_run("mine", "interrupted", rows=64)
+
+    async def steps(pilot: Pilot[int]) -> None:
+        app = pilot.app
+        assert isinstance(app, UbqApp)
+        app.open_run(run)
+        await settle(pilot)
+        await pilot.press("plus", "v")
+        await settle(pilot)
+        text = screen_text(app)
+        assert "logarithmic · last 1/2" in text
+        assert "└32" in text or "└33" in text
+        await pilot.press("minus", "v")
+        await settle(pilot)
+        assert "linear" in screen_text(app)
+        assert "last 1/2" not in screen_text(app)
+
+    drive(steps)
+
+
+def test_what_is_wrong_stands_on_the_screen_with_its_fix_and_is_not_told_twice() -> None:
+    run = make_run("mine", "failed")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        pilot.app.open_run(run)  # type: ignore[attr-defined]
+        await settle(pilot)
+        text = screen_text(pilot.app)  # type: ignore[arg-type]
+        assert "! train-diffusion: out of memory" in text
+        assert "smaller batches" in text
+        assert not messages(pilot.app)  # type: ignore[arg-type]
+
+    drive(steps, size=(120, 40))
+
+
+def test_the_end_of_a_run_rings_the_bell_unless_it_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "POLL_S", 0.02)
+    rung: list[str] = []
+    monkeypatch.setattr(UbqApp, "bell", lambda self: rung.append("bell"))
+
+    async def steps(pilot: Pilot[int]) -> None:
+        app = pilot.app
+        assert isinstance(app, UbqApp)
+        for name in ("loud", "quiet"):
+            run = make_run(name, "running")
+            alive(run)
+            app.open_run(run)
+            await settle(pilot, 0.1)
+            (run / "owner.json").unlink()
+            await until(pilot, lambda: "crashed" in screen_text(app))
+            await settle(pilot, 0.1)
+            if name == "loud":
+                await pilot.press("f4")
+                await settle(pilot)
+
+    drive(steps)
+    assert rung == ["bell"]
+
+
+def test_the_samples_are_shown_in_half_blocks() -> None:
+    from PIL import Image
+
+    run = make_run("mine")
+    Image.new("RGB", (40, 40), "red").save(run / "exported_models/samples.png")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        pilot.app.push_screen(ChecklistScreen(run))
+        await settle(pilot)
+        highlight(pilot.app, "samples.png")
+        await pilot.press("enter")
+        await settle(pilot)
+        assert "▀▀▀▀▀▀" in screen_text(pilot.app)  # type: ignore[arg-type]
+        (run / "exported_models/samples.png").write_bytes(b"no picture")
+        await pilot.press("escape", "enter")
+        await settle(pilot)
+        assert "cannot be shown" in screen_text(pilot.app)  # type: ignore[arg-type]
 
     drive(steps)
 

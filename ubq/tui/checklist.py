@@ -33,6 +33,7 @@ from ubq.stages.paths import RunPaths
 from ubq.tui import cost
 from ubq.tui.dialogs import Ask, Keys, Menu, Messages
 from ubq.tui.draft import apply_to_file, resume_arguments
+from ubq.tui.picture import PictureScreen
 from ubq.tui.processes import ubq_json
 from ubq.tui.words import check_word
 
@@ -135,7 +136,10 @@ def file_lines(folder: Path) -> list[Line]:
         return []
     for path in files:
         size = cost.bytes_text(path.stat().st_size)
-        found.append(Line(f"file:{path}", printable(f"{path}  {size}"), printable(str(path.absolute())), str(path)))
+        detail = printable(str(path.absolute()))
+        if path.suffix == ".png":
+            detail += "\n" + _("Enter shows it here in coarse dots.")
+        found.append(Line(f"file:{path}", printable(f"{path}  {size}"), detail, str(path)))
     return found
 
 
@@ -271,6 +275,8 @@ class ChecklistScreen(Screen[None]):
         line = self._line
         if line is not None and line.apply:
             self.action_apply()
+        elif line is not None and line.id.endswith(".png"):
+            self.app.push_screen(PictureScreen(Path(line.copied)))
         else:
             self.query_one("#detail-scroll").focus()
 

@@ -17,17 +17,6 @@ SIGNS = {
     "pending": "·",
     "unreadable": "?",
 }
-STYLES = {
-    "completed": "$text-success",
-    "running": "$text-accent",
-    "failed": "$text-error",
-    "crashed": "$text-error",
-    "interrupted": "$text-warning",
-    "partial": "$text-warning",
-    "ok": "$text-success",
-    "warning": "$text-warning",
-}
-"""Textual's names of colours; every one of them stands beside a word or a sign."""
 
 
 def state_word(state: str) -> str:
