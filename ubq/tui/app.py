@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.command import CommandPalette
 from textual.notifications import SeverityLevel
 from textual.reactive import reactive
 from textual.screen import Screen
@@ -195,6 +196,11 @@ class UbqApp(App[int]):
             write_file(file, edited(text, {name: value}), style)
         except (UbqError, OSError) as error:
             self.tell(_("{file} cannot be written: {error}").format(file=file, error=error))
+
+    def action_command_palette(self) -> None:
+        """Textual's, which asks in English alone."""
+        if not CommandPalette.is_open(self):
+            self.push_screen(CommandPalette(placeholder=_("what to do …"), id="--command-palette"))
 
     def action_toggle_bell(self) -> None:
         """Turn the bell at a run's end on or off."""

@@ -36,9 +36,11 @@ class Choice(Widget, can_focus=True):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("right", "move(1)", _("choose"), id="choice.next", key_display="←→"),
-        Binding("left", "move(-1)", _("choose"), id="choice.previous", show=False),
+        Binding("right,l", "move(1)", _("choose"), id="choice.next", key_display="←→"),
+        Binding("left,h", "move(-1)", _("choose"), id="choice.previous", show=False),
         Binding("space", "choose", _("turn over"), id="choice.choose", show=False),
+        Binding("j", "app.focus_next", show=False, id="choice.down"),
+        Binding("k", "app.focus_previous", show=False, id="choice.up"),
     ]
 
     class Changed(Message):

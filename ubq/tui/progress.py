@@ -22,6 +22,7 @@ from ubq.jobs.owner import start_token
 from ubq.jobs.state import COMPLETED, CRASHED, RUNNING
 from ubq.jobs.status import Snapshot
 from ubq.plaintext import printable
+from ubq.states import phase_word
 from ubq.tui.curves import Curves
 from ubq.tui.dialogs import Ask, Keys, Messages
 from ubq.tui.runview import RunReader, RunView
@@ -176,7 +177,7 @@ class ProgressScreen(Screen[None]):
         parts = [_("preset {preset}").format(preset=state.preset)] if state.preset and state.preset != state.run else []
         current = next((s for s in state.stages if s.state == RUNNING), None)
         if shot.owner and current:
-            parts += [current.phase] if current.phase and current.phase != "train" else []
+            parts += [phase_word(current.phase, current.name)] if current.phase not in ("", "train") else []
             if current.rate:
                 parts.append(_("{rate:.3g} steps/s").format(rate=current.rate))
             if current.last_checkpoint is not None:

@@ -78,7 +78,8 @@ class Question:
         allowed = "" if self.key.choices or self.key.kind in ("string", "boolean") else f"{self.key.allowed}."
         path = _("The right arrow completes a path.") if self.key.name in PATHS else ""
         # Of a help in paragraphs one: the pane has few rows.
-        return " ".join(t for t in (" ".join(_(self.key.help).split()), self.cost, allowed, path) if t)
+        sentences = " ".join(t for t in (" ".join(_(self.key.help).split()), self.cost, allowed, path) if t)
+        return sentences.replace("。 ", "。")  # Chinese sentences have no blank between them
 
 
 @dataclass(frozen=True)
