@@ -1,7 +1,7 @@
 """The user's settings of the interface, ``interface.toml`` beside the user configuration.
 
 They are no part of a run's configuration: ``language`` (``en``, ``zh_CN``), ``theme`` (``dark``, ``light``,
-``terminal``) and a table ``[keys]`` of binding ids and keys.
+``terminal``), ``bell`` (``on``, ``off``: when a run ends) and a table ``[keys]`` of binding ids and keys.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ class Interface:
     language: str = ""
     theme: str = ""
     keys: Mapping[str, str] = field(default_factory=dict)
+    bell: str = ""
     problem: str = ""
 
 
@@ -48,7 +49,7 @@ def read_interface(file: Path | None = None) -> Interface:
     except (OSError, ValueError, RecursionError) as error:  # nested too deeply
         return Interface(problem=f"{file}: {error}")
     keys = raw.pop("keys", {})
-    unknown = sorted(set(raw) - {"language", "theme"})
+    unknown = sorted(set(raw) - {"language", "theme", "bell"})
     if unknown or not isinstance(keys, dict) or not all(isinstance(v, str) for v in (*raw.values(), *keys.values())):
-        return Interface(problem=f'{file}: language = "…", theme = "…", [keys] id = "key"')
-    return Interface(raw.get("language", ""), raw.get("theme", ""), keys)
+        return Interface(problem=f'{file}: language = "…", theme = "…", bell = "…", [keys] id = "key"')
+    return Interface(raw.get("language", ""), raw.get("theme", ""), keys, raw.get("bell", ""))

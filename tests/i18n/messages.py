@@ -3,7 +3,7 @@
     python tests/i18n/messages.py           # bring ubq.po up to date: new messages empty, gone ones out; write ubq.mo
     python tests/i18n/messages.py --check   # say what is missing, stale or broken; exit 1 where anything is
 
-Besides ``_("…")`` these are messages: the help and name of every configuration key (``ubq.config.schema``), the help of
+Besides ``_("…")`` these are messages: the help of every configuration key (``ubq.config.schema``), the help of
 commands and options (``ubq.cli``), the descriptions of presets.
 """
 
@@ -66,11 +66,9 @@ def _command_line(tree: ast.Module, module: str) -> Iterator[str]:
 
 def _configuration() -> Iterator[str]:
     from ubq.config import keys, presets
-    from ubq.tui.questions import humanised
 
-    for path, key in keys.all_keys().items():
+    for key in keys.all_keys().values():
         yield key.help
-        yield humanised(path[-1])
     for preset in presets.listing():
         yield preset.description
 

@@ -153,5 +153,5 @@ def screen_text(app: UbqApp) -> str:
 
 
 def messages(app: UbqApp) -> str:
-    """The notifications that are shown."""
-    return "\n".join(n.message for n in app._notifications)
+    """What the app has to say."""
+    return app.said

@@ -16,7 +16,7 @@ from ubq import cpu
 from ubq.interface import Interface
 from ubq.jobs import status
 from ubq.jobs.owner import Owner
-from ubq.tui import processes, progress, start
+from ubq.tui import load, processes, runlist
 from ubq.tui.app import UbqApp
 from ubq.tui.checklist import ChecklistScreen
 
@@ -61,8 +61,9 @@ def main() -> None:
     processes.Lookup.ask = ask  # type: ignore[method-assign]
     status.read_owner = lambda run: owner if run.name == "curvefault-a-base" else None  # type: ignore[assignment]
     status.alive = lambda owner, run: True  # type: ignore[assignment]
-    progress._resident = lambda owner: 4_210_000_000  # type: ignore[assignment]
-    start.age = lambda updated: "5 min ago"  # type: ignore[assignment]
+    measured = load.Load(7.6, 8, 4_210_000_000, 21_000_000_000)
+    load.LoadMeter.read = lambda self, owner: measured  # type: ignore[method-assign]
+    runlist.age = lambda updated: "5 min ago"  # type: ignore[assignment]
     cpu.cores = lambda: 8  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as work:
         os.environ["XDG_CONFIG_HOME"] = work

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from textual.pilot import Pilot
 
 from ubq.jobs.detach import Detached
-from ubq.tui import checklist, progress, wizard
+from ubq.tui import checklist, live, progress
 
 KEYS = (
     "enter", "tab", "shift+tab", "up", "down", "left", "right", "space", "escape", "ctrl+g", "pagedown", "pageup",
     "backspace", "delete", "home", "end", "question_mark", "f1", "f2", "slash", "a", "c", "d", "n", "o", "r", "s", "y",
+    "e", "m", "j", "k", "l", "w", "b", "z", "g", "h", "v", "plus", "f4",
     "1", "9", "minus", "full_stop", "comma", "x", "ctrl+c", "ctrl+u", "ctrl+w", "quotation_mark", "left_square_bracket",
 )  # fmt: skip
 SCREENS = ("start", "wizard", "progress", "checklist")
@@ -35,7 +36,7 @@ def nothing_leaves_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
         return {"error": "not here", "fix": ""}
 
     monkeypatch.setattr(progress, "start_detached", start)
-    monkeypatch.setattr(wizard, "ubq_json", ubq_json)
+    monkeypatch.setattr(live, "ubq_json", ubq_json)
     monkeypatch.setattr(checklist, "ubq_json", ubq_json)
 
 
@@ -79,7 +80,7 @@ def press(first: str, keys: Sequence[str], size: tuple[int, int]) -> None:
         assert screen_text(app).strip()
         assert app.focused is None or app.focused.screen is app.screen
         # And it still obeys.
-        await pilot.press("ctrl+q")
+        await pilot.press("ctrl+q", "ctrl+q")  # the first asks where answers would be lost
         await settle(pilot)
         assert app.return_value == 0
 

@@ -80,6 +80,7 @@ def test_a_wrong_answer_says_what_is_allowed_and_is_kept(key: str, text: str, ne
 
 
 def test_the_command_line_means_the_same_configuration() -> None:
+    Path("my maps/a").mkdir(parents=True)
     draft = Draft(FILE, "smoke")
     answers = {
         "data.train_velocity": "my maps/a",

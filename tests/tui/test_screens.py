@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -20,11 +21,13 @@ from ubq.jobs.checks.check import Check
 from ubq.jobs.detach import Detached
 from ubq.jobs.owner import this_process
 from ubq.stages.paths import RunPaths
-from ubq.tui import checklist, progress, wizard
+from ubq.tui import checklist, live, logscreen, progress, runlist, wizard
 from ubq.tui.app import UbqApp
 from ubq.tui.checklist import ChecklistScreen
 from ubq.tui.dialogs import Ask, Help
+from ubq.tui.draft import free_run_name, resume_arguments
 from ubq.tui.fields import Field
+from ubq.tui.pages import Checks
 from ubq.tui.progress import ProgressScreen
 from ubq.tui.start import StartScreen
 from ubq.tui.wizard import WizardScreen
@@ -145,6 +148,185 @@ def test_r_on_the_start_resumes(started: list[tuple[list[str], Path]]) -> None:
 
     drive(steps)
     assert started == [(["resume", str(Path("runs/mine").absolute())], Path("runs/mine"))]
+
+
+def test_a_run_is_opened_again_with_its_values_and_goes_on(
+    probe: list[tuple[str, str]], started: list[tuple[list[str], Path]]
+) -> None:
+    run = make_run("mine", "failed")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        await pilot.press("e")
+        await settle(pilot)
+        await step(pilot, "training")
+        await answer(pilot, "qat.batch_size", "2")
+        await step(pilot, "review")
+        assert "Name of the run" not in screen_text(pilot.app)  # type: ignore[arg-type]
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(started))
+
+    drive(steps)
+    assert started == [(["resume", str(run.absolute()), "--yes", "--set", "qat.batch_size=2"], run)]
+    assert not Path("ubq.toml").exists()
+
+
+def test_a_run_is_duplicated_under_a_free_name(
+    probe: list[tuple[str, str]], started: list[tuple[list[str], Path]]
+) -> None:
+    run = make_run("mine")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        await pilot.press("d")
+        await settle(pilot)
+        await step(pilot, "review")
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(started))
+
+    drive(steps)
+    ((arguments, folder),) = started
+    assert folder.absolute() == Path("runs/mine-2").absolute()
+    assert arguments[:3] == ["run", "--config", str(run / "config.toml")]
+    assert arguments[-2:] == ["--run", "mine-2"]
+
+
+def test_a_run_is_renamed_and_keeps_the_highlight() -> None:
+    make_run("first")
+    make_run("second", "interrupted")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        highlight(pilot.app, "run:runs/first")
+        await pilot.press("m", "ctrl+u", *"third", "enter")
+        await settle(pilot)
+        option = pilot.app.screen.query_one(OptionList).highlighted_option
+        assert option is not None
+        assert option.id == "run:runs/third"
+
+    drive(steps)
+    assert {path.name for path in Path("runs").iterdir()} == {"second", "third"}
+
+
+def test_a_run_is_deleted_after_asking_twice_and_never_while_running() -> None:
+    make_run("mine", "interrupted")
+    alive(make_run("busy", "running"))
+
+    async def steps(pilot: Pilot[int]) -> None:
+        highlight(pilot.app, "run:runs/busy")
+        await pilot.press("x")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, StartScreen)
+        highlight(pilot.app, "run:runs/mine")
+        await pilot.press("x", "down", "enter")
+        await settle(pilot)
+        assert Path("runs/mine").exists()
+        assert "gone for good" in screen_text(pilot.app)  # type: ignore[arg-type]
+        await pilot.press("enter")  # which keeps it
+        await settle(pilot)
+        await pilot.press("x", "down", "enter")
+        await settle(pilot)
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: not Path("runs/mine").exists())
+
+    drive(steps)
+    assert Path("runs/busy").exists()
+
+
+def test_two_runs_are_compared() -> None:
+    make_run("good")
+    make_run("bad", failed=("lattice",))
+    config = Path("runs/bad/config.toml")
+    config.write_text(config.read_text().replace('observer = "moving_average"', 'observer = "mse"'))
+
+    async def steps(pilot: Pilot[int]) -> None:
+        highlight(pilot.app, "run:runs/good")
+        await pilot.press("c")
+        highlight(pilot.app, "run:runs/bad")
+        await pilot.press("c")
+        await settle(pilot)
+        text = " ".join(screen_text(pilot.app).split())  # type: ignore[arg-type]
+        assert "good beside bad" in text
+        assert "no lattice in the maps (<= 2) ✓ 1.2 ✗ 1.2" in text
+        assert 'quant.observer "moving_average" "mse"' in text
+
+    drive(steps, size=(120, 40))
+
+
+def test_the_list_is_filtered_and_vi_moves_in_it(probe: list[tuple[str, str]]) -> None:
+    make_run("mine", "interrupted")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        await pilot.press("slash", *"style-b", "enter")
+        await settle(pilot)
+        text = screen_text(pilot.app)  # type: ignore[arg-type]
+        assert "style-b-edge" in text
+        assert "curvevel" not in text
+        assert "mine" not in text
+        await pilot.press("j", "enter")
+        await settle(pilot)
+        screen = pilot.app.screen
+        assert isinstance(screen, WizardScreen)
+        assert screen.draft.chosen == "style-b-base"
+
+    drive(steps)
+
+
+def test_values_of_an_old_file_do_not_go_silently_under_a_preset(probe: list[tuple[str, str]]) -> None:
+    Path("ubq.toml").write_text('extends = "demo"\n[run]\nname = "demo-2"\n[quant]\nbackend = "x86"\n')
+
+    async def steps(pilot: Pilot[int]) -> None:
+        app = pilot.app
+        assert isinstance(app, UbqApp)
+        app.open_wizard("smoke")
+        await settle(pilot)
+        assert 'quant.backend = "x86"' in screen_text(app)
+        await pilot.press("enter")  # the preset alone
+        await settle(pilot)
+        screen = app.screen
+        assert isinstance(screen, WizardScreen)
+        assert screen.draft.loaded.config.quant.backend == "qnnpack"
+        assert screen.draft.loaded.config.run.name == "smoke"
+        await step(pilot, "review")
+        screen.query_one("#save").focus()
+        await pilot.press("enter")
+        await settle(pilot)
+
+    drive(steps)
+    assert tomllib.loads(Path("ubq.toml").read_text()) == {"extends": "smoke"}
+    assert "x86" in Path("ubq.toml.before").read_text()
+
+
+def test_names_of_runs_do_not_creep() -> None:
+    make_run("smoke")
+    make_run("smoke-2")
+    assert free_run_name(Path("runs"), "smoke-2") == "smoke-3"
+    make_run("july-24")
+    assert free_run_name(Path("runs"), "july-24") == "july-24-2"  # no count of a run july
+
+
+def test_long_names_are_cut_in_the_middle_and_the_age_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runlist, "age", lambda updated: "5 min ago")
+    make_run("curvefault-a-base-with-everything-on-seed-7", "interrupted")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        line = next(t for t in screen_text(pilot.app).splitlines() if "interrupted" in t)  # type: ignore[arg-type]
+        assert line.endswith("5 min ago")
+        assert "curvefau" in line
+        assert "seed-7" in line
+
+    drive(steps, size=(60, 20))
+
+
+def test_no_key_stands_in_the_footer_where_it_cannot_act() -> None:
+    make_run("done")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        assert "resume" not in screen_text(pilot.app).splitlines()[-1]  # type: ignore[arg-type]
+        await pilot.press("enter")
+        await settle(pilot)
+        footer = screen_text(pilot.app).splitlines()[-1]  # type: ignore[arg-type]
+        assert "s stop" not in footer
+        assert "resume" not in footer
+
+    drive(steps)
 
 
 def test_a_run_that_appears_or_vanishes_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,6 +466,7 @@ def test_questions_that_do_not_matter_are_not_asked(probe: list[tuple[str, str]]
         def asked() -> set[str]:
             return {f.name_of_key for f in screen.page.fields()}
 
+        Path("maps").mkdir()
         assert "data.synth_samples" in asked()
         assert "data.val_velocity" not in asked()
         await answer(pilot, "data.train_velocity", "maps")
@@ -324,7 +507,7 @@ def test_a_checkpoint_is_looked_into(probe: list[tuple[str, str]], monkeypatch: 
             "problem": "", "notes": ["a note"],
         }  # fmt: skip
 
-    monkeypatch.setattr(wizard, "ubq_json", ubq_json)
+    monkeypatch.setattr(live, "ubq_json", ubq_json)
 
     async def steps(pilot: Pilot[int]) -> None:
         await open_wizard(pilot)
@@ -413,6 +596,82 @@ def test_a_full_disk_while_saving_is_a_message(probe: list[tuple[str, str]], mon
     drive(steps)
 
 
+def test_next_never_passes_a_path_that_does_not_exist(probe: list[tuple[str, str]]) -> None:
+    async def steps(pilot: Pilot[int]) -> None:
+        screen = await open_wizard(pilot)
+        field = await answer(pilot, "data.train_velocity", "nowhere")
+        await pilot.press("ctrl+g")
+        await settle(pilot)
+        assert screen.step.id == "data"
+        assert screen.focused is field.control
+        assert "! nowhere does not exist" in screen_text(pilot.app)  # type: ignore[arg-type]
+        Path("nowhere").mkdir()
+        await pilot.press("ctrl+g")
+        await settle(pilot)
+        assert screen.step.id == "checkpoint"
+
+    drive(steps)
+
+
+def test_next_waits_for_the_look_into_a_checkpoint_and_stops_at_one_that_cannot_be_read(
+    probe: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("torn.pt").touch()
+    seen = asyncio.Event()
+
+    async def ubq_json(*arguments: str, timeout: float) -> dict[str, Any]:
+        await seen.wait()
+        return {"error": "torn.pt is no checkpoint", "fix": "", "told": True}
+
+    monkeypatch.setattr(live, "ubq_json", ubq_json)
+
+    async def steps(pilot: Pilot[int]) -> None:
+        screen = await open_wizard(pilot)
+        await step(pilot, "checkpoint")
+        field = await answer(pilot, "pretrained.path", "torn.pt")
+        await pilot.press("ctrl+g")
+        await settle(pilot)
+        assert screen.step.id == "checkpoint"
+        assert "being looked at" in messages(pilot.app)  # type: ignore[arg-type]
+        seen.set()
+        await until(pilot, lambda: screen.focused is field.control)
+        assert screen.step.id == "checkpoint"
+        assert "! torn.pt is no checkpoint" in screen_text(pilot.app)  # type: ignore[arg-type]
+
+    drive(steps)
+
+
+def test_start_starts_nothing_that_failed_and_enter_goes_to_what_mends_it(
+    probe: list[tuple[str, str]], started: list[tuple[list[str], Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fine = {"id": "device", "status": "ok", "figure": "cpu", "fix": ""}
+    memory = {"id": "memory", "status": "failed", "figure": "9 GB needed", "fix": "less", "why": "of one step"}
+    answered = {"checks": [fine, memory], "plan": [], "exists": False}
+    monkeypatch.setitem(ANSWERS, "preflight", answered)
+
+    async def steps(pilot: Pilot[int]) -> None:
+        screen = await open_wizard(pilot)
+        await step(pilot, "review")
+        assert "cannot start yet" in screen_text(pilot.app)  # type: ignore[arg-type]
+        await pilot.press("enter")
+        await settle(pilot)
+        assert not started
+        assert isinstance(screen.focused, Checks)
+        assert "of one step" in screen_text(pilot.app)  # type: ignore[arg-type]  # help follows the focus
+        await pilot.press("enter")
+        await settle(pilot)
+        field = wizard.focused_field(screen.focused)
+        assert field is not None
+        assert field.name_of_key == "qat.batch_size"
+        monkeypatch.setitem(ANSWERS, "preflight", {**answered, "checks": [fine]})
+        await answer(pilot, "qat.batch_size", "2")
+        await step(pilot, "review")
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(started))
+
+    drive(steps)
+
+
 # Progress
 
 
@@ -432,6 +691,122 @@ def test_progress_shows_stages_curve_and_log() -> None:
         await pilot.press("up")
         await settle(pilot)
         assert "train-seismic: ⠒ training" in screen_text(pilot.app)  # type: ignore[arg-type]
+
+    drive(steps)
+
+
+def test_the_log_on_the_whole_screen_wraps_is_searched_and_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logscreen, "POLL_S", 0.02)
+    run = make_run("mine", "interrupted")
+    long = "word " * 30
+    with open(run / "run.log", "a") as log:
+        log.write(f"2026-01-01T11:00:00Z {long}end of it\n")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        app = pilot.app
+        assert isinstance(app, UbqApp)
+        app.open_run(run)
+        await settle(pilot)
+        await pilot.press("l")
+        await settle(pilot)
+        assert "end of it" in screen_text(app)
+        await pilot.press("w")
+        await settle(pilot)
+        text = app.screen.query_one(logscreen.LogText)
+        assert not text.soft_wrap
+        await pilot.press("g", "slash", *"seismic", "enter")
+        await settle(pilot)
+        assert text.selected_text == "seismic"
+        await pilot.press("escape")  # not in the middle of a search: back
+        await settle(pilot)
+        assert isinstance(app.screen, ProgressScreen)
+        await pilot.press("l", "w", "k", "y")
+        await settle(pilot)
+        assert app.clipboard.endswith("qat-diffusion: complete in 12 s")
+        await pilot.press("G")
+        with open(run / "run.log", "a") as log:
+            log.write("2026-01-01T11:00:01Z and more\n")
+        await until(pilot, lambda: "and more" in screen_text(app))
+
+    drive(steps)
+
+
+def test_losses_are_zoomed_and_their_axis_is_turned() -> None:
+    run = make_run("mine", "interrupted", rows=64)
+
+    async def steps(pilot: Pilot[int]) -> None:
+        app = pilot.app
+        assert isinstance(app, UbqApp)
+        app.open_run(run)
+        await settle(pilot)
+        await pilot.press("plus", "v")
+        await settle(pilot)
+        text = screen_text(app)
+        assert "logarithmic · last 1/2" in text
+        assert "└32" in text or "└33" in text
+        await pilot.press("minus", "v")
+        await settle(pilot)
+        assert "linear" in screen_text(app)
+        assert "last 1/2" not in screen_text(app)
+
+    drive(steps)
+
+
+def test_what_is_wrong_stands_on_the_screen_with_its_fix_and_is_not_told_twice() -> None:
+    run = make_run("mine", "failed")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        pilot.app.open_run(run)  # type: ignore[attr-defined]
+        await settle(pilot)
+        text = screen_text(pilot.app)  # type: ignore[arg-type]
+        assert "! train-diffusion: out of memory" in text
+        assert "smaller batches" in text
+        assert not messages(pilot.app)  # type: ignore[arg-type]
+
+    drive(steps, size=(120, 40))
+
+
+def test_the_end_of_a_run_rings_the_bell_unless_it_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "POLL_S", 0.02)
+    rung: list[str] = []
+    monkeypatch.setattr(UbqApp, "bell", lambda self: rung.append("bell"))
+
+    async def steps(pilot: Pilot[int]) -> None:
+        app = pilot.app
+        assert isinstance(app, UbqApp)
+        for name in ("loud", "quiet"):
+            run = make_run(name, "running")
+            alive(run)
+            app.open_run(run)
+            await settle(pilot, 0.1)
+            (run / "owner.json").unlink()
+            await until(pilot, lambda: "crashed" in screen_text(app))
+            await settle(pilot, 0.1)
+            if name == "loud":
+                await pilot.press("f4")
+                await settle(pilot)
+
+    drive(steps)
+    assert rung == ["bell"]
+
+
+def test_the_samples_are_shown_in_half_blocks() -> None:
+    from PIL import Image
+
+    run = make_run("mine")
+    Image.new("RGB", (40, 40), "red").save(run / "exported_models/samples.png")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        pilot.app.push_screen(ChecklistScreen(run))
+        await settle(pilot)
+        highlight(pilot.app, "samples.png")
+        await pilot.press("enter")
+        await settle(pilot)
+        assert "▀▀▀▀▀▀" in screen_text(pilot.app)  # type: ignore[arg-type]
+        (run / "exported_models/samples.png").write_bytes(b"no picture")
+        await pilot.press("escape", "enter")
+        await settle(pilot)
+        assert "cannot be shown" in screen_text(pilot.app)  # type: ignore[arg-type]
 
     drive(steps)
 
@@ -586,7 +961,7 @@ def test_a_failed_mark_opens_its_cause_and_apply_fixes_it(started: list[tuple[li
         pilot.app.push_screen(ChecklistScreen(run))
         await settle(pilot)
         text = " ".join(screen_text(pilot.app).split())  # type: ignore[arg-type]
-        assert "10 of 11 success marks passed" in text
+        assert "1 of 11 success marks failed" in text
         assert "✗ FAILED" in text
         assert "outliers widen the activation ranges" in text  # the failed one stands first
         await pilot.press("enter")
@@ -617,7 +992,7 @@ def test_what_apply_starts_takes_up_the_value_and_keeps_the_rest(monkeypatch: py
 
     monkeypatch.setattr(runner, "resume_run", resume_run)
     run = make_run("smoke", failed=("int8_fidelity",))
-    assert cli.main(checklist.apply_arguments(run, {"quant.observer": "mse"})) == 0
+    assert cli.main(resume_arguments(run, {"quant.observer": "mse"})) == 0
     ((paths, options),) = taken
     assert paths.root == run.absolute()
     assert options["selection"].yes  # nobody is there to answer
@@ -626,17 +1001,41 @@ def test_what_apply_starts_takes_up_the_value_and_keeps_the_rest(monkeypatch: py
     assert after == before.model_copy(update={"quant": before.quant.model_copy(update={"observer": "mse"})})
 
 
-def test_a_mark_without_a_fix_to_set_says_so() -> None:
+def test_a_mark_without_a_fix_to_set_offers_no_key_for_it() -> None:
     run = make_run("smoke", failed=("generation",))
 
     async def steps(pilot: Pilot[int]) -> None:
         pilot.app.push_screen(ChecklistScreen(run))
         await settle(pilot)
+        footer = screen_text(pilot.app).splitlines()[-1]  # type: ignore[arg-type]
+        assert "apply" not in footer
+        assert "y copy" in footer
         await pilot.press("a")
         await settle(pilot)
-        assert "nothing to apply" in messages(pilot.app)  # type: ignore[arg-type]
+        assert isinstance(pilot.app.screen, ChecklistScreen)
 
     drive(steps)
+
+
+def test_figures_keep_their_words_after_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run("smoke", failed=("quantised_modules",))
+    found = Check(id="marks.quantised_modules", status="failed", figure="0.4069, wanted 0.3", fix="mend it")
+
+    async def ubq_json(*arguments: str, timeout: float) -> dict[str, Any]:
+        return {"checks": [found.as_dict()]}
+
+    monkeypatch.setattr(checklist, "ubq_json", ubq_json)
+
+    async def steps(pilot: Pilot[int]) -> None:
+        pilot.app.push_screen(ChecklistScreen(run))
+        await settle(pilot)
+        await pilot.press("d")
+        await settle(pilot, 0.1)
+        text = screen_text(pilot.app)  # type: ignore[arg-type]
+        assert "40.7 %, wanted > 30 %" in text
+        assert "fix: mend it" in text
+
+    drive(steps, size=(60, 20))
 
 
 def test_out_of_memory_offers_smaller_parts(started: list[tuple[list[str], Path]]) -> None:
@@ -706,7 +1105,7 @@ def test_check_all_shows_what_ubq_doctor_finds(monkeypatch: pytest.MonkeyPatch) 
         pilot.app.push_screen(ChecklistScreen(run))
         await settle(pilot)
         await pilot.press("d")
-        await until(pilot, lambda: "environment.disk: 0 GB free" in screen_text(pilot.app))  # type: ignore[arg-type]
+        await until(pilot, lambda: "disk space: 0 GB free" in screen_text(pilot.app))  # type: ignore[arg-type]
 
     drive(steps)
 
@@ -719,13 +1118,46 @@ def test_a_report_is_shown_though_the_configuration_cannot_be_read() -> None:
         pilot.app.push_screen(ChecklistScreen(run))
         await settle(pilot)
         text = screen_text(pilot.app)  # type: ignore[arg-type]
-        assert "10 of 11 success marks passed" in text
+        assert "1 of 11 success marks failed" in text
         assert "from_another_time" in text
 
     drive(steps, size=(80, 40))
 
 
 # Everywhere
+
+
+def test_ctrl_q_asks_where_answers_would_be_lost_and_names_the_jobs_that_go_on(probe: list[tuple[str, str]]) -> None:
+    alive(make_run("busy", "running"))
+
+    async def steps(pilot: Pilot[int]) -> None:
+        await open_wizard(pilot)
+        await answer(pilot, "data.synth_samples", "48")
+        await pilot.press("ctrl+q")
+        await settle(pilot)
+        text = screen_text(pilot.app)  # type: ignore[arg-type]
+        assert "not saved yet" in text
+        assert "busy goes on" in text
+        await pilot.press("enter")
+        await settle(pilot)
+        assert isinstance(pilot.app.screen, WizardScreen)
+        await pilot.press("ctrl+q", "down", "enter")
+        await settle(pilot)
+
+    assert drive(steps).return_value == 0
+
+
+def test_the_theme_chosen_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / "config/ubq/interface.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text('# mine\nlanguage = "en"\n')
+
+    async def steps(pilot: Pilot[int]) -> None:
+        assert isinstance(pilot.app, UbqApp)
+        pilot.app.use_theme("light")
+
+    drive(steps)
+    assert file.read_text() == '# mine\nlanguage = "en"\ntheme = "light"\n'
 
 
 def test_ctrl_q_leaves_with_0_from_anywhere(probe: list[tuple[str, str]]) -> None:

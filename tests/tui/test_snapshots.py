@@ -22,7 +22,7 @@ from ubq import cpu
 from ubq.i18n import gettext as _
 from ubq.jobs import status
 from ubq.jobs.owner import Owner
-from ubq.tui import draft, progress, start
+from ubq.tui import draft, load, runlist
 from ubq.tui.checklist import ChecklistScreen
 
 FOLDER = Path(__file__).parent / "snapshots"
@@ -38,9 +38,9 @@ SCREENS = ("start", "data", "quantisation", "training", "review", "progress", "c
 def nothing_that_differs(monkeypatch: pytest.MonkeyPatch, probe: list[tuple[str, str]]) -> None:
     """No time, no machine, no process of its own on the screen."""
     monkeypatch.setattr(draft, "schema_comment", lambda file: "#:schema ./presets/schema.json\n")
-    monkeypatch.setattr(start, "age", lambda updated: "5 min ago")
+    monkeypatch.setattr(runlist, "age", lambda updated: "5 min ago")
     monkeypatch.setattr(cpu, "cores", lambda: 2)
-    monkeypatch.setattr(progress, "_resident", lambda owner: 621_000_000)
+    monkeypatch.setattr(load.LoadMeter, "read", lambda self, owner: load.Load(1.9, 2, 621_000_000, 5_300_000_000))
     owner = Owner(4242, "trainer", "1", "1", "2026-01-01T10:00:00Z")
     monkeypatch.setattr(status, "read_owner", lambda folder: owner if folder.name == "running" else None)
     monkeypatch.setattr(status, "alive", lambda owner, folder: True)

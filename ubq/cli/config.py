@@ -186,10 +186,9 @@ def diff(
 ) -> None:
     """Print the keys in which two runs, files or presets differ."""
     from ubq.config.keys import toml_value
-    from ubq.config.rendering import values_of
+    from ubq.config.rendering import differing
 
-    left, right = (values_of(configuration_of(name, runs_dir)) for name in (a, b))
-    changed = {".".join(path): (left[path], right[path]) for path in left if left[path] != right[path]}
+    changed = differing(*(configuration_of(name, runs_dir) for name in (a, b)))
     if as_json:
         _print_json({"a": a, "b": b, "changes": [{"key": k, "a": x, "b": y} for k, (x, y) in changed.items()]})
         return

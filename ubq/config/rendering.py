@@ -14,6 +14,12 @@ from ubq.config.schema import Config
 from ubq.i18n import gettext as _
 
 
+def differing(a: Config, b: Config) -> dict[str, tuple[object, object]]:
+    """Keys in which two configurations differ, with both values."""
+    left, right = values_of(a), values_of(b)
+    return {".".join(path): (left[path], right[path]) for path in left if left[path] != right[path]}
+
+
 def values_of(config: Config) -> dict[keys.Path, object]:
     """Every key's value, as JSON has it (arrays are lists)."""
     dumped = config.model_dump(mode="json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,18 +22,20 @@ from textual.widgets.option_list import Option
 from ubq.config.keys import toml_value
 from ubq.config.runs import command, place_of
 from ubq.errors import UbqError, UsageError
+from ubq.figures import padded
 from ubq.i18n import gettext as _
-from ubq.jobs.checks.check import Check
+from ubq.jobs.checks.check import Check, check_name
 from ubq.jobs.checks.run import marks, run_state
 from ubq.jobs.frozen import load_frozen
 from ubq.jobs.status import snapshot
 from ubq.plaintext import printable
 from ubq.stages.paths import RunPaths
 from ubq.tui import cost
-from ubq.tui.dialogs import Ask, Keys, Menu
-from ubq.tui.draft import apply_to_file
+from ubq.tui.dialogs import Ask, Keys, Menu, Messages
+from ubq.tui.draft import apply_to_file, resume_arguments
+from ubq.tui.picture import PictureScreen
 from ubq.tui.processes import ubq_json
-from ubq.tui.words import check_word, padded
+from ubq.tui.words import check_word
 
 if TYPE_CHECKING:
     from ubq.tui.app import UbqApp
@@ -54,16 +57,17 @@ class Line:
 def check_line(check: Check) -> Line:
     """A check as a line; its detail has the figure, why it matters, and the fix."""
     name = check.id.partition(".")[2] or check.id
-    title = _mark_title(name) if check.id.startswith("marks.") else check.id
-    parts = [f"{title}: {check.figure}"]
-    if check.why:
-        parts.append(_("why: {why}").format(why=check.why))
+    title = _mark_title(name) if check.id.startswith("marks.") else check_name(check.id)
+    parts = []  # what to do first: the pane has few rows
     if check.fix:
         parts.append(_("fix: {fix}").format(fix=check.fix))
     if check.apply:
         keys = ", ".join(f"{k} = {toml_value(v)}" for k, v in check.apply.items())
         parts.append(_("a applies it: {keys}").format(keys=keys))
-    text = f"{padded(check_word(check.status), 10)} {title}: {check.figure}"
+    parts.append(_("{what}: {figure}").format(what=title, figure=check.figure))
+    if check.why:
+        parts.append(_("why: {why}").format(why=check.why))
+    text = f"{padded(check_word(check.status), 10)} " + _("{what}: {figure}").format(what=title, figure=check.figure)
     return Line(f"check:{check.id}", text, "\n".join(parts), check.fix or check.figure, check.apply or None)
 
 
@@ -75,17 +79,20 @@ def _mark_title(mark: str) -> str:
 
 def run_checks(folder: Path) -> list[Check]:
     """How the run ended and its success marks: what can be told without torch. The objects are doctor's."""
-    reported = _reported(folder)
     try:
         config = load_frozen(RunPaths(folder))
-        found = [*run_state(config, folder), *_preflight(folder), *marks(config, folder)]
-        # The figures as people read them: 13 MB, 40.7 %.
-        return [dataclasses.replace(c, figure=reported[c.id].figure) if c.id in reported else c for c in found]
+        return in_words([*run_state(config, folder), *_preflight(folder), *marks(config, folder)], folder)
     except UbqError as error:
         problem = Check(id="run.readable", status="failed", figure=error.message, fix=error.fix)
     except OSError as error:
         problem = Check(id="run.readable", status="failed", figure=str(error))
-    return [problem, *reported.values()]
+    return [problem, *_reported(folder).values()]
+
+
+def in_words(checks: Sequence[Check], folder: Path) -> list[Check]:
+    """The checks, the figures of success marks as people read them: 13 MB, 40.7 %, wanted > 30 %."""
+    reported = _reported(folder)
+    return [dataclasses.replace(c, figure=reported[c.id].figure) if c.id in reported else c for c in checks]
 
 
 def _preflight(folder: Path) -> list[Check]:
@@ -129,7 +136,10 @@ def file_lines(folder: Path) -> list[Line]:
         return []
     for path in files:
         size = cost.bytes_text(path.stat().st_size)
-        found.append(Line(f"file:{path}", printable(f"{path}  {size}"), printable(str(path.absolute())), str(path)))
+        detail = printable(str(path.absolute()))
+        if path.suffix == ".png":
+            detail += "\n" + _("Enter shows it here in coarse dots.")
+        found.append(Line(f"file:{path}", printable(f"{path}  {size}"), detail, str(path)))
     return found
 
 
@@ -168,7 +178,7 @@ class ChecklistScreen(Screen[None]):
         super().__init__()
         self.folder = folder
         self._lines: dict[str, Line] = {}
-        self._more: list[Check] = []
+        self._held = False
 
     @property
     def ubq(self) -> UbqApp:
@@ -181,9 +191,12 @@ class ChecklistScreen(Screen[None]):
             yield Menu(id="list")
             with VerticalScroll(id="detail-scroll"):
                 yield Static("", id="detail", markup=False)
+        yield Messages()
         yield Keys()
 
     def on_mount(self) -> None:
+        with contextlib.suppress(UbqError, OSError):
+            self._held = snapshot(self.folder).running
         self._fill(run_checks(self.folder))
         self.query_one(OptionList).focus()
 
@@ -233,8 +246,16 @@ class ChecklistScreen(Screen[None]):
         passed = sum(c.status == "ok" for c in found)
         if passed == len(found):
             return _("{run}: all {count} success marks passed").format(run=printable(self.folder.name), count=passed)
-        text = _("{run}: {passed} of {count} success marks passed; see the failed ones for the fix")
-        return text.format(run=printable(self.folder.name), passed=passed, count=len(found))
+        failed = len(found) - passed
+        text = _("{run}: {failed} of {count} success marks failed; see each for the fix")
+        return text.format(run=printable(self.folder.name), failed=failed, count=len(found))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """No key is shown where it cannot act."""
+        line = self._line if self.query("#list") else None
+        if action == "apply":
+            return line is not None and bool(line.apply) and not self._held
+        return action != "copy" or line is not None
 
     @property
     def _line(self) -> Line | None:
@@ -246,6 +267,7 @@ class ChecklistScreen(Screen[None]):
         line = self._lines.get(event.option.id or "")
         self.query_one("#detail", Static).update(line.detail if line else "")
         self.query_one("#detail-scroll").scroll_home(animate=False)
+        self.refresh_bindings()
 
     @on(OptionList.OptionSelected)
     def _selected(self, event: OptionList.OptionSelected) -> None:
@@ -253,6 +275,8 @@ class ChecklistScreen(Screen[None]):
         line = self._line
         if line is not None and line.apply:
             self.action_apply()
+        elif line is not None and line.id.endswith(".png"):
+            self.app.push_screen(PictureScreen(Path(line.copied)))
         else:
             self.query_one("#detail-scroll").focus()
 
@@ -277,7 +301,7 @@ class ChecklistScreen(Screen[None]):
         answer = await ubq_json("doctor", str(self.folder.absolute()), "--json", timeout=DOCTOR_S)
         if not self.query("#detail"):
             return  # the screen is being closed
-        checks = [Check(**c) for c in answer.get("checks", [])]
+        checks = in_words([Check(**c) for c in answer.get("checks", [])], self.folder)
         if "error" in answer:
             self.ubq.tell(answer["error"], answer["fix"])
         self._fill(checks or await asyncio.to_thread(run_checks, self.folder))
@@ -287,7 +311,6 @@ class ChecklistScreen(Screen[None]):
     def action_apply(self) -> None:
         line = self._line
         if line is None or not line.apply:
-            self.notify(_("nothing to apply here; y copies what to do"), timeout=4)
             return
         if snapshot(self.folder).running:
             self.notify(_("it is running; stop it first"), timeout=4)
@@ -311,12 +334,4 @@ class ChecklistScreen(Screen[None]):
             return
         if written:
             self.notify(_("wrote {file}").format(file=self.ubq.file), timeout=4, markup=False)
-        self.app.switch_screen(ProgressScreen(self.folder, arguments=apply_arguments(self.folder, apply)))
-
-
-def apply_arguments(folder: Path, apply: Mapping[str, object]) -> list[str]:
-    """The ``ubq`` command line that puts values over a run's frozen configuration and goes on with it."""
-    parts = ["resume", str(folder.absolute()), "--yes"]  # that stages run again was said and answered
-    for name, value in apply.items():
-        parts += ["--set", f"{name}={value if isinstance(value, str) else toml_value(value)}"]
-    return parts
+        self.app.switch_screen(ProgressScreen(self.folder, arguments=resume_arguments(self.folder, apply)))

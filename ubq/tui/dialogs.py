@@ -13,15 +13,37 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widget import Widget
-from textual.widgets import Button, Footer, OptionList, Static
+from textual.widgets import Button, Footer, Input, OptionList, Static
 
 from ubq.i18n import gettext as _
 
 
 class Menu(OptionList):
-    """A list whose Enter stands in the footer."""
+    """A list whose Enter stands in the footer; vi's keys move in it too."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", _("open"), id="list.open")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "select", _("open"), id="list.open"),
+        Binding("j", "cursor_down", show=False, id="list.down"),
+        Binding("k", "cursor_up", show=False, id="list.up"),
+        Binding("g", "first", show=False, id="list.first"),
+        Binding("G", "last", show=False, id="list.last"),
+        Binding("ctrl+d", "page_down", show=False, id="list.pagedown"),
+        Binding("ctrl+u", "page_up", show=False, id="list.pageup"),
+    ]
+
+
+class Messages(Static):
+    """What the app has to say, in a place of its own: it covers nothing that it speaks of."""
+
+    def __init__(self) -> None:
+        super().__init__("", id="messages", markup=False)
+
+    def on_mount(self) -> None:
+        self.watch(self.app, "said", self._show)
+
+    def _show(self, said: str) -> None:
+        self.update(said)
+        self.display = bool(said)
 
 
 class Keys(Footer):
@@ -49,8 +71,8 @@ class Ask(ModalScreen[str]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", _("close"), id="dialog.close"),
-        Binding("left,up", "app.focus_previous", show=False, id="dialog.previous"),
-        Binding("right,down", "app.focus_next", show=False, id="dialog.next"),
+        Binding("left,up,h,k", "app.focus_previous", show=False, id="dialog.previous"),
+        Binding("right,down,l,j", "app.focus_next", show=False, id="dialog.next"),
     ]
 
     def __init__(self, question: str, answers: Sequence[tuple[str, str]]) -> None:
@@ -76,6 +98,38 @@ class Ask(ModalScreen[str]):
 
     def action_leave(self) -> None:
         self.dismiss("")
+
+
+class AskLine(ModalScreen[str]):
+    """A question that a line of text answers; an empty string when it is left."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", _("close"), id="dialog.close")]
+
+    def __init__(self, question: str, value: str) -> None:
+        super().__init__()
+        self._question = question
+        self._value = value
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Static(self._question, markup=False)
+            yield Input(self._value, compact=True)
+
+    def on_mount(self) -> None:
+        self.query_one(Input).cursor_blink = False
+        self.query_one(Input).focus()
+
+    @on(Input.Submitted)
+    def _answer(self, event: Input.Submitted) -> None:
+        event.stop()
+        self.dismiss(event.value.strip())
+
+    def action_leave(self) -> None:
+        self.dismiss("")
+
+
+class Leaving(Ask):
+    """The question before leaving the program."""
 
 
 class Help(ModalScreen[None]):

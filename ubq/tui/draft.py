@@ -5,10 +5,12 @@ Headless: the screens and the plain prompts share it.
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ubq.config import keys
+from ubq.config import keys, presets
 from ubq.config.editing import edited, read_file, set_values
 from ubq.config.findings import ConfigError, Finding
 from ubq.config.flags import FLAGS
@@ -18,6 +20,8 @@ from ubq.config.rendering import as_toml, schema_comment, values_of
 from ubq.config.runs import command as shell_command
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
+from ubq.plaintext import printable
+from ubq.tui import questions
 
 
 class Draft:
@@ -26,15 +30,23 @@ class Draft:
     Args:
         file: the file; it need not exist.
         preset: preset to build on; empty: what the file extends.
+        anew: leave the values of a file that is there alone; :meth:`save` keeps it under another name.
 
     Raises:
         ConfigError: the file that is there cannot be used.
         UsageError: it cannot be read.
     """
 
-    def __init__(self, file: Path, preset: str = "") -> None:
+    again: Path | None = None
+    """The run that is gone on with, where there is one."""
+    writes = True
+    """Whether :meth:`save` writes a file."""
+
+    def __init__(self, file: Path, preset: str = "", anew: bool = False) -> None:
         self.file = file
-        self._before = read_file(file)[0] if file.exists() else schema_comment(file)
+        self.chosen = preset
+        self._anew = anew and file.exists()
+        self._before = read_file(file)[0] if file.exists() and not anew else schema_comment(file)
         self.changes: dict[str, object] = {}
         if preset and preset != self._extends():
             self._before_changes = edited(self._before, {"extends": preset})
@@ -44,6 +56,39 @@ class Draft:
         self._below = values_of(self._load(self._before_changes).config)
         self.loaded = self._load(self._before_changes)
         self.findings: tuple[Finding, ...] = ()
+        self.found: dict[str, str] = {}
+        """What a look at files and machine found wrong with an answer, by key; it holds until an answer changes."""
+
+    @property
+    def kept(self) -> Path:
+        """Where a file goes that :meth:`save` begins anew."""
+        return self.file.with_name(f"{self.file.name}.before")
+
+    def left_over(self) -> dict[str, object]:
+        """Values of the file as it was, but for its preset and where its run lay."""
+        import tomllib
+
+        layer: dict[str, object] = {}
+
+        def flatten(table: Mapping[str, object], above: str) -> None:
+            for name, value in table.items():
+                if isinstance(value, Mapping):
+                    flatten(value, f"{above}{name}.")
+                else:
+                    layer[f"{above}{name}"] = value
+
+        flatten(tomllib.loads(self._before), "")
+        return {k: v for k, v in layer.items() if k not in ("extends", "description", "run.name", "run.dir")}
+
+    def propose_run(self, runs_dir: Path) -> None:
+        """A folder for the run: that of the runs, and a name that is free."""
+        run = self.loaded.config.run
+        if runs_dir != Path(run.dir):
+            self.answer("run.dir", str(runs_dir))
+        wanted = self.chosen if self.chosen and not presets.is_path(self.chosen) else run.name
+        name = free_run_name(runs_dir, wanted or "run")
+        if name != run.name:
+            self.answer("run.name", name)
 
     def _extends(self) -> object:
         import tomllib
@@ -79,6 +124,7 @@ class Draft:
             self.changes.pop(name, None)
         else:
             self.changes[name] = parsed
+        self.found = {}
         self.judge()
         return self.problem(name)
 
@@ -92,16 +138,35 @@ class Draft:
             finding = Finding(file=str(self.file), line=None, key="", given="", allowed=error.message)
             self.findings = (finding,)
 
-    def problem(self, name: str) -> str:
-        """What is wrong with one key, or what keeps its answer from counting; empty when nothing does."""
+    def mistake(self, name: str) -> str:
+        """What is known to be wrong with the answer to one key; empty when nothing is. No step is left with one."""
         for finding in self.findings:
             if finding.key == name:
                 hint = f" ({finding.suggestion})" if finding.suggestion else ""
                 return _("needs {allowed}{hint}").format(allowed=finding.allowed, hint=hint)
-        source = self.loaded.provenance.get(name, "")
-        if name in self.changes and source.startswith("UBQ_"):
-            return _("the environment variable {name} wins over this").format(name=source)
+        return self.missing(name) or self.found.get(name, "")
+
+    def missing(self, name: str) -> str:
+        """That the file or folder a key names is not there; empty where it is, and for other keys."""
+        value = self.value(name)
+        if name in questions.INPUTS and value and not is_there(str(value)):
+            return _("{path} does not exist").format(path=printable(str(value)))
         return ""
+
+    def problem(self, name: str) -> str:
+        """:meth:`mistake`, or what keeps the answer from counting."""
+        source = self.loaded.provenance.get(name, "")
+        wins = name in self.changes and source.startswith("UBQ_")
+        return self.mistake(name) or (
+            _("the environment variable {name} wins over this").format(name=source) if wins else ""
+        )
+
+    def source(self, name: str) -> str:
+        """Where the value of a key comes from, for people."""
+        if name in self.changes:
+            return _("your answer")
+        source = self.loaded.provenance.get(name, "")
+        return _("default") if source == "default" else source
 
     @property
     def command(self) -> str:
@@ -135,12 +200,93 @@ class Draft:
         """
         if self.findings:
             raise ConfigError(self.findings)
+        if self._anew:
+            try:
+                self.file.replace(self.kept)
+            except OSError as error:
+                raise UsageError(
+                    _("cannot write {file}: {reason}").format(file=self.kept, reason=error.strerror)
+                ) from error
+            self._anew = False
         values: dict[str, object] = {"extends": self.preset} if self.preset else {}
         set_values(self.file, {**values, **self.changes})
 
     def start_arguments(self) -> list[str]:
         """The ``ubq`` command line that starts the saved file."""
         return ["run"] if self.file == Path(PROJECT_FILE) else ["run", "--config", str(self.file)]
+
+
+class RunDraft(Draft):
+    """The configuration of a run that is there, to go on with it or to begin another from it.
+
+    Nothing is written but by the command that it starts.
+
+    Args:
+        folder: of the run.
+        copy: begin another run.
+
+    Raises:
+        UsageError: there is no configuration, or this ubq cannot read it.
+    """
+
+    writes = False
+
+    def __init__(self, folder: Path, copy: bool) -> None:
+        self._run = folder
+        super().__init__(folder / "config.toml")
+        # It may have been renamed or moved since.
+        home = {"run.name": folder.absolute().name, "run.dir": str(folder.absolute().parent)}
+        self._before_changes = edited(self._before, home)
+        self.judge()
+        self.again = None if copy else folder
+
+    def _load(self, text: str) -> Loaded:
+        return load_config(project_file=self.file, project_text=text, isolated=True)
+
+    def source(self, name: str) -> str:
+        found = super().source(name)
+        return _("the run") if found.startswith(str(self.file)) else found
+
+    def propose_run(self, runs_dir: Path) -> None:
+        if self.again is None:
+            self.answer("run.name", free_run_name(self._run.parent, self._run.name))
+
+    @property
+    def run_folder(self) -> Path:
+        return self.again or super().run_folder
+
+    @property
+    def command(self) -> str:
+        return shell_command("ubq", *self.start_arguments())
+
+    def save(self) -> None:
+        if self.findings:
+            raise ConfigError(self.findings)
+
+    def start_arguments(self) -> list[str]:
+        if self.again is not None:
+            return resume_arguments(self.again, self.changes)
+        parts = ["run", "--config", str(self.file)]
+        for name, value in {"run.dir": str(self.run_folder.parent), **self.changes}.items():
+            parts += option(name, value)
+        return parts
+
+
+def resume_arguments(folder: Path, values: Mapping[str, object]) -> list[str]:
+    """The ``ubq`` command line that puts values over a run's frozen configuration and goes on with it."""
+    parts = ["resume", str(folder.absolute()), "--yes"]  # that stages run again was said and answered
+    for name, value in values.items():
+        parts += ["--set", f"{name}={value if isinstance(value, str) else keys.toml_value(value)}"]
+    return parts
+
+
+def is_there(path: str) -> bool:
+    """Whether a file, a folder or, for a pattern, any file is there."""
+    place = Path(os.path.expanduser(path))
+    try:
+        return place.exists() or any(glob.iglob(str(place)))
+    except (OSError, ValueError):
+        return False
 
 
 def option(name: str, value: object) -> list[str]:
@@ -155,7 +301,10 @@ def option(name: str, value: object) -> list[str]:
 
 
 def free_run_name(runs_dir: Path, name: str) -> str:
-    """``name``, or ``name-2`` and so on where a run of that name is there."""
+    """``name``, or ``name-2`` and so on where a run of that name is there; ``name-2`` is counted on, to ``name-3``."""
+    stem, _dash, end = name.rpartition("-")
+    if (runs_dir / name).exists() and stem and end.isdecimal() and (runs_dir / stem).exists():
+        name = stem
     number, found = 1, name
     while (runs_dir / found).exists():
         number += 1

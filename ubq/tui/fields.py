@@ -22,6 +22,9 @@ from textual.widgets import Input, Static
 from ubq.i18n import gettext as _
 from ubq.tui.questions import PATHS, Question, shown
 
+OTHER = object()
+"""Chosen where the answer is none of the fixed words."""
+
 
 class Choice(Widget, can_focus=True):
     """All options in one line: ``(•) qnnpack  ( ) x86``, or ``[x] torchscript  [ ] onnx`` where several may hold.
@@ -33,9 +36,11 @@ class Choice(Widget, can_focus=True):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("right", "move(1)", _("choose"), id="choice.next", key_display="←→"),
-        Binding("left", "move(-1)", _("choose"), id="choice.previous", show=False),
+        Binding("right,l", "move(1)", _("choose"), id="choice.next", key_display="←→"),
+        Binding("left,h", "move(-1)", _("choose"), id="choice.previous", show=False),
         Binding("space", "choose", _("turn over"), id="choice.choose", show=False),
+        Binding("j", "app.focus_next", show=False, id="choice.down"),
+        Binding("k", "app.focus_previous", show=False, id="choice.up"),
     ]
 
     class Changed(Message):
@@ -166,10 +171,9 @@ def complete_path(value: str) -> str | None:
 class Entry(Input):
     """A line of text, whose ``?`` asks for help: no key of the schema takes one."""
 
-    def __init__(self, value: str, path: bool) -> None:
-        super().__init__(
-            value, compact=True, select_on_focus=False, suggester=PathSuggester() if path else None, id=None
-        )
+    def __init__(self, value: str, path: bool, example: str = "") -> None:
+        suggester = PathSuggester() if path else None
+        super().__init__(value, placeholder=example, compact=True, select_on_focus=False, suggester=suggester)
         self.cursor_blink = False
 
     def check_consume_key(self, key: str, character: str | None) -> bool:
@@ -194,10 +198,13 @@ class Field(Vertical):
     def __init__(self, question: Question, value: object) -> None:
         super().__init__()
         self.question = question
-        self._label = Static(question.label, classes="label", markup=False)
         self._problem = Static("", classes="problem", markup=False)
         self._problem.display = False
         self.control = self._make(value)
+        self._other: Entry | None = None
+        if question.other:
+            self._other = Entry("", path=False, example=question.example)
+            self._show_other(value)
 
     @property
     def name_of_key(self) -> str:
@@ -206,33 +213,52 @@ class Field(Vertical):
     @property
     def answer(self) -> object:
         """What the control holds: text, or a value of the schema."""
-        if isinstance(self.control, Choice):
-            return list(self.control.chosen) if self.control.several else self.control.chosen[0]
-        return self.control.value
+        if not isinstance(self.control, Choice):
+            return self.control.value
+        if self.control.several:
+            return list(self.control.chosen)
+        chosen = self.control.chosen[0]
+        return self._other.value if chosen is OTHER and self._other is not None else chosen
 
     def _make(self, value: object) -> Choice | Entry:
-        key = self.question.key
+        key, words = self.question.key, self.question.words
         if key.kind == "boolean":
             return Choice([(True, _("yes")), (False, _("no"))], [value])
         if key.kind == "array" and key.choices:
             return Choice([(c, c) for c in key.choices], _as_list(value), several=True)
-        if key.choices and "anyOf" not in key.schema:
-            return Choice([(c, c) for c in key.choices], [value])
-        return Entry(shown(value), key.name in PATHS)
+        if words:
+            other = [(OTHER, self.question.other)] if self.question.other else []
+            return Choice([*((word, word) for word in words), *other], [value if value in words else OTHER])
+        return Entry(shown(value), key.name in PATHS, self.question.example)
 
     def compose(self) -> ComposeResult:
         with Horizontal(classes="answer"):
-            yield self._label
-            yield self.control
+            with Vertical(classes="names"):
+                yield Static(self.question.label, classes="label", markup=False)
+                yield Static(self.name_of_key, classes="key", markup=False)
+            with Vertical(classes="controls"):
+                yield self.control
+                if self._other is not None:
+                    yield self._other
         yield self._problem
 
     def show(self, value: object) -> None:
         """Show a value that was decided elsewhere; one being typed is left alone."""
         if isinstance(self.control, Choice):
-            self.control.take(_as_list(value) if self.control.several else [value])
-        elif not self.control.has_focus and self.control.value != shown(value):
-            with self.control.prevent(Input.Changed):
-                self.control.value = shown(value)
+            several, words = self.control.several, self.question.words
+            if self._other is not None and not self._other.has_focus:
+                self._show_other(value)
+                value = value if value in words else OTHER
+            if self._other is None or not self._other.has_focus:
+                self.control.take(_as_list(value) if several else [value])
+        else:
+            _put(self.control, value)
+
+    def _show_other(self, value: object) -> None:
+        assert self._other is not None
+        self._other.display = value not in self.question.words
+        if self._other.display:
+            _put(self._other, value)
 
     def complain(self, problem: str) -> None:
         """Say what is wrong; nothing when empty."""
@@ -243,6 +269,12 @@ class Field(Vertical):
     @on(Choice.Changed)
     def _chosen(self, event: Choice.Changed) -> None:
         event.stop()
+        if self._other is not None:
+            self._other.display = event.choice.chosen == [OTHER]
+            if self._other.display:
+                self._other.value = ""
+                self._other.focus()
+                return  # what it is comes next
         self.post_message(self.Answered(self, left=True))
 
     @on(Input.Changed)
@@ -263,3 +295,10 @@ class Field(Vertical):
 
 def _as_list(value: object) -> list[object]:
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _put(entry: Entry, value: object) -> None:
+    """Show a value in a line, unless it is being typed into."""
+    if not entry.has_focus and entry.value != shown(value):
+        with entry.prevent(Input.Changed):
+            entry.value = shown(value)

@@ -78,7 +78,7 @@ def _data(loaded: Loaded) -> dict[str, Any]:
 
     config = with_data_found(loaded.config)
     checks, total = list(data(config, None)), 0
-    if config.data.train_velocity:
+    if config.data.train_velocity and not any(check.failed for check in checks):
         split = open_pairs(config.data, config.seed)
         pairs = [pair for side in (split.train, split.val) for pair in side.files]
         files = {a.path: a for pair in pairs for a in (pair.velocity, pair.seismic) if a}
@@ -122,7 +122,7 @@ def main() -> None:
             try:
                 answer = _answer(json.loads(line))
             except UbqError as error:
-                answer = {"error": error.message, "fix": error.fix}
+                answer = {"error": error.message, "fix": error.fix, "told": True}
             except Exception as error:
                 answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0], "fix": ""}
             print(json.dumps(answer, ensure_ascii=False), file=answers, flush=True)

@@ -16,10 +16,11 @@ _LEAST = 16
 """Columns without which a curve says nothing, and its steps have no room below it."""
 
 
-def curves(train: Points, validation: Points, width: int, height: int) -> list[str]:
+def curves(train: Points, validation: Points, width: int, height: int, logarithmic: bool | None = None) -> list[str]:
     """Lines of a plot of ``width`` x ``height`` characters; no lines where there is nothing to draw or no room.
 
-    The loss axis is logarithmic when every loss is positive and they span more than a factor of ten.
+    The loss axis is logarithmic as told, of itself when the losses span more than a factor of ten; losses must be
+    positive for it.
     """
     points = [p for p in (*train, *validation) if math.isfinite(p[1])]
     columns, rows = width - _AXIS - 1, height - 1
@@ -27,7 +28,7 @@ def curves(train: Points, validation: Points, width: int, height: int) -> list[s
         return []
     losses = [loss for _step, loss in points]
     low, high = min(losses), max(losses)
-    logarithmic = low > 0 and high > 10 * low
+    logarithmic = low > 0 and (high > 10 * low if logarithmic is None else logarithmic)
 
     def scale(loss: float) -> float:
         return math.log(loss) if logarithmic else loss
@@ -53,9 +54,9 @@ def curves(train: Points, validation: Points, width: int, height: int) -> list[s
             grid[y][x] = "○"
     middle = math.exp((bottom + top) / 2) if logarithmic else (low + high) / 2
     labels = {0: high, rows // 2: middle, rows - 1: low} if rows > 3 else {0: high, rows - 1: low}
+    figures = dict(zip(labels, _figures(list(labels.values())), strict=True))
     lines = [
-        f"{_figure(labels[r]) if r in labels else '':>{_AXIS - 1}} {'┤' if r in labels else '│'}{''.join(row)}"
-        for r, row in enumerate(grid)
+        f"{figures.get(r, ''):>{_AXIS - 1}} {'┤' if r in labels else '│'}{''.join(row)}" for r, row in enumerate(grid)
     ]
     left, right = f"{first:.0f}", f"{last:.0f}"
     lines.append(" " * _AXIS + "└" + f"{left}{right:>{max(0, columns - len(left))}}"[:columns])
@@ -72,8 +73,13 @@ def _thinned(points: Points, first: float, last: float, columns: int) -> list[tu
     return [(sum(s for s, _loss in g) / len(g), sum(loss for _step, loss in g) / len(g)) for g in groups.values()]
 
 
-def _figure(loss: float) -> str:
-    return f"{loss:.3g}"
+def _figures(losses: Sequence[float]) -> list[str]:
+    """Losses with as many digits as tell them apart, three at least and six at most."""
+    for digits in (3, 4, 5, 6):
+        found = [f"{loss:.{digits}g}" for loss in losses]
+        if len(set(found)) == len(found):
+            break
+    return found
 
 
 def _line(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[int, int]]:

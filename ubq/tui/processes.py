@@ -21,7 +21,8 @@ async def ubq_json(*arguments: str, timeout: float) -> dict[str, Any]:
     """The JSON object that ``ubq ARGUMENTS`` prints, whatever its exit code; cancelling ends the process.
 
     Returns:
-        The object, or ``{"error": …, "fix": …}`` where there was none in time.
+        The object, or ``{"error": …, "fix": …}`` where there was none in time; ``told`` where the command itself said
+        what is wrong.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -51,7 +52,7 @@ async def ubq_json(*arguments: str, timeout: float) -> dict[str, Any]:
         at = next((i for i, line in enumerate(lines) if line.startswith(_("error: {error}").format(error=""))), None)
         if at is None:
             return {"error": lines[-1] if lines else _("no answer"), "fix": ""}
-        return {"error": lines[at].partition(" ")[2], "fix": "".join(lines[at + 1 : at + 2])}
+        return {"error": lines[at].partition(" ")[2], "fix": "".join(lines[at + 1 : at + 2]), "told": True}
 
 
 class Lookup:

@@ -4,202 +4,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.text import Text
-from textual import on, work
+from textual import events, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.message import Message
-from textual.reactive import reactive
 from textual.screen import Screen
-from textual.widget import Widget
 from textual.widgets import Input, RichLog, Static
 
 from ubq.errors import UbqError
-from ubq.figures import duration
 from ubq.i18n import gettext as _
 from ubq.jobs.detach import Detached, start_detached, stop_run
-from ubq.jobs.owner import Owner, here, start_token
-from ubq.jobs.state import COMPLETED, CRASHED, PENDING, RUNNING, StageState
-from ubq.jobs.status import Snapshot, percent, snapshot
+from ubq.jobs.owner import start_token
+from ubq.jobs.state import COMPLETED, CRASHED, RUNNING
+from ubq.jobs.status import Snapshot
 from ubq.plaintext import printable
-from ubq.stages.paths import RunPaths
-from ubq.tui import cost
-from ubq.tui.dialogs import Ask, Keys
-from ubq.tui.plot import curves
-from ubq.tui.runfiles import Log, Metrics
-from ubq.tui.words import padded, state_word
+from ubq.states import phase_word
+from ubq.tui.curves import Curves
+from ubq.tui.dialogs import Ask, Keys, Messages
+from ubq.tui.runview import RunReader, RunView
+from ubq.tui.stagelist import Stages
+from ubq.tui.words import state_word
 
 if TYPE_CHECKING:
     from ubq.tui.app import UbqApp
 
 POLL_S = 0.5
 """However fast rows come, they are taken in this often: a glance costs the same for one row as for hundreds."""
-BAR = 12
-WIDE = 76
-"""Columns from which on bars have their full length."""
-
-
-@dataclass(frozen=True)
-class RunView:
-    """One look at a run."""
-
-    shot: Snapshot | None
-    problem: str
-    log: list[str]
-    log_restarted: bool
-    memory: int | None
-
-
-class RunReader:
-    """Reads a run's files; used by one thread at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        paths = RunPaths(folder)
-        self.metrics = Metrics(paths.metrics)
-        self.log = Log(paths.log)
-
-    def look(self) -> RunView:
-        """What is new; a run that cannot be read becomes a message."""
-        shot, problem = None, ""
-        try:
-            shot = snapshot(self.folder)
-            problem = shot.problem
-        except UbqError as error:
-            problem = printable(str(error))
-        except OSError as error:
-            problem = _("cannot read {folder}: {reason}")
-            problem = printable(problem.format(folder=self.folder, reason=error.strerror or error))
-        self.metrics.read()
-        new = self.log.read()
-        return RunView(shot, problem, new, self.log.restarted, _resident(shot.owner) if shot and shot.owner else None)
-
-
-def _resident(owner: Owner) -> int | None:
-    """Bytes of memory that a run's process has, where it runs on this machine."""
-    if not here(owner):
-        return None
-    import psutil
-
-    try:
-        return psutil.Process(owner.pid).memory_info().rss
-    except psutil.Error:
-        return None
-
-
-class Stages(Widget, can_focus=True):
-    """A line for each stage; up and down choose whose curve is drawn."""
-
-    help_text = _(
-        "The stages of the run. Up and down choose whose losses are drawn; by default, those of the one at work."
-    )
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up", "move(-1)", _("stage before"), id="stages.up", show=False),
-        Binding("down", "move(1)", _("next stage"), id="stages.down", show=False),
-    ]
-
-    class Chosen(Message):
-        """Another stage's curve is to be drawn."""
-
-    shot: reactive[Snapshot | None] = reactive(None, layout=True)
-    chosen: reactive[str] = reactive("")
-
-    @property
-    def stage(self) -> StageState | None:
-        """The stage whose curve is drawn: the one chosen, else the one that trains, else the last that did."""
-        stages = self.shot.state.stages if self.shot else []
-        found = next((s for s in stages if s.name == self.chosen), None)
-        begun = [s for s in stages if s.state != PENDING]
-        trained = [s for s in begun if s.loss is not None]
-        at_work = next((s for s in trained if s.state == RUNNING), None)
-        return found or at_work or next(iter([*begun, *trained][::-1]), None)
-
-    def action_move(self, by: int) -> None:
-        names = [s.name for s in self.shot.state.stages] if self.shot else []
-        current = self.stage
-        if names:
-            at = names.index(current.name) + by if current else 0
-            self.chosen = names[min(max(at, 0), len(names) - 1)]
-            self.post_message(self.Chosen())
-
-    def get_content_height(self, container: object, viewport: object, width: int) -> int:
-        return len(self.shot.state.stages) if self.shot else 1
-
-    def render(self) -> Text:
-        text = Text(no_wrap=True, overflow="ellipsis")
-        if self.shot is None:
-            return text
-        stages = self.shot.state.stages
-        width = max((len(s.name) for s in stages), default=0)
-        drawn = self.stage
-        for i, entry in enumerate(stages):
-            state = CRASHED if entry.state == RUNNING and self.shot.shown == CRASHED else entry.state
-            share = percent(entry.step, entry.steps, entry.state)
-            bar = BAR if self.size.width >= WIDE else BAR // 3
-            full = round(bar * share / 100)
-            mark = "▸" if drawn is not None and entry.name == drawn.name else " "
-            style = "bold" if state == RUNNING else ""
-            if self.has_focus and mark == "▸":
-                style = "reverse"
-            line = Text(f"{mark}{entry.name:<{width}} {padded(state_word(state), 13)}", style=style)
-            line.append(f" {'━' * full}{'╌' * (bar - full)} {share:>3.0f} %")
-            line.append(f"  {_stage_figures(entry, state)}")
-            text.append_text(line)
-            text.append("\n" if i + 1 < len(stages) else "")
-        return text
-
-
-def _stage_figures(entry: StageState, state: str) -> str:
-    parts = []
-    if state == RUNNING and entry.eta is not None:
-        parts.append(_("ETA {time}").format(time=duration(entry.eta)))
-    elif entry.seconds:
-        parts.append(duration(entry.seconds))
-    if entry.loss is not None:
-        parts.append(_("loss {loss:.4g}").format(loss=entry.loss))
-    if entry.best_loss is not None:
-        parts.append(_("best {loss:.4g}").format(loss=entry.best_loss))
-    if entry.error:
-        parts.append(entry.error.get("message", ""))
-    return "  ".join(parts)
-
-
-class Plot(Widget):
-    """Loss curves of one stage."""
-
-    def __init__(self, reader: RunReader) -> None:
-        super().__init__(id="plot")
-        self._reader = reader
-        self._shown = ""
-        self.stage = ""
-
-    def draw(self) -> None:
-        """Draw anew if that changes anything: every refresh travels over the terminal's line."""
-        if self._text() != self._shown:
-            self.refresh()
-
-    def render(self) -> Text:
-        self._shown = self._text()
-        return Text(self._shown, no_wrap=True, overflow="crop")
-
-    def _text(self) -> str:
-        metrics = self._reader.metrics
-        train, validation = metrics.train.get(self.stage), metrics.validation.get(self.stage)
-        # A copy: the reader's thread may add to them.
-        drawn = curves(
-            list(train.points) if train else [],
-            list(validation.points) if validation else [],
-            self.size.width,
-            self.size.height - 1,
-        )
-        if not drawn:
-            return _("{stage}: no losses yet").format(stage=self.stage) if self.stage else ""
-        return "\n".join([_("{stage}: ⠒ training  ○ validation").format(stage=self.stage), *drawn])
 
 
 class ProgressScreen(Screen[None]):
@@ -219,7 +53,11 @@ class ProgressScreen(Screen[None]):
         Binding("s", "stop", _("stop"), id="progress.stop"),
         Binding("r", "resume", _("resume"), id="progress.resume"),
         Binding("c", "checklist", _("checklist"), id="progress.checklist"),
+        Binding("l", "log", _("log"), id="progress.log"),
         Binding("slash", "filter", _("filter"), id="progress.filter", key_display="/"),
+        Binding("plus", "zoom(True)", _("zoom in"), id="progress.zoom", show=False),
+        Binding("minus", "zoom(False)", _("zoom out"), id="progress.unzoom", show=False),
+        Binding("v", "axis", _("axis of the losses"), id="progress.axis", show=False),
         Binding("o,escape", "other", _("runs"), id="progress.other", key_display="o"),
     ]
 
@@ -235,10 +73,21 @@ class ProgressScreen(Screen[None]):
         self._job = 0
         self._head_shown = Text()
         self._problem_shown = ""
+        self._load_shown = ""
 
     @property
     def ubq(self) -> UbqApp:
         return cast("UbqApp", self.app)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """No key is shown where it cannot act."""
+        stages = self.query(Stages)
+        shot = stages.first().shot if stages else None
+        if action == "stop":
+            return shot is not None and shot.running
+        if action == "resume":
+            return shot is not None and not shot.running and shot.shown != COMPLETED and not self._starting
+        return True
 
     @property
     def running(self) -> bool:
@@ -248,18 +97,21 @@ class ProgressScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield Static("", id="head", markup=False)
+        yield Static("", id="load", markup=False)
         yield Static("", id="problem", markup=False)
         yield Stages()
         with Horizontal(id="below"):
-            yield Plot(self._reader)
+            yield Curves(self._reader)
             with Vertical(id="log-box"):
                 yield Input(placeholder=_("show lines that hold …"), id="filter", compact=True)
-                yield RichLog(id="log", max_lines=2000, wrap=False, markup=False, highlight=False, min_width=0)
+                yield RichLog(id="log", max_lines=2000, wrap=True, markup=False, highlight=False, min_width=0)
+        yield Messages()
         yield Keys()
 
     def on_mount(self) -> None:
         self.query_one("#filter", Input).display = False
-        self.query_one("#problem", Static).display = False
+        for name in ("load", "problem"):
+            self.query_one(f"#{name}", Static).display = False
         self.query_one("#filter", Input).cursor_blink = False
         self.query_one(Stages).focus()
         self._show(self._reader.look())
@@ -276,25 +128,34 @@ class ProgressScreen(Screen[None]):
             self._show(await asyncio.to_thread(self._reader.look))
 
     def _show(self, look: RunView) -> None:
-        if not self.query(Plot):
+        if not self.query(Curves):
             return  # the screen is being closed
         stages = self.query_one(Stages)
         problem = self.query_one("#problem", Static)
-        if look.problem != self._problem_shown:
-            self._problem_shown = look.problem
-            problem.display = bool(look.problem)
-            problem.update(f"! {look.problem}")
+        wrong = look.problem or (_error_text(look.shot) if look.shot else "")
+        if wrong != self._problem_shown:
+            self._problem_shown = wrong
+            problem.display = bool(wrong)
+            problem.update(f"! {wrong}")
         if look.shot is not None:
-            stages.shot = look.shot
-            head = self._head(look.shot, look.memory)
+            before, stages.shot = stages.shot, look.shot
+            if before is None or before.shown != look.shot.shown:
+                self.refresh_bindings()
+            head = self._head(look.shot)
             if head != self._head_shown:
                 self._head_shown = head
                 self.query_one("#head", Static).update(head)
+        load = look.load.words if look.load else ""
+        if load != self._load_shown:
+            self._load_shown = load
+            self.query_one("#load", Static).update(load)
+            self.query_one("#load").display = bool(load)
         self._draw()
         self._log(look)
         running = look.shot is not None and look.shot.running
         if running:
             self._job = 0  # from now on its files say how it is
+            self.ubq.name_terminal(f"▶ {printable(self.folder.name)}")
         # Until the job that was started holds the run, the files tell of an earlier one.
         coming = self._starting or (self._job and start_token(self._job) is not None)
         if self._was_running and not running and not coming and look.shot is not None:
@@ -304,11 +165,11 @@ class ProgressScreen(Screen[None]):
             self._was_running = True
 
     def _draw(self) -> None:
-        stage, plot = self.query_one(Stages).stage, self.query_one(Plot)
+        stage, plot = self.query_one(Stages).stage, self.query_one(Curves)
         plot.stage = stage.name if stage else ""
         plot.draw()
 
-    def _head(self, shot: Snapshot, memory: int | None) -> Text:
+    def _head(self, shot: Snapshot) -> Text:
         state = shot.state
         text = Text(no_wrap=True, overflow="ellipsis")
         text.append(f"{state.run} ", style="bold")
@@ -316,18 +177,13 @@ class ProgressScreen(Screen[None]):
         parts = [_("preset {preset}").format(preset=state.preset)] if state.preset and state.preset != state.run else []
         current = next((s for s in state.stages if s.state == RUNNING), None)
         if shot.owner and current:
-            parts += [current.phase] if current.phase and current.phase != "train" else []
+            parts += [phase_word(current.phase, current.name)] if current.phase not in ("", "train") else []
             if current.rate:
                 parts.append(_("{rate:.3g} steps/s").format(rate=current.rate))
             if current.last_checkpoint is not None:
                 parts.append(_("checkpoint {step}").format(step=current.last_checkpoint))
-        if memory:
-            parts.append(_("memory {size}").format(size=cost.bytes_text(memory)))
         if shot.owner:
             parts.append(_("process {pid} on {host}").format(pid=shot.owner.pid, host=shot.owner.host))
-        elif state.error:
-            stage = state.error.get("stage")
-            parts.append((f"{stage}: " if stage else "") + str(state.error.get("message", "")))
         elif shot.shown == CRASHED:
             parts.append(_("its process is gone; r goes on from the last checkpoint"))
         text.append("  " + " · ".join(parts))
@@ -350,11 +206,10 @@ class ProgressScreen(Screen[None]):
                 log.write(_log_line(line))
 
     def _ended(self, shot: Snapshot) -> None:
-        """The run has ended before our eyes."""
+        """The run has ended before our eyes; what was wrong stands on the screen."""
+        self.ubq.run_ended(printable(shot.state.run), state_word(shot.shown))
         if shot.shown == COMPLETED and self.is_current:
             self.action_checklist()
-        elif shot.state.error:
-            self.ubq.tell(str(shot.state.error.get("message")), str(shot.state.error.get("fix", "")))
 
     @on(Stages.Chosen)
     def _redraw(self) -> None:
@@ -371,6 +226,20 @@ class ProgressScreen(Screen[None]):
             self._close_filter()
             return
         self.dismiss()
+
+    def action_log(self) -> None:
+        from ubq.tui.logscreen import LogScreen
+
+        self.app.push_screen(LogScreen(self.folder))
+
+    def action_zoom(self, closer: bool) -> None:
+        self.query_one(Curves).zoom(closer)
+
+    def action_axis(self) -> None:
+        self.query_one(Curves).turn_axis()
+
+    def on_resize(self, event: events.Resize) -> None:
+        self.call_after_refresh(self._fill_log)  # its lines are wrapped to the width they were written at
 
     # The log's filter
 
@@ -437,6 +306,7 @@ class ProgressScreen(Screen[None]):
     async def _start(self, arguments: list[str]) -> None:
         """Start the job in a session of its own."""
         self._starting = True
+        self.ubq.recent = self.folder
         try:
             job: Detached = await asyncio.to_thread(start_detached, arguments, self.folder)
         except (UbqError, OSError) as error:
@@ -458,4 +328,14 @@ def _log_line(line: str) -> Text:
     """A line of the log, its date left out: the time of day is enough beside the job."""
     date, _t, rest = line.partition("T")
     short = rest if len(date) == 10 and rest[2:3] == ":" else line
-    return Text(short.replace("Z ", " ", 1) if short is not line else line, no_wrap=True)
+    return Text(short.replace("Z ", " ", 1) if short is not line else line)
+
+
+def _error_text(shot: Snapshot) -> str:
+    """What failed, and what helps, of a run that stands still."""
+    error = shot.state.error
+    if not error or shot.running:
+        return ""
+    stage, fix = error.get("stage"), error.get("fix", "")
+    text = (f"{stage}: " if stage else "") + str(error.get("message", ""))
+    return f"{text}\n  {fix}" if fix else text

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import typer
 
+from ubq.config.keys import toml_value
 from ubq.config.runs import run_command
 from ubq.errors import EXIT_OK, UsageError
 from ubq.i18n import gettext as _
 from ubq.plaintext import printable
 from ubq.tui import questions
-from ubq.tui.draft import Draft, free_run_name
+from ubq.tui.draft import Draft
 from ubq.tui.questions import Question
 
 
@@ -32,15 +33,19 @@ def ask_all(file: Path, runs_dir: Path, preset: str) -> int:
             typer.echo(f"{p.name:<20} {p.description}")
         preset = _choose(_("preset"), "demo", presets.names())
     draft = Draft(file, preset)
+    if preset and (old := draft.left_over()):
+        lines = "".join(f"\n  {name} = {toml_value(value)}" for name, value in old.items())
+        text = _("{file} holds values of an earlier configuration:\n{values}\nPut them over {preset}?")
+        typer.echo(printable(text.format(file=file, values=lines.strip("\n"), preset=preset)))
+        if _choose(_("keep these values"), _("yes"), [_("yes"), _("no")]) == _("no"):
+            draft = Draft(file, preset, anew=True)
     typer.echo(_("Enter keeps the value in brackets; ? explains."))
     for step in questions.steps():
         typer.echo(f"\n{step.title}: {step.about}")
         for question in step.questions:
             if question.shown_if(draft.loaded.config):
                 _ask(draft, question)
-    run = draft.loaded.config.run
-    draft.answer("run.dir", str(runs_dir))
-    draft.answer("run.name", free_run_name(runs_dir, run.name or "run"))
+    draft.propose_run(runs_dir)
     review = questions.review()
     typer.echo(f"\n{review.title}: {review.about}")
     for question in review.questions:
@@ -77,7 +82,7 @@ def _ask(draft: Draft, question: Question) -> None:
             return
         before = dict(draft.changes)
         problem = draft.answer(name, text)
-        if not problem or not any(f.key == name for f in draft.findings):
+        if not draft.mistake(name):
             if problem:
                 typer.echo(f"  ! {problem}")
             return

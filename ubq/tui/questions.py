@@ -18,6 +18,8 @@ PATHS = frozenset(
      "pretrained.decoder_path", "run.dir")
 )  # fmt: skip
 """Keys that name a file or a folder, completed as one types."""
+INPUTS = PATHS - {"run.dir"}
+"""Those that must be there before a run starts."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,38 @@ class Question:
     @property
     def label(self) -> str:
         """Name of the field for people."""
-        return _(humanised(self.key.path[-1]))
+        labels = _labels()
+        return labels.get(self.key.name) or labels[self.key.path[-1]]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Fixed words that it takes, one at a time; none where it takes no such words."""
+        return self.key.choices if self.key.kind == "string" and self.key.choices else _WORDS.get(self.key.name, ())
+
+    @property
+    def other(self) -> str:
+        """What it takes beside the fixed words; empty: nothing."""
+        others = {"data.normalization": _("own four numbers"), "device": _("another one")}
+        return others.get(self.key.name, "")
+
+    @property
+    def example(self) -> str:
+        """What an answer may look like, for an empty line."""
+        examples = {
+            "data.train_velocity": "data/CurveFault-A/vel*.npy",
+            "data.train_seismic": "data/CurveFault-A/seis*.npy",
+            "data.val_velocity": "data/CurveFault-A-val",
+            "data.val_seismic": "data/CurveFault-A-val",
+            "data.normalization": "-26.5, 52.3, 1500, 4500",
+            "device": "cuda:1",
+            "pretrained.path": "checkpoints/model-100.pt",
+            "pretrained.decoder_path": "runs/demo/checkpoints/qat_decoders/final_qat_decoders.pt",
+            "quant.keep_float": "unet.final*, velocity.head",
+            "export.step_choices": "4, 20",
+            "export.name": "curvefault-a",
+        }
+        found = examples.get(self.key.name, "")
+        return _("for example {value}").format(value=found) if found else ""
 
     @property
     def help(self) -> str:
@@ -45,7 +78,8 @@ class Question:
         allowed = "" if self.key.choices or self.key.kind in ("string", "boolean") else f"{self.key.allowed}."
         path = _("The right arrow completes a path.") if self.key.name in PATHS else ""
         # Of a help in paragraphs one: the pane has few rows.
-        return " ".join(t for t in (" ".join(_(self.key.help).split()), self.cost, allowed, path) if t)
+        sentences = " ".join(t for t in (" ".join(_(self.key.help).split()), self.cost, allowed, path) if t)
+        return sentences.replace("。 ", "。")  # Chinese sentences have no blank between them
 
 
 @dataclass(frozen=True)
@@ -62,9 +96,50 @@ class Step:
         return [q for _heading, group in self.groups for q in group]
 
 
-def humanised(name: str) -> str:
-    """A key's name as words; the translations know it by this text."""
-    return name.replace("_", " ")
+_WORDS = {"device": ("auto", "cpu", "cuda")}
+
+
+def _labels() -> dict[str, str]:
+    """Names of the fields, by key or by the key's last part."""
+    return {
+        "data.train_velocity": _("Velocity maps for training"),
+        "data.train_seismic": _("Shot gathers for training"),
+        "data.val_velocity": _("Held-out velocity maps"),
+        "data.val_seismic": _("Held-out shot gathers"),
+        "data.family": _("Data set"),
+        "data.normalization": _("Scale by the ranges of"),
+        "data.synth_samples": _("Pairs to synthesise"),
+        "pretrained.path": _("Checkpoint file"),
+        "pretrained.weights": _("Weights to take from it"),
+        "pretrained.decoder_path": _("File of trained decoders"),
+        "model.variant": _("Code the model follows"),
+        "model.encoder_dim": _("Length of the latent"),
+        "model.dim_mults": _("Widths of the U-Net"),
+        "quant.backend": _("Integer engine"),
+        "quant.scheme": _("Quantisation scheme"),
+        "quant.convert_conv1d": _("Conv1d layers to int8"),
+        "quant.velocity": _("Velocity decoder to int8"),
+        "quant.seismic": _("Seismic decoder to int8"),
+        "quant.diffusion": _("U-Net to int8"),
+        "quant.observer": _("Activation ranges by"),
+        "quant.keep_float": _("Layers kept in float"),
+        "quant.max_quality_loss": _("Quality it may lose"),
+        "qat.warmup": _("Warm-up, three shares"),
+        "device": _("Device to train on"),
+        "threads": _("CPU threads"),
+        "epochs": _("Epochs"),
+        "steps": _("Steps"),
+        "batch_size": _("Batch size"),
+        "lr": _("Learning rate"),
+        "export.formats": _("File formats"),
+        "distill.steps": _("Distil to steps (0: off)"),
+        "export.solver": _("Sampler"),
+        "export.steps": _("Sampling steps"),
+        "export.step_choices": _("Further step counts"),
+        "export.name": _("Name of the files"),
+        "run.name": _("Name of the run"),
+        "run.dir": _("Folder of the runs"),
+    }
 
 
 def _always(config: Config) -> bool:

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import re
 import tomllib
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.text import Text
-from textual import on, work
+from textual import events, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import Screen
-from textual.widgets import OptionList, Static
+from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from ubq.config import presets
-from ubq.errors import EXIT_MARK_FAILED, UbqError
-from ubq.figures import duration
+from ubq.errors import UbqError
+from ubq.figures import duration, padded
 from ubq.i18n import gettext as _
-from ubq.jobs.state import COMPLETED
-from ubq.jobs.status import Snapshot, percent, run_folders, snapshot
+from ubq.jobs.manage import delete_run, rename_run
 from ubq.plaintext import printable
 from ubq.tui import cost
-from ubq.tui.dialogs import Keys, Menu
-from ubq.tui.words import padded, state_word
+from ubq.tui.dialogs import Ask, AskLine, Keys, Menu, Messages
+from ubq.tui.runlist import Run, lines_of, runs_in
 
 if TYPE_CHECKING:
     from ubq.tui.app import UbqApp
@@ -36,68 +33,29 @@ if TYPE_CHECKING:
 FIRST = ("smoke", "demo")
 """Presets for a first try, above those of real data sets."""
 REFRESH_S = 2.0
-
-
-@dataclass(frozen=True)
-class Run:
-    """A line of the list of runs."""
-
-    folder: Path
-    state: str
-    where: str
-    age: str
-    preset: str = ""
-    seconds: float = 0.0
-    """What its stages took, where all are complete."""
-
-
-def runs_in(runs_dir: Path) -> list[Run]:
-    """The runs of a folder, newest first; one that cannot be read says so."""
-    found: list[Run] = []
-    try:
-        folders = run_folders(runs_dir)
-    except UbqError:
-        return found  # the folder itself may not be read
-    for folder in folders:
-        try:
-            shot = snapshot(folder)
-        except (UbqError, OSError):
-            continue  # it went away meanwhile
-        state = shot.state
-        seconds = sum(s.seconds for s in state.stages) if state.state == COMPLETED else 0.0
-        found.append(Run(folder, shot.shown, where(shot), age(state.updated), state.preset, seconds))
-    return found
-
-
-def where(shot: Snapshot) -> str:
-    """Stage and percentage that a run has reached."""
-    if shot.state.exit_code == EXIT_MARK_FAILED:
-        return _("a success mark failed")
-    current = next((s for s in shot.state.stages if s.state != "completed"), None)
-    if current is None:
-        return "100 %" if shot.state.stages else ""
-    return f"{current.name} {percent(current.step, current.steps, current.state):.0f} %"
-
-
-def age(updated: str) -> str:
-    """How long ago something was written."""
-    try:
-        seconds = time.time() - datetime.fromisoformat(updated).timestamp()
-    except ValueError:
-        return ""
-    return _("{time} ago").format(time=duration(max(0.0, seconds)))
+OF_RUNS = ("edit", "duplicate", "rename", "delete", "compare")
+"""Actions on a run of the list."""
 
 
 class StartScreen(Screen[None]):
     """Open or resume a run, or begin a new one."""
 
     help_text = _(
-        "Runs found here stand above, presets for a new run below. Enter opens a run, or the wizard on a preset. "
-        "A job runs on its own: leaving this program does not stop it."
+        "Runs found here stand above, presets for a new run below, by data set and size. Enter opens a run, or the "
+        "wizard on a preset; / shows what holds a word. A run can be opened in the wizard again with its values, "
+        "copied, renamed, deleted and compared with another. A job runs on its own: leaving this program does not "
+        "stop it."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "resume", _("resume"), id="start.resume"),
         Binding("n", "new", _("new run"), id="start.new"),
+        Binding("e", "edit", _("edit"), id="start.edit"),
+        Binding("d", "duplicate", _("duplicate"), id="start.duplicate", show=False),
+        Binding("m", "rename", _("rename"), id="start.rename", show=False),
+        Binding("x", "delete", _("delete"), id="start.delete", show=False),
+        Binding("c", "compare", _("compare"), id="start.compare", show=False),
+        Binding("slash", "filter", _("filter"), id="start.filter", key_display="/"),
+        Binding("escape", "unfilter", _("show all"), id="start.unfilter", key_display="esc"),
     ]
 
     def __init__(self) -> None:
@@ -105,6 +63,9 @@ class StartScreen(Screen[None]):
         self._runs: list[Run] = []
         self._facts = cost.preset_facts()
         self._presets = {p.name: _(p.description) for p in presets.listing()}
+        self._pattern = ""
+        self._beside: Path | None = None
+        """The run that another one is to be compared with."""
 
     @property
     def ubq(self) -> UbqApp:
@@ -113,19 +74,26 @@ class StartScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield Static(_("ubq: int8 generators of velocity maps and seismic data"), classes="title", markup=False)
         with Vertical(id="start"):
+            yield Input(placeholder=_("show what holds …"), id="filter", compact=True)
             yield Menu(id="list")
             yield Static("", id="about", markup=False)
+        yield Messages()
         yield Keys()
 
     def on_mount(self) -> None:
+        box = self.query_one("#filter", Input)
+        box.display, box.cursor_blink = False, False
         self._runs = runs_in(self.ubq.runs_dir)
         self._fill()
         self.query_one(OptionList).focus()
         self._watch()
 
+    def on_resize(self, event: events.Resize) -> None:
+        self._fill()
+
     @work(exclusive=True)
     async def _watch(self) -> None:
-        """RunView at the runs now and then, while this screen is on top."""
+        """Look at the runs now and then, while this screen is on top."""
         while True:
             await asyncio.sleep(REFRESH_S)
             if self.is_current:
@@ -133,60 +101,107 @@ class StartScreen(Screen[None]):
 
     def on_screen_resume(self) -> None:
         self._take(runs_in(self.ubq.runs_dir))
+        recent, self.ubq.recent = self.ubq.recent, None
+        options = self.query_one(OptionList)
+        ids = [option.id for option in options.options]
+        if recent is not None and f"run:{recent}" in ids:
+            options.highlighted = ids.index(f"run:{recent}")
 
     def _take(self, runs: list[Run]) -> None:
         if not self.query("#about"):
             return  # the screen is being closed
         before, self._runs = self._runs, runs
-        options = self.query_one(OptionList)
-        if [r.folder for r in before] != [r.folder for r in runs]:
+        if before != runs:
             self._fill()
-            return
-        for old, new in zip(before, runs, strict=True):
-            if old != new:
-                options.replace_option_prompt(f"run:{new.folder}", self._run_line(new))
+
+    def _holds(self, *texts: str) -> bool:
+        return any(self._pattern.casefold() in text.casefold() for text in texts)
 
     def _fill(self) -> None:
         """Make the list anew, the highlight on what it was on."""
         options = self.query_one(OptionList)
         held = options.highlighted_option.id if options.highlighted_option else None
+        top = options.scroll_offset.y
         options.clear_options()
-
-        def heading(words: str) -> Option:
-            return Option(Text(words, style="bold underline"), disabled=True)
-
-        options.add_option(heading(_("Runs in {folder}").format(folder=self.ubq.runs_dir)))
-        for run in self._runs:
-            options.add_option(Option(self._run_line(run), id=f"run:{run.folder}"))
-        if not self._runs:
-            options.add_option(Option(Text("  " + _("none yet")), disabled=True))
-        options.add_option(heading(_("New run")))
-        if self.ubq.file.is_file():
-            words = _("what {file} says").format(file=self.ubq.file)
-            options.add_option(Option(Text(f"  {words}"), id="file"))
-        for name in [*FIRST, *(n for n in self._presets if n not in FIRST)]:
-            line = Text(f"  {name:<18} ", no_wrap=True, overflow="ellipsis")
-            line.append(self._presets.get(name, ""))
-            options.add_option(Option(line, id=f"preset:{name}"))
+        options.add_options([*self._run_options(), *self._preset_options()])
         ids = [o.id for o in options.options]
-        first = next((i for i, o in enumerate(options.options) if not o.disabled), 0)
+        first = next((i for i, o in enumerate(options.options) if not o.disabled), None)
         options.highlighted = ids.index(held) if held and held in ids else first
+        if held in ids:
+            options.scroll_to(y=top, animate=False)
+        self.refresh_bindings()
 
-    def _run_line(self, run: Run) -> Text:
-        line = Text(no_wrap=True, overflow="ellipsis")
-        line.append(f"  {padded(printable(run.folder.name), 18)} ")
-        line.append(padded(state_word(run.state), 13), style="bold")
-        line.append(f" {padded(run.where, 24)} {run.age}")
-        return line
+    def _run_options(self) -> list[Option]:
+        options = [_heading(_("Runs in {folder}").format(folder=self.ubq.runs_dir))]
+        runs = [run for run in self._runs if self._holds(run.folder.name, run.preset)]
+        lines = lines_of(runs, self.size.width - 1)  # the scroll bar
+        options += [Option(line, id=f"run:{run.folder}") for run, line in zip(runs, lines, strict=True)]
+        if not runs:
+            none = _("none yet") if not self._runs else _("none of that name")
+            options.append(Option(Text("  " + none), disabled=True))
+        return options
+
+    def _preset_options(self) -> list[Option]:
+        """What a new run can build on: the file, those for a first try, then each data set's by size."""
+        options = [_heading(_("New run"))]
+        words = _("what {file} says").format(file=self.ubq.file)
+        if self.ubq.file.is_file() and self._holds(words):
+            options.append(Option(Text(f"  {words}"), id="file"))
+        shown = [name for name, about in self._presets.items() if self._holds(name, about)]
+        for name in FIRST:
+            if name in shown:
+                line = Text(f"  {name:<8} {self._presets[name]}", no_wrap=True, overflow="ellipsis")
+                options.append(Option(line, id=f"preset:{name}"))
+        data_set = ""
+        for name in (n for n in shown if n not in FIRST):
+            # The description begins with the data set's name and what it shows.
+            own, _separator, size = re.split(r"(, |，)", self._presets[name], maxsplit=1)
+            if own != data_set:
+                data_set = own
+                options.append(_heading(own))
+            facts = self._facts.get(name)
+            pi = "" if facts is None else _("{size} on the Pi").format(size=cost.bytes_text(facts["file_bytes"]))
+            line = Text(f"  {name:<18} {padded(pi, 17)} {size}", no_wrap=True, overflow="ellipsis")
+            options.append(Option(line, id=f"preset:{name}"))
+        return options
+
+    # The filter
+
+    def action_filter(self) -> None:
+        box = self.query_one("#filter", Input)
+        box.display = True
+        box.focus()
+
+    @on(Input.Changed, "#filter")
+    def _filter(self, event: Input.Changed) -> None:
+        event.stop()
+        self._pattern = event.value.strip()
+        self._fill()
+
+    @on(Input.Submitted, "#filter")
+    def _filtered(self, event: Input.Submitted) -> None:
+        event.stop()
+        event.input.display = bool(event.value)
+        self.query_one(OptionList).focus()
+
+    def action_unfilter(self) -> None:
+        box = self.query_one("#filter", Input)
+        box.value, box.display = "", False
+        self.query_one(OptionList).focus()
 
     @on(OptionList.OptionHighlighted)
     def _describe(self, event: OptionList.OptionHighlighted) -> None:
         self.query_one("#about", Static).update(self._about(event.option.id or ""))
+        self.refresh_bindings()
 
     def _about(self, item: str) -> str:
         kind, _colon, name = item.partition(":")
         if kind == "run":
-            return _("Enter shows its progress and its result; r goes on with a run that stopped.")
+            run = self._run
+            lines = [printable(name)] if run is None else [printable(f"{run.folder}  {run.where}")]
+            lines.append(_("Enter: progress and result. e: edit and run again, d: duplicate, c: compare with another,"))
+            lines.append(_("m: rename, x: delete."))
+            return "\n".join(lines)
         if kind == "file":
             return _("Enter opens the wizard on {file}: {about}").format(file=self.ubq.file, about=self._file_about())
         if kind == "preset" and name in self._facts:
@@ -219,26 +234,112 @@ class StartScreen(Screen[None]):
             return printable(str(error))
         return _("it extends {preset}").format(preset=printable(str(extends or "-")))
 
-    @on(OptionList.OptionSelected)
-    def _selected(self, event: OptionList.OptionSelected) -> None:
-        event.stop()
-        self._open(event.option.id or "")
-
     def action_new(self) -> None:
         """Go to the presets."""
         options = self.query_one(OptionList)
         options.highlighted = next(i for i, o in enumerate(options.options) if o.id == f"preset:{FIRST[0]}")
         options.focus()
 
-    def action_resume(self) -> None:
+    @property
+    def _run(self) -> Run | None:
+        """The run under the highlight."""
         option = self.query_one(OptionList).highlighted_option
-        kind, _colon, name = (option.id or "" if option else "").partition(":")
-        if kind != "run":
-            self.notify(_("choose a run to resume"), timeout=3)
-            return
+        name = (option.id or "") if option else ""
+        return next((run for run in self._runs if name == f"run:{run.folder}"), None)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """No key is shown where it cannot act."""
+        if not self.query("#about"):
+            return True
+        if action == "unfilter":
+            return bool(self._pattern) or self.query_one("#filter", Input).has_focus
+        run = self._run
+        if action == "resume":
+            return run is not None and run.resumable
+        if action in ("edit", "rename", "delete"):
+            return run is not None and not run.running
+        return action not in OF_RUNS or run is not None
+
+    def action_resume(self) -> None:
         from ubq.tui.progress import ProgressScreen
 
-        self.app.push_screen(ProgressScreen(Path(name), resume=True))
+        if run := self._run:
+            self.app.push_screen(ProgressScreen(run.folder, resume=True))
+
+    def action_edit(self) -> None:
+        if run := self._run:
+            self.ubq.open_again(run.folder)
+
+    def action_duplicate(self) -> None:
+        if run := self._run:
+            self.ubq.open_again(run.folder, copy=True)
+
+    def action_rename(self) -> None:
+        if run := self._run:
+            name = run.folder.name
+            question = _("New name of {run}").format(run=printable(name))
+            self.app.push_screen(AskLine(question, name), lambda new: self._rename(run.folder, new))
+
+    def _rename(self, folder: Path, name: str | None) -> None:
+        if not name or name == folder.name:
+            return
+        try:
+            self.ubq.recent = rename_run(folder, name)
+        except UbqError as error:
+            self.ubq.tell(error.message, error.fix)
+        self.on_screen_resume()
+
+    def action_delete(self) -> None:
+        """Delete a run; asked twice, for nothing brings it back."""
+        run = self._run
+        if run is None:
+            return
+        name = printable(run.folder.name)
+        keep, delete = ("keep", _("keep it")), ("delete", _("delete it"))
+        first = _("Delete {run} with its checkpoints and its exported files?").format(run=name)
+        second = _("{folder} will be gone for good. Delete it?").format(folder=printable(str(run.folder.absolute())))
+
+        def gone(answer: str | None) -> None:
+            if answer == "delete":
+                self._delete(run.folder)
+
+        def again(answer: str | None) -> None:
+            if answer == "delete":
+                self.app.push_screen(Ask(second, (keep, delete)), gone)
+
+        self.app.push_screen(Ask(first, (keep, delete)), again)
+
+    @work(thread=True)
+    def _delete(self, folder: Path) -> None:
+        try:
+            delete_run(folder)
+        except UbqError as error:
+            self.app.call_from_thread(self.ubq.tell, error.message, error.fix)
+        else:
+            words = _("deleted {run}").format(run=printable(folder.name))
+            self.app.call_from_thread(self.notify, words, markup=False)
+        self.app.call_from_thread(self._take, runs_in(self.ubq.runs_dir))
+
+    def action_compare(self) -> None:
+        """The first time remembers a run, the second time shows both."""
+        from ubq.tui.compare import CompareScreen
+
+        run = self._run
+        if run is None:
+            return
+        if self._beside is None or self._beside == run.folder:
+            self._beside = run.folder
+            words = _("{run} beside which other run? Choose it and press c again")
+            self.notify(words.format(run=printable(run.folder.name)), timeout=30, markup=False)
+        else:
+            beside, self._beside = self._beside, None
+            self.ubq.said = ""
+            self.app.push_screen(CompareScreen(beside, run.folder))
+
+    @on(OptionList.OptionSelected)
+    def _selected(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        self._open(event.option.id or "")
 
     def _open(self, item: str) -> None:
         kind, _colon, name = item.partition(":")
@@ -246,3 +347,7 @@ class StartScreen(Screen[None]):
             self.ubq.open_run(Path(name))
         elif kind in ("file", "preset"):
             self.ubq.open_wizard(name)
+
+
+def _heading(words: str) -> Option:
+    return Option(Text(words, style="bold underline", no_wrap=True, overflow="ellipsis"), disabled=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from rich.cells import cell_len, set_cell_size
+
 from ubq import states
-from ubq.figures import padded as padded
 from ubq.i18n import gettext as _
 
 SIGNS = {
@@ -16,17 +17,6 @@ SIGNS = {
     "pending": "·",
     "unreadable": "?",
 }
-STYLES = {
-    "completed": "$text-success",
-    "running": "$text-accent",
-    "failed": "$text-error",
-    "crashed": "$text-error",
-    "interrupted": "$text-warning",
-    "partial": "$text-warning",
-    "ok": "$text-success",
-    "warning": "$text-warning",
-}
-"""Textual's names of colours; every one of them stands beside a word or a sign."""
 
 
 def state_word(state: str) -> str:
@@ -39,3 +29,13 @@ def check_word(status: str) -> str:
     words = {"ok": _("ok"), "warning": _("warning"), "failed": _("FAILED")}
     signs = {"ok": "✓", "warning": "!", "failed": "✗"}
     return f"{signs.get(status, '?')} {words.get(status, status)}"
+
+
+def cut(text: str, width: int) -> str:
+    """``text`` in at most ``width`` columns, its middle left out: names differ at their ends."""
+    if cell_len(text) <= width:
+        return text
+    tail = max(0, (width - 1) // 2)
+    head = set_cell_size(text, max(0, width - 1 - tail)).rstrip()
+    end = text[::-1]
+    return f"{head}…{set_cell_size(end, tail).rstrip()[::-1]}"

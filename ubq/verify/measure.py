@@ -43,6 +43,8 @@ BLOCK = 512
 """Training maps read at a time."""
 PHYSICS_PAIRS = 16
 """Generated pairs whose gathers are modelled."""
+OTHER_FILE = 16
+"""What the look at a file of another format counts for, in maps: most of it is loading."""
 DRAWN = 3
 """Generated pairs in the picture, and as many held-out ones."""
 
@@ -111,11 +113,14 @@ def verify_export(
     acquisition = acquisition_for(exported.velocity_shape, exported.seismic_shape)
     solver = WaveEquation(**asdict(acquisition)) if acquisition else None
     modelled = min(PHYSICS_PAIRS, count) if solver else 0
+    work = _Work(progress, probed=max(maps, count) + modelled + count)
+    work.rest = OTHER_FILE * len(exported.other_files) + maps + modelled
     with tempfile.TemporaryDirectory(prefix="ubq-verify-") as folder:
         result = run_probe(
-            exported, Path(folder), seed, threads, count, maps, modelled, batch, progress,
+            exported, Path(folder), seed, threads, count, maps, modelled, batch, work.of_probe,
             [] if latents is None else latents[torch.from_numpy(_drawn_held_out(held_out))].tolist(),
         )  # fmt: skip
+        work.add(0)
         details["timing"] = result.get("timing", {})
         details["torch"] = result.get("torch")
         error = result.get("error")
@@ -126,8 +131,9 @@ def verify_export(
                 (exported.velocity_shape, exported.seismic_shape),
                 exported.velocity_limits,
                 threads,
-                (lambda: progress(0, 0)) if progress is not None else None,
+                work.wait,
             )
+            work.add(OTHER_FILE)
             details.setdefault("other_format_files", {})[other.name] = seen
             result["checks"][other.name] = not seen["problems"]
             problems += seen["problems"]
@@ -136,7 +142,9 @@ def verify_export(
         found.append(_fidelity(exported, result, tensors, details))
         maps_kept: Evidence = {}
         found.extend(_distribution(tensors, held_out, train, error, exported.velocity_limits, details, maps_kept))
+        work.add(maps)
         found.append(_physics(solver, tensors, error, details))
+        work.add(modelled)
         if "seismic" in tensors and not result["problems"]:
             drawn = _drawn(tensors, held_out, solver)
             if picture is not None:
@@ -144,6 +152,37 @@ def verify_export(
             if kept is not None:
                 write_evidence(kept, of_pairs(drawn) | maps_kept)
     return Report(run, tuple(found), details)
+
+
+class _Work:
+    """Progress over all of the measurement, in maps or what takes about as long.
+
+    Args:
+        tell: as ``progress`` of :func:`verify_export`.
+        probed: what the probe does of it.
+    """
+
+    def __init__(self, tell: Callable[[int, int], None] | None, probed: int) -> None:
+        self._tell = tell
+        self._probed = self._done = probed
+        self.rest = 0
+        """What follows the probe."""
+
+    def of_probe(self, done: int, total: int) -> None:
+        """What the probe says of its own."""
+        if self._tell is not None:
+            self._tell(done, total + self.rest if total else 0)
+
+    def add(self, more: int) -> None:
+        """So much more is done."""
+        self._done += more
+        if self._tell is not None:
+            self._tell(self._done, self._probed + self.rest)
+
+    def wait(self) -> None:
+        """Nothing is done yet; the chance to end it."""
+        if self._tell is not None:
+            self._tell(0, 0)
 
 
 def _load(path: Path) -> dict[str, Tensor]:

@@ -51,6 +51,7 @@ class Probe:
         self.job = job
         self.result: dict[str, Any] = {"checks": {}, "problems": [], "timing": {}, "unet_steps": {}}
         self.tensors: dict[str, Any] = {}
+        self.done = 0
 
     def run(self) -> None:
         job, timing = self.job, self.result["timing"]
@@ -126,7 +127,10 @@ class Probe:
         self.check("simulate", own, "simulate(1) is not a map of model(1) with the gathers of that map")
         rows = self.tensors["velocity"][: self.job["modelled"]]
         start = time.perf_counter()
-        gathers = [model.gathers(row[None]) for row in rows]
+        gathers = []
+        for row in rows:
+            gathers.append(model.gathers(row[None]))
+            self._say(1)
         self.result["timing"]["seconds_per_gather"] = (time.perf_counter() - start) / len(rows)
         self.tensors["gathers"] = torch.cat(gathers)
         self._sound(rows, self.tensors["gathers"])
@@ -160,7 +164,7 @@ class Probe:
             row |= {"velocity": velocity, "seismic": seismic, "noise_velocity": model.decode(noise)[0]}
             for name, value in row.items():
                 parts.setdefault(name, []).append(value)
-            self._say(start + size)
+            self._say(size)
         more = {"velocity": [*parts["velocity"]], "noise_velocity": [*parts["noise_velocity"]]}
         for start in range(job["count"], job["maps"], job["batch"]):
             size = min(job["batch"], job["maps"] - start)
@@ -168,6 +172,7 @@ class Probe:
             step_noise = torch.randn(max(job["steps"] - 1, 0), size, 1, job["latent"], generator=generator)
             more["velocity"].append(model.decode(model.sample(x_T, step_noise, job["steps"]))[0])
             more["noise_velocity"].append(model.decode(torch.randn(x_T.shape, generator=generator))[0])
+            self._say(size)
         self.tensors = {name: torch.cat(values) for name, values in parts.items()}
         self.tensors |= {f"all_{name}": torch.cat(values) for name, values in more.items()}
 
@@ -206,12 +211,15 @@ class Probe:
             row |= {"reference_latent": latent, "float_velocity": reference.decode(latent)[0]}
             for name, value in row.items():
                 parts.setdefault(name, []).append(value)
-            self._say(job["count"] + int(rows[-1]) + 1)
+            self._say(len(rows))
         kept.update({name: torch.cat(values) for name, values in parts.items()})
 
-    def _say(self, done: int) -> None:
-        total = self.job["count"] * (2 if self.job["reference"] else 1)
-        print(f"{done} {total}", flush=True)
+    def _say(self, more: int) -> None:
+        """That so many more maps, gathers or pairs of the reference are there."""
+        job = self.job
+        self.done += more
+        total = job["maps"] + job["modelled"] + (job["count"] if job["reference"] else 0)
+        print(f"{self.done} {total}", flush=True)
 
 
 def _peak_memory() -> int:

@@ -48,6 +48,47 @@ class Check:
         return asdict(self)
 
 
+def check_name(check_id: str) -> str:
+    """What a check looked at, by its ``id``; the id where there is no word for it."""
+    names = {
+        "checkpoint.decoder_path": _("checkpoint of the decoders"),
+        "checkpoint.normalization": _("ranges of the checkpoint"),
+        "checkpoint.path": _("checkpoint"),
+        "checkpoint.trained": _("checkpoint is trained"),
+        "data": _("input files"),
+        "data.content": _("samples"),
+        "data.family": _("data set"),
+        "data.files": _("data"),
+        "data.readable": _("data"),
+        "data.shape": _("shapes of the data"),
+        "device": _("device"),
+        "disk": _("disk space"),
+        "environment.cuda": _("CUDA"),
+        "environment.disk": _("disk space"),
+        "environment.engines": _("integer engines"),
+        "environment.extras": _("optional packages"),
+        "environment.locale": _("language and encoding"),
+        "environment.memory": _("memory"),
+        "environment.packages": _("packages"),
+        "environment.python": _("Python"),
+        "environment.terminal": _("terminal"),
+        "environment.threads": _("threads"),
+        "memory": _("memory"),
+        "parameters.qat": _("quantisation-aware training"),
+        "parameters.scheme": _("quantisation scheme"),
+        "parameters.valid": _("configuration"),
+        "physics": _("forward modelling"),
+        "run.memory": _("memory of the run"),
+        "run.parts": _("smaller parts"),
+        "run.readable": _("files of the run"),
+        "run.state": _("state of the run"),
+    }
+    area, _dot, rest = check_id.partition(".")
+    if area == "preflight" and rest:
+        return _("before the start: {check}").format(check=check_name(rest))
+    return names.get(check_id, check_id)
+
+
 def worst(checks: Iterable[Check]) -> CheckStatus:
     """The gravest status among ``checks``; ``ok`` when there are none."""
     found = {c.status for c in checks}
