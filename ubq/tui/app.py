@@ -199,7 +199,7 @@ class UbqApp(App[int]):
 
     def action_command_palette(self) -> None:
         """Textual's, which asks in English alone."""
-        if not CommandPalette.is_open(self):
+        if not isinstance(self.screen, CommandPalette):
             self.push_screen(CommandPalette(placeholder=_("what to do …"), id="--command-palette"))
 
     def action_toggle_bell(self) -> None:
