@@ -105,7 +105,7 @@ def test_a_device_that_is_not_there(paths: RunPaths, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     paths.root.mkdir()
     paths.config.write_text("")
-    assert "put srun before the same command" in check_device("cuda:77", paths).fix  # a refused start leaves no run
+    assert "type ubq submit for ubq run" in check_device("cuda:77", paths).fix  # a refused start leaves no run
     write_state(paths.state, RunState("run", stages=[StageState("prepare", fingerprint={"seed": 0})]))
     resume = f"ubq resume {paths.root.name} --runs-dir {paths.root.parent} --set device=cpu"
     assert resume in check_device("cuda:77", paths).fix

@@ -239,7 +239,7 @@ def check_device(device: str, paths: RunPaths | None = None) -> Check:
     except PreflightError as error:
         fix = error.fix
         if shutil.which("srun") and "SLURM_JOB_ID" not in os.environ:
-            fix = _("on a cluster's login node, put srun before the same command; here: {option}").format(option=fix)
+            fix = _("on a cluster's login node, type ubq submit for ubq run; here: {option}").format(option=fix)
         if paths and _has_begun(paths):
             again = Fix("", apply={"device": "cpu"}).command(paths.root)
             fix = _("resume it where there is one, or train anew on the CPU: {command}").format(command=again)
