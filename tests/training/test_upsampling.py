@@ -45,7 +45,7 @@ def test_a_slope_is_upsampled_to_a_slope() -> None:
     assert float(bends.abs().max()) < 1e-5
 
 
-def test_a_blind_output_draws_nothing_of_two_cells() -> None:
+def test_a_blind_kernel_passes_nothing_of_two_cells_on() -> None:
     kernel = blind(torch.randn(1, 1, 3, 3, generator=torch.Generator().manual_seed(0)))
     assert torch.allclose(kernel, blind(kernel), atol=1e-6)
     columns = (-1.0) ** torch.arange(8.0).expand(8, 8)
@@ -98,7 +98,7 @@ def test_quantisation_aware_training_keeps_to_what_it_was_given(smooth: bool) ->
     made = QatDecodersTask(model, latents, Pairs(), Pairs(), QatTraining())
     upsampling = SmoothUpsampling(model)
     assert len(upsampling.layers) == 4
-    assert len(upsampling.outputs) == 1
+    assert len(upsampling.blind) == 3
     with torch.no_grad():
         for parameter in model["velocity"].parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))  # a step of an optimiser

@@ -7,8 +7,9 @@ is what it damps most; its zeros at the highest frequency are what Sugawara et a
 convolutional neural networks without any checkerboard artifacts) add as a layer. Kernels here stay of the usual shape.
 They are only kept in that space, so nothing downstream has to know.
 
-A ReLU after them makes detail of two cells again, which the output's kernel then draws beside every interface; one that
-is [1, 1] along each axis, convolved with 2 x 2 taps, is blind to it.
+A ReLU after them makes detail of two cells again, which the next kernel of 3 x 3 taps passes on, to be drawn beside
+every interface; one that is [1, 1] along each axis, convolved with 2 x 2 taps, is blind to it
+(studies/lattice_and_variogram.md).
 
 Suffixes: I input channels, O output channels.
 """
@@ -27,6 +28,8 @@ from ubq.quant.rewrites import ShuffledTransposed, kernel_of_shuffled, shuffled_
 INTERPOLATION = (1.0, 2.0, 1.0)
 BLIND = (1.0, 1.0)
 """Zero for what changes its sign from cell to cell."""
+FIRST_BLIND = -4
+"""Block of the decoder from which on 3 x 3 kernels are blind: the last two levels'."""
 FREE_TAPS = 2
 KERNEL = 4
 TOLERANCE = 1e-4
@@ -34,8 +37,8 @@ TOLERANCE = 1e-4
 
 
 class SmoothUpsampling:
-    """Transposed convolutions below a model, kept among the kernels that interpolate, and the output of its velocity
-    decoder, kept blind to detail of two cells.
+    """Transposed convolutions below a model, kept among the kernels that interpolate, and the output and last levels of
+    its velocity decoder, kept blind to detail of two cells.
 
     Args:
         model: as trained, or with its layers rewritten for integer kernels.
@@ -44,14 +47,15 @@ class SmoothUpsampling:
     def __init__(self, model: nn.Module) -> None:
         self.layers = [layer for layer in model.modules() if _upsampling(layer)]
         decoders = [module for module in model.modules() if isinstance(module, VelocityDecoder)]
-        self.outputs = [layer for decoder in decoders for layer in decoder.output.modules() if _of_three(layer)]
+        blocks = [block for decoder in decoders for block in (*list(decoder.blocks)[FIRST_BLIND:], decoder.output)]
+        self.blind = [layer for block in blocks for layer in block.modules() if _of_three(layer)]
 
     @torch.no_grad()
     def hold(self) -> None:
         """Move every kernel to the nearest one that is allowed, and what was one bias back to one."""
         for layer in self.layers:
             _set_kernel(layer, interpolating(_kernel(layer)))
-        for layer in self.outputs:
+        for layer in self.blind:
             weight, _bias = _weights(layer)
             weight.copy_(blind(weight))
 
@@ -59,7 +63,7 @@ class SmoothUpsampling:
     def held(self) -> bool:
         """Is every kernel among those allowed?"""
         pairs = [(kernel, interpolating(kernel)) for kernel in map(_kernel, self.layers)]
-        pairs += [(weight, blind(weight)) for weight, _bias in map(_weights, self.outputs)]
+        pairs += [(weight, blind(weight)) for weight, _bias in map(_weights, self.blind)]
         return all(float((kernel - nearest).norm()) <= TOLERANCE * float(kernel.norm()) for kernel, nearest in pairs)
 
 
