@@ -82,7 +82,7 @@ class Desk:
         return done.stdout
 
     def submit(self, *arguments: str) -> str:
-        return json.loads(self.ubq("submit", *arguments, "--json"))["job"]
+        return json.loads(self.ubq("submit", "--json", *arguments))["job"]
 
     def status(self) -> dict[str, Any]:
         return json.loads(self.ubq("status", "job", "--json"))
