@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import drive, make_run, screen_text, settle
+from harness import drive, make_run, screen_text, settle, until
 from rich.cells import cell_len
 from textual.pilot import Pilot
 
@@ -66,6 +66,8 @@ async def go_to(pilot: Pilot[int], name: str) -> None:
     elif name == "checklist":
         app.push_screen(ChecklistScreen(Path("runs/done")))
     await settle(pilot, 0.05)
+    if name not in ("help", "stop"):  # the footer is made anew whenever the keys that can act change
+        await until(pilot, lambda: f"? {_('help')}" in screen_text(app))
 
 
 def at(name: str, then: Callable[[Any], None]) -> Callable[[Pilot[int]], Awaitable[None]]:

@@ -23,7 +23,8 @@ def check_text(check: Mapping[str, Any], named: bool = False) -> Text:
     text = Text()
     wrong = check["status"] != "ok"
     text.append(f"{check_word(check['status'])}  ", style="bold" if wrong else "")
-    text.append(f"{check_name(check['id'])}: {check['figure']}" if named else str(check["figure"]))
+    named_figure = _("{what}: {figure}").format(what=check_name(check["id"]), figure=check["figure"])
+    text.append(named_figure if named else str(check["figure"]))
     if wrong and check["fix"]:
         text.append(f"\n   {check['fix']}")
     return text

@@ -199,8 +199,9 @@ class StartScreen(Screen[None]):
         if kind == "run":
             run = self._run
             lines = [printable(name)] if run is None else [printable(f"{run.folder}  {run.where}")]
-            lines.append(_("Enter: progress and result. e: edit and run again, d: duplicate, c: compare with another,"))
-            lines.append(_("m: rename, x: delete."))
+            lines.append(
+                _("Enter: progress and result. e: edit and run again, d: duplicate, c: compare, m: rename, x: delete.")
+            )
             return "\n".join(lines)
         if kind == "file":
             return _("Enter opens the wizard on {file}: {about}").format(file=self.ubq.file, about=self._file_about())
