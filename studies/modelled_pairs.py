@@ -101,6 +101,7 @@ def main() -> None:
         decode = torch.nn.Sequential(*(parts[name] for name in SEISMIC))
         own = relative(gathers_of(decode, encoded, paths), real)
         rows.append([f"{count:,}", *(interval(kind.errors(decode, paths)) for kind in kinds), f"{own.mean():.3f}"])
+        print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
     head = ["modelled pairs", "E, encoder's latents", "E, sampler's latents", "relative L2 to real held-out gathers"]
     print(markdown(head, rows), f"\n\n{arguments.maps} maps of each kind; 1 thread; {machine()}")
 
