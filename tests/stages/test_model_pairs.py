@@ -25,7 +25,7 @@ from ubq.jobs.run import start_run
 from ubq.jobs.state import read_state
 from ubq.model.parts import AUTOENCODER, UNET
 from ubq.runtime.wave import WaveEquation
-from ubq.stages import PIPELINE, modelled
+from ubq.stages import PIPELINE, modelled, qat_decoders
 from ubq.stages.base import Stopped
 from ubq.stages.estimate import disk_needed, estimate
 from ubq.stages.floatmodel import new_parts, state_of, trained_parts
@@ -33,9 +33,11 @@ from ubq.stages.maps import data_of, maps_alone, open_maps, sample_ids, syntheti
 from ubq.stages.model_pairs import ModelPairs
 from ubq.stages.modelled import open_training_pairs
 from ubq.stages.paths import RunPaths
+from ubq.stages.qat_decoders import QatDecoders
 from ubq.stages.seismic import TrainSeismic
 from ubq.training.files import load_tensors, save_tensors
 from ubq.training.latents import save_latents
+from ubq.training.qat import QatDecodersTask
 
 CPU = torch.device("cpu")
 REAL, ALONE, HELD_OUT, SAMPLES = 6, 5, 4, 40
@@ -219,6 +221,22 @@ def test_the_head_is_fitted_to_real_and_modelled_gathers(paths: RunPaths, modell
     zero = for_config(smoke().data).seismic(torch.zeros(1))
     torch.testing.assert_close(said[0], zero.expand_as(said[0]), atol=1e-3, rtol=0)
     assert (said[8] - zero).abs().min() > 0.05
+
+
+def test_quantisation_aware_training_learns_of_the_same_pairs(
+    paths: RunPaths, modelling: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = smoke(8, **{"train.seismic.steps": 0, "train.seismic.epochs": 0})
+    model(config, paths)
+    TrainSeismic().run(Context(config, paths, "train-seismic"))
+    tasks: list[QatDecodersTask] = []
+    monkeypatch.setattr(qat_decoders, "run_training", lambda context, task, *rest: tasks.append(task))
+    monkeypatch.setattr(qat_decoders, "write_stage_analysis", lambda *arguments: None)
+    QatDecoders().run(Context(config, paths, "qat-decoders"))
+    (task,) = tasks
+    assert task.train_samples == len(task.latents.train) == REAL + 8
+    assert torch.equal(task.latents.train[REAL:], drawn(paths))
+    assert len(task.latents.val) == HELD_OUT
 
 
 def test_another_number_runs_what_learns_of_the_pairs_and_nothing_before(
