@@ -3,7 +3,7 @@
 ``python studies/modelled_pairs.py RUN_FOLDER [--counts 0 500 1500] [--set KEY=VALUE ...] [--maps 64]``
 
 RUN_FOLDER is a run whose U-Net is trained (``ubq run --until distill``, or ``train-diffusion`` without distillation).
-For each number it goes on with ``ubq resume --until train-seismic``, so that a larger number begins with the pairs of
+For each number it goes on with ``ubq run --until train-seismic``, so that a larger number begins with the pairs of
 a smaller one, and measures the float decoder against the wave equation over the decoded map: on the encoder's latents
 of held-out maps, and on latents that the sampler draws from noise of its own. Prints Markdown; a seed's spread is seen
 by running it on runs of several seeds.
@@ -95,7 +95,17 @@ def main() -> None:
     rows = []
     for count in arguments.counts:
         settings = [f"train.seismic.modelled_pairs={count}", *arguments.set]
-        command = [sys.executable, "-m", "ubq", "resume", str(paths.root), "--until", "train-seismic", "--yes"]
+        command = [
+            sys.executable,
+            "-m",
+            "ubq",
+            "run",
+            "--config",
+            str(paths.config),
+            "--until",
+            "train-seismic",
+            "--yes",
+        ]
         subprocess.run([*command, *(word for each in settings for word in ("--set", each))], check=True)
         parts = trained_parts(read_frozen(paths.config), paths, SEISMIC, CPU)
         decode = torch.nn.Sequential(*(parts[name] for name in SEISMIC))
