@@ -30,6 +30,12 @@ TINY = {
     "train.autoencoder.batch_size": 2,
     "train.seismic.steps": 1,
     "train.seismic.batch_size": 2,
+    "train.seismic.modelled_pairs": 2,
+    "train.diffusion.steps": 1,
+    "train.diffusion.batch_size": 2,
+    "distill.updates": 1,
+    "distill.batch_size": 2,
+    "distill.trajectories": 2,
 }
 
 

@@ -18,7 +18,7 @@ SMOKE = Pipeline(
     ),
     interval=2,
 )
-TRAINING = ("train-autoencoder", "train-seismic", "train-diffusion", "qat-decoders", "qat-diffusion")
+TRAINING = ("train-autoencoder", "train-diffusion", "train-seismic", "qat-decoders", "qat-diffusion")
 
 
 @pytest.fixture(scope="module")

@@ -108,7 +108,7 @@ def qat(observer: str) -> dict[str, Any]:
     recipe = tiny_recipe("paper", QuantConfig(observer=observer))  # type: ignore[arg-type]
     model = decoders(calibrated(tiny_model("paper"), recipe, "float"))
     settings = QatTraining(steps=10, batch_size=BATCH, lr=1e-4, warmup=(0.2, 0.4, 0.8), epochs=0)
-    task = QatDecodersTask(model, Latents(LATENTS, LATENTS), Pairs(), Pairs(), settings)
+    task = QatDecodersTask(model, Latents(LATENTS, LATENTS), Pairs(), Pairs(), settings, recipe.normalization)
     found = _trained(task, settings)
     layers = quant_layers(model)
     found["integers"] = {

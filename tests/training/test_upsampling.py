@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tests.training.test_autoencoder_task import SIZES, Layers, task, trained
 from ubq.config.schema import QatTraining, QuantConfig
+from ubq.data.normalization import Normalization
 from ubq.metrics import lattice
 from ubq.model import build_part
 from ubq.model.velocity import VelocityDecoder
@@ -17,6 +18,8 @@ from ubq.quant.rewrites import convert_transposed, fold_batchnorms
 from ubq.training.latents import Latents
 from ubq.training.qat import QatDecodersTask
 from ubq.training.upsampling import SmoothUpsampling, blind, interpolating
+
+RANGES = Normalization(-26.48, 52.32, 1500, 4500)
 
 
 def kernels(model: nn.Module) -> list[Tensor]:
@@ -95,7 +98,7 @@ class Pairs(Layers):
 def test_quantisation_aware_training_keeps_to_what_it_was_given(smooth: bool) -> None:
     model = decoders(smooth)
     latents = Latents(torch.randn(12, 8), torch.randn(12, 8))
-    made = QatDecodersTask(model, latents, Pairs(), Pairs(), QatTraining())
+    made = QatDecodersTask(model, latents, Pairs(), Pairs(), QatTraining(), RANGES)
     upsampling = SmoothUpsampling(model)
     assert len(upsampling.layers) == 4
     assert len(upsampling.blind) == 3

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from ubq.acquisition import acquisition_for
+
 Family = Literal[
     "flatvel-a", "flatvel-b", "curvevel-a", "curvevel-b", "flatfault-a", "flatfault-b",
     "curvefault-a", "curvefault-b", "style-a", "style-b",
@@ -27,6 +29,8 @@ FilePath = Annotated[str, Field(json_schema_extra={"format": "path"})]
 """A file or folder; relative to the working folder, absolute in a run's frozen configuration."""
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 """Zero usually means: decided elsewhere, as the key's help says."""
+MAP_SHAPE = (1, 70, 70)
+"""Of OpenFWI's velocity maps; a receiver stands at each cell across."""
 DEFAULT_FAST_STEPS = 10
 """Sampling steps of the fast solvers when ``export.steps`` is 0: more gain nothing (studies/sampling_steps.md)."""
 
@@ -249,6 +253,13 @@ class ReconstructionTraining(TrainingConfig):
     """Weight of the mean squared error in the loss."""
 
 
+class GatherTraining(ReconstructionTraining):
+    """A stage that trains the seismic decoder."""
+
+    amplitude_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the squared error of physical amplitudes times their time, where gathers are compared; 0: off."""
+
+
 class VelocityTraining(ReconstructionTraining):
     """A stage that trains the velocity decoder."""
 
@@ -272,9 +283,15 @@ class AutoencoderTraining(BatchStatisticsTraining, VelocityTraining, Convolution
     """Keep the kernels that upsample among those that interpolate, so that no lattice comes out; off: upstream's."""
 
 
-class SeismicTraining(BatchStatisticsTraining):
+class SeismicTraining(BatchStatisticsTraining, GatherTraining):
     """Seismic decoder, from the latents of the frozen encoder."""
 
+    modelled_pairs: Count = 0
+    """Pairs to model beside the real ones, of decoded maps; half of the latents are the encoder's, half sampled.
+
+    A gather is what the wave equation gives for the map that the velocity decoder makes of a latent. Pretraining and
+    quantisation-aware training of the seismic decoder learn from both kinds.
+    """
     fit_head: bool = True
     """Start the head from the least-squares fit to the training gathers instead of random weights."""
 
@@ -325,7 +342,7 @@ class DistillConfig(UpdatesConfig):
         return ConvolutionalTraining(**shared, steps=self.updates, optimizer=self.optimizer)
 
 
-class QatTraining(VelocityTraining):
+class QatTraining(VelocityTraining, GatherTraining):
     """One quantisation-aware training stage."""
 
     epochs: Count = 50
@@ -540,8 +557,18 @@ class Config(Table):
                 found.append(Contradiction(keys, f"at most model.diffusion_steps ({trained})"))
         if "/" in self.run.name or self.run.name.startswith("."):
             found.append(Contradiction(("run.name",), "a folder name without a path; the folder above is run.dir"))
-        refuse([*found, *self._against_distillation()])
+        refuse([*found, *self._against_distillation(), *self._against_modelling()])
         return self
+
+    def _against_modelling(self) -> list[Contradiction]:
+        model = self.model
+        gathers = (model.sources, model.seismic_samples, model.receivers)
+        if not self.train.seismic.modelled_pairs or acquisition_for(MAP_SHAPE, gathers):
+            return []
+        text = (
+            f"0 unless model.receivers is {MAP_SHAPE[-1]} and model.sources at most that: nothing models such gathers"
+        )
+        return [Contradiction(("train.seismic.modelled_pairs", "model.receivers", "model.sources"), text)]
 
     def _against_distillation(self) -> list[Contradiction]:
         steps, export = self.distill.steps, self.export

@@ -1,7 +1,8 @@
 """Forward modelling: the shot gathers of a velocity map, with OpenFWI's acquisition.
 
-Constant-density acoustic wave equation, no free surface, absorbing edges; ``ubq.acquisition`` has the rest. Needs
-deepwave (``pip install 'ubq[physics]'``), which is imported when the first map is modelled.
+Constant-density acoustic wave equation, no free surface, absorbing edges; ``ubq.acquisition`` has the rest. Data sets
+are modelled by deepwave (``pip install 'ubq[physics]'``), which is imported when the first map is modelled. Pairs that
+a run models for itself are by the solver that its exported file carries: it needs nothing more and takes about as long.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,11 +26,20 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from filelock import FileLock, Timeout
 
-from ubq.acquisition import ABSORBING_CELLS, CELL, DEPTH_CELL, PEAK_FREQUENCY, SOURCES, TIME_STEP, WAVELET_PEAK
+from ubq.acquisition import (
+    ABSORBING_CELLS,
+    CELL,
+    DEPTH_CELL,
+    PEAK_FREQUENCY,
+    SOURCES,
+    TIME_STEP,
+    WAVELET_PEAK,
+    acquisition_for,
+)
 from ubq.config.extras import install_line, missing_modules
 from ubq.cpu import cores
 from ubq.data.array_file import ArrayFile, open_array
-from ubq.data.families import SEISMIC_SHAPE
+from ubq.data.families import SEISMIC_SHAPE, VELOCITY_SHAPE
 from ubq.data.files import data_files
 from ubq.data.plausible import check_velocity
 from ubq.data.shard import WHOLE, Shard
@@ -39,6 +49,8 @@ from ubq.i18n import gettext as _
 
 if TYPE_CHECKING:
     import torch
+
+    from ubq.model.wave import WaveEquation
 
 ACCURACY: Literal[2, 4, 6, 8] = 4
 """Order of the spatial differences."""
@@ -114,6 +126,31 @@ def forward_model(velocity: np.ndarray, device: str = "cpu") -> np.ndarray:
     return recorded[:, :, 1:].transpose(1, 2).contiguous().cpu().numpy()
 
 
+@cache
+def _wave_equation(shape: tuple[int, int, int]) -> WaveEquation:
+    from ubq.model.wave import WaveEquation
+
+    acquisition = acquisition_for(VELOCITY_SHAPE, shape)
+    assert acquisition is not None, "the configuration was refused"
+    return WaveEquation(**asdict(acquisition))
+
+
+def wave_gathers(velocity: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Shot gathers of one velocity map by the solver of the exported file, with its sources and samples.
+
+    Args:
+        velocity: (1, 70, 70), m/s.
+        shape: of the gathers, which ``acquisition_for`` knows an acquisition for.
+
+    Returns:
+        (S, T, 70) float32: source, time, receiver.
+    """
+    import torch
+
+    with _one_thread():
+        return _wave_equation(shape)(torch.from_numpy(velocity)[None])[0].numpy()
+
+
 @dataclass(frozen=True)
 class _Job:
     """One velocity file and the seismic file it becomes.
@@ -124,6 +161,7 @@ class _Job:
     velocity: ArrayFile
     target: Path
     digest: str
+    wave_shape: tuple[int, int, int] | None
 
     @property
     def partial(self) -> Path:
@@ -135,7 +173,11 @@ class _Job:
 
     @property
     def bytes(self) -> int:
-        return self.velocity.samples * int(np.prod(SEISMIC_SHAPE)) * 4
+        return self.velocity.samples * int(np.prod(self._shape)) * 4
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return self.wave_shape or SEISMIC_SHAPE
 
     def begin(self) -> np.ndarray:
         """Which maps of the partial file are done, (N,) uint8; starts one where there is none of this velocity file."""
@@ -149,7 +191,7 @@ class _Job:
                 return np.frombuffer(done, np.uint8).copy()
         self.sidecar.unlink(missing_ok=True)
         with open(self.partial, "wb") as stream:
-            header = {"descr": "<f4", "fortran_order": False, "shape": (self.velocity.samples, *SEISMIC_SHAPE)}
+            header = {"descr": "<f4", "fortran_order": False, "shape": (self.velocity.samples, *self._shape)}
             np.lib.format.write_array_header_1_0(stream, header)
             assert stream.tell() == self._offset
             stream.truncate(self._offset + self.bytes)
@@ -162,7 +204,8 @@ class _Job:
 
     def model(self, row: int) -> None:
         """Model one map into the partial file."""
-        gather = forward_model(self.velocity.read((row,))[0])
+        velocity = self.velocity.read((row,))[0]
+        gather = wave_gathers(velocity, self.wave_shape) if self.wave_shape else forward_model(velocity)
         if not np.isfinite(gather).all():
             raise DataError(
                 _("{path}, sample {row}: the modelled gather is not finite").format(path=self.velocity.path, row=row),
@@ -205,6 +248,7 @@ def forward_files(
     progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     shard: Shard = WHOLE,
+    wave_shape: tuple[int, int, int] | None = None,
 ) -> bool:
     """Model the gathers of every velocity map of a folder, under the partners' names.
 
@@ -218,6 +262,8 @@ def forward_files(
         progress: called with (maps done, maps in all).
         should_stop: polled between maps.
         shard: the part of the files to work on; the others may be worked on at the same time.
+        wave_shape: of gathers that the exported file's own solver makes (``wave_gathers``); None: OpenFWI's, by
+            deepwave.
 
     Returns:
         Whether every map is done; False only after ``should_stop``.
@@ -228,7 +274,8 @@ def forward_files(
         PreflightError: too little disk.
         HeldError: another process is modelling into the same folder.
     """
-    require_deepwave()
+    if wave_shape is None:
+        require_deepwave()
     report, stop = progress or (lambda done, total: None), should_stop or (lambda: False)
     velocity_files = [
         (file.path, open_array(file.path, "velocity"), file.id)
@@ -252,9 +299,9 @@ def forward_files(
                 in_root = path.resolve() == (out_dir / id.relative_path("velocity")).resolve()
                 target = out_dir / (id.relative_path("seismic") if in_root else id.name("seismic"))
                 target.parent.mkdir(exist_ok=True)
-                job = _Job(array, target, _checked_digest(path, array))
+                job = _Job(array, target, _checked_digest(path, array), wave_shape)
                 if target.exists() and _manifest(target.parent).get(target.name, job.digest) == job.digest:
-                    whole = open_array(target, "seismic")
+                    whole = open_array(target, "seismic", wave_shape)
                     if whole.samples != array.samples:
                         raise DataError(
                             _("{seismic} has {given} samples, but {velocity} has {wanted}").format(

@@ -97,6 +97,11 @@ class Pairs:
         batch = self._read(indices, "seismic")
         return batch if normalization is None else normalization.seismic(batch)
 
+    def joined(self, other: Pairs) -> Pairs:
+        """These samples, and others of other files at their end."""
+        moved = other.members + np.array([len(self.files), 0])
+        return Pairs((*self.files, *other.files), np.concatenate([self.members, moved]))
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> Pairs:
         """The pairs at ``indices``, in that order."""
         return Pairs(self.files, self.members[np.asarray(indices, np.int64)])
@@ -128,12 +133,9 @@ class Split:
 
     def with_training_maps(self, maps: Pairs) -> Split:
         """These samples, and at the end of the training side others that have no gathers."""
-        files = self.train.files
-        assert self.val.files is files, "one list of files for both sides"
-        moved = maps.members + np.array([len(files), 0])
-        every = (*files, *maps.files)
-        train = Pairs(every, np.concatenate([self.train.members, moved]))
-        return Split(train, Pairs(every, self.val.members), self.rule, self.sha256)
+        assert self.val.files is self.train.files, "one list of files for both sides"
+        train = self.train.joined(maps)
+        return Split(train, Pairs(train.files, self.val.members), self.rule, self.sha256)
 
     def pairs(self) -> Split:
         """Both sides without the maps that have no gathers.
@@ -231,6 +233,17 @@ def maps_of_file(path: Path) -> Pairs:
         DataError: the file cannot be used.
     """
     return _all_of([FilePair(open_array(path, "velocity"), None, None, paired=False)])
+
+
+def pairs_of_files(files: Sequence[tuple[Path, Path]], seismic_shape: tuple[int, ...]) -> Pairs:
+    """All samples of velocity files and their seismic files, in order.
+
+    Raises:
+        DataError: a file cannot be used.
+    """
+    return _all_of(
+        [FilePair(open_array(v, "velocity"), open_array(s, "seismic", seismic_shape), None) for v, s in files]
+    )
 
 
 def held_out_samples(total: int, data: DataConfig) -> int:

@@ -7,13 +7,15 @@ on the layers themselves. Imports torch only when called; a quarter of a second 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ubq.config.schema import Config, TrainingConfig
+from ubq.config.schema import MAP_SHAPE, Config, TrainingConfig
 from ubq.model.parts import AUTOENCODER, DECODERS, SEISMIC, UNET
 from ubq.stages.floatmodel import imported
+from ubq.stages.modelled import wanted_pairs
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +34,8 @@ FAKE_QUANT_WEIGHTS = 1.25
 """Kept for each byte of a layer's weights: the fake-quantised copy and the mask of what was clamped."""
 WITHOUT_GATHERS = ("train-autoencoder", "train-diffusion", "qat-diffusion")
 """Stages that also train on ``data.synth_maps``."""
+WITH_MODELLED = ("train-seismic", "qat-decoders")
+"""Stages that also train on ``train.seismic.modelled_pairs``."""
 CODE_BYTES = 90_000
 """TorchScript code in an exported file, as counted in that of the preset smoke."""
 RECORD_BYTES = 190
@@ -165,7 +169,7 @@ def kept_for_backward(modules: list[nn.Module], loss: Callable[[], Tensor]) -> i
 
 
 def disk_needed(config: Config, names: Sequence[str], memory: Mapping[str, StageMemory]) -> int:
-    """Bytes that the stages will write: checkpoints, final weights, exported files, synthesised pairs.
+    """Bytes that the stages will write: checkpoints, final weights, exported files, synthesised and modelled pairs.
 
     A checkpoint holds the weights, their average and the optimiser's two moments; one more than is kept
     lies there while the next is written.
@@ -184,10 +188,13 @@ def disk_needed(config: Config, names: Sequence[str], memory: Mapping[str, Stage
         total += weights.get("qat-decoders", 0)
     if "export" in names:  # the float reference and the int8 file
         total += sum(weights.values()) * 5 // 4
+    model = config.model
+    map_bytes = 4 * math.prod(MAP_SHAPE)
+    pair_bytes = map_bytes + 4 * model.sources * model.seismic_samples * model.receivers
     if "prepare" in names and not config.data.train_velocity:
-        model = config.model
-        total += config.data.synth_samples * 4 * (model.sources * model.seismic_samples * model.receivers + 70 * 70)
-        total += config.data.synth_maps * 4 * 70 * 70
+        total += config.data.synth_samples * pair_bytes + config.data.synth_maps * map_bytes
+    if "model-pairs" in names:
+        total += wanted_pairs(config) * (pair_bytes + 4 * model.encoder_dim)
     return total
 
 
@@ -196,7 +203,7 @@ def estimate(config: Config) -> dict[str, Any]:
 
     Returns:
         ``memory``: peak bytes by training stage; ``file_bytes``: the exported file; ``operations``: float32
-        operations of all training; ``pairs``: to be modelled first. Backward costs twice the forward pass, two
+        operations of all training; ``pairs``: to be modelled. Backward costs twice the forward pass, two
         operations a multiply-accumulate; the encoder what the velocity decoder does, whose mirror it is.
     """
     from ubq.quant.analysis import count_model
@@ -217,11 +224,12 @@ def estimate(config: Config) -> dict[str, Any]:
     }
     memory = {name: needed.total for name, needed in memory_of(config).items()}
     samples, operations = training_samples(config), 0.0
-    without_gathers = 0 if has_data(config) else config.data.synth_maps
+    beside = dict.fromkeys(WITHOUT_GATHERS, 0 if has_data(config) else config.data.synth_maps)
+    beside |= dict.fromkeys(WITH_MODELLED, wanted_pairs(config))
     for stage in memory:
         training = training_of(config, stage)
         assert training is not None
-        of = samples + without_gathers if stage in WITHOUT_GATHERS else samples
+        of = samples + beside.get(stage, 0)
         if stage == "qat-diffusion" and distill.steps:
             of = distill.trajectories
         operations += 6 * by_stage[stage] * samples_seen(training, of)
@@ -231,7 +239,7 @@ def estimate(config: Config) -> dict[str, Any]:
         "memory": memory,
         "file_bytes": file_bytes(generator, config.quant),
         "operations": operations,
-        "pairs": 0 if has_data(config) else config.data.synth_samples,
+        "pairs": (0 if has_data(config) else config.data.synth_samples) + wanted_pairs(config),
     }
 
 

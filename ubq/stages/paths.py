@@ -44,6 +44,11 @@ class RunPaths:
         return self.root / "data"
 
     @property
+    def modelled(self) -> Path:
+        """Pairs modelled for the seismic decoder: ``modelN.npy``, ``dataN.npy`` and their ``latents.pt``."""
+        return self.data / "modelled"
+
+    @property
     def latents(self) -> Path:
         """Latents of the frozen encoder, computed once: ``train`` and ``val``, each (N, L)."""
         return self.checkpoints("latents") / "latents.pt"

@@ -6,6 +6,7 @@ from ubq.stages.diffusion import TrainDiffusion
 from ubq.stages.distill import Distill
 from ubq.stages.export import Export
 from ubq.stages.importing import Import
+from ubq.stages.model_pairs import ModelPairs
 from ubq.stages.prepare import Prepare
 from ubq.stages.qat_decoders import QatDecoders
 from ubq.stages.qat_diffusion import QatDiffusion
@@ -16,9 +17,10 @@ PIPELINE: tuple[Stage, ...] = (
     Prepare(),
     Import(),
     TrainAutoencoder(),
-    TrainSeismic(),
     TrainDiffusion(),
     Distill(),
+    ModelPairs(),
+    TrainSeismic(),
     QatDecoders(),
     QatDiffusion(),
     Export(),

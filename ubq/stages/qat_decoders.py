@@ -14,7 +14,7 @@ from ubq.model.parts import DECODERS
 from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
 from ubq.stages.loop import run_training
-from ubq.stages.maps import open_latents, open_maps
+from ubq.stages.modelled import open_training_pairs
 from ubq.stages.paths import RunPaths
 from ubq.stages.qat import (
     HELD_OUT_INPUTS,
@@ -55,7 +55,7 @@ class QatDecoders(Stage):
         "quant.convert_transposed",
         *QUANT_KEYS,
     )
-    after = ("prepare", "train-autoencoder", "train-seismic", "import")
+    after = ("prepare", "train-autoencoder", "model-pairs", "train-seismic", "import")
 
     def inputs(self, config: Config) -> Iterable[Path]:
         return [Path(config.pretrained.decoder_path)] if config.pretrained.decoder_path else []
@@ -79,8 +79,8 @@ class QatDecoders(Stage):
         generator, recipe = qat_generator(config, paths, DECODERS, device)
         model = decoders(generator)
         settings = settings_for(model, config.qat.decoders)
-        train, val = open_maps(config, paths, recipe.normalization, device, seismic=True)
-        latents = open_latents(paths, device, (train, val))
+        pairs = open_training_pairs(config, paths, recipe.normalization, device)
+        latents = pairs.latents
 
         def forward(latent):  # type: ignore[no-untyped-def]
             return lambda: [decoder(latent) for decoder in model.values()]
@@ -89,7 +89,8 @@ class QatDecoders(Stage):
         calibrate(model, passes)
         inputs = held_out_inputs(latents.val[:HELD_OUT_INPUTS])
         judge_within_budget(context, generator, inputs, TRAINED)
-        run_training(context, QatDecodersTask(model, latents, train, val, settings), settings, device)
+        task = QatDecodersTask(model, latents, pairs.train, pairs.val, settings, recipe.normalization)
+        run_training(context, task, settings, device)
         calibrate(model, passes)  # on the averaged weights, which are what is exported
         finish(model)
         save_qat(paths.checkpoints(self.name) / FINAL, generator, recipe, parts=TRAINED)

@@ -11,13 +11,13 @@ from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
 from ubq.stages.floatmodel import imported, new_parts, normalization_of, state_of
 from ubq.stages.loop import run_training
-from ubq.stages.maps import open_latents, open_maps
+from ubq.stages.modelled import open_training_pairs
 from ubq.stages.paths import RunPaths
 from ubq.training.files import save_tensors
 
 
 class TrainSeismic(Stage):
-    """Reads the latents and the seismic files, makes ``seismic.pt``."""
+    """Reads the latents, the seismic files and the modelled pairs, makes ``seismic.pt``."""
 
     name = "train-seismic"
     trains = True
@@ -34,7 +34,7 @@ class TrainSeismic(Stage):
         "model.receivers",
         "train.seismic",
     )
-    after = ("prepare", "train-autoencoder")
+    after = ("prepare", "train-autoencoder", "model-pairs")
 
     def applies(self, config: Config) -> bool:
         return not imported(config)
@@ -43,7 +43,9 @@ class TrainSeismic(Stage):
         return [paths.checkpoints(self.name) / "seismic.pt"]
 
     def run(self, context: StageContext) -> None:
-        from ubq.training.head import fit_head
+        import torch
+
+        from ubq.training.head import MOST_SAMPLES, fit_head
         from ubq.training.modules import SeismicBranch
         from ubq.training.tasks import SeismicTask
 
@@ -52,10 +54,13 @@ class TrainSeismic(Stage):
         device = use_device(config)
         parts = new_parts(config, paths, SEISMIC, device, self.name)
         model = SeismicBranch(**parts)
-        train, val = open_maps(config, paths, normalization_of(config, paths), device, seismic=True)
-        latents = open_latents(paths, device, (train, val))
+        normalization = normalization_of(config, paths)
+        pairs = open_training_pairs(config, paths, normalization, device)
         if settings.fit_head and not context.store.latest_step():
-            fit_head(model, latents.train, train, settings.batch_size)
-        task = SeismicTask(model, latents, train, val, settings)
+            every = torch.arange(len(pairs.train))
+            real = len(every) - pairs.modelled
+            chosen = torch.cat([every[: min(real, MOST_SAMPLES)], every[real:]])
+            fit_head(model, pairs.latents.train, pairs.train, settings.batch_size, chosen)
+        task = SeismicTask(model, pairs.latents, pairs.train, pairs.val, settings, normalization)
         run_training(context, task, settings, device)
         save_tensors(paths.checkpoints(self.name) / "seismic.pt", state_of(parts))

@@ -18,12 +18,15 @@ from ubq.training.latents import Maps
 from ubq.training.modules import SeismicBranch
 
 MOST_SAMPLES = 2048
+"""Gathers that a fit reads unless it is told of which: their number hardly matters beyond."""
 RIDGE = 1e-2
 """Share of a feature's mean square that is added to the diagonal: the start need not be perfect."""
 
 
 @torch.no_grad()
-def fit_head(branch: SeismicBranch, latents: Tensor, maps: Maps, batch_size: int) -> None:
+def fit_head(
+    branch: SeismicBranch, latents: Tensor, maps: Maps, batch_size: int, samples: Tensor | None = None
+) -> None:
     """Set the head to the ridge regression of the gathers on its input features, in place.
 
     The projector's batch statistics are set to those of the latents, which the features depend on.
@@ -31,27 +34,28 @@ def fit_head(branch: SeismicBranch, latents: Tensor, maps: Maps, batch_size: int
     Args:
         branch: with fresh weights; left in evaluation mode.
         latents: (N, L), in the order of ``maps``.
-        maps: training samples; at most ``MOST_SAMPLES`` gathers are read.
+        maps: training samples.
         batch_size: samples read at a time.
+        samples: numbers of those to fit to, (F,); None: the first ``MOST_SAMPLES``.
     """
     projector = cast(Projector, branch.seismic_projector)
     decoder = cast(SeismicDecoder, branch.seismic_decoder)
-    latents = latents[:MOST_SAMPLES]
-    _set_statistics(projector, latents)
+    chosen = torch.arange(min(len(latents), MOST_SAMPLES)) if samples is None else samples
+    _set_statistics(projector, latents[chosen])
     branch.eval()
     head = decoder.output
     width = head.in_features + 1  # and the bias
     gram = torch.zeros(width, width, dtype=torch.float64, device=latents.device)
     moment = torch.zeros(width, head.out_features, device=latents.device)
     group = distributed.group()
-    parts = torch.arange(len(latents)).split(batch_size)
+    parts = chosen.split(batch_size)
     if group is not None:  # each rank reads its share of the gathers
         parts = parts[group.place.rank :: group.place.size]
-    for samples in parts:
-        features = decoder.features(projector(latents[samples]))
+    for part in parts:
+        features = decoder.features(projector(latents[part]))
         features = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)
         gram += features.T.double() @ features.double()
-        moment += features.T @ maps.seismic(samples).flatten(1)
+        moment += features.T @ maps.seismic(part).flatten(1)
     if group is not None:
         group.sum_all_([gram])
         group.sum_all_([moment])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ubq.config.schema import QatDiffusionTraining, QatTraining
+from ubq.data.normalization import Normalization
 from ubq.quant.phases import phase_at, set_phase
 from ubq.training.latents import Latents, Maps
 from ubq.training.randomness import SampleDraws
@@ -15,6 +16,7 @@ from ubq.training.tasks import (
     DiffusionTask,
     LatentDiffusion,
     evaluation,
+    gather_loss,
     mean_over,
     reconstruction_loss,
     velocity_loss,
@@ -28,8 +30,15 @@ class QatDecodersTask:
     bfloat16_on: tuple[str, ...] = ()
 
     def __init__(
-        self, decoders: nn.ModuleDict, latents: Latents, train: Maps, val: Maps, settings: QatTraining
+        self,
+        decoders: nn.ModuleDict,
+        latents: Latents,
+        train: Maps,
+        val: Maps,
+        settings: QatTraining,
+        normalization: Normalization,
     ) -> None:
+        self.normalization = normalization
         self.model, self.latents, self.train, self.val, self.settings = decoders, latents, train, val, settings
         self.train_samples = len(train)
         upsampling = SmoothUpsampling(decoders)
@@ -64,7 +73,7 @@ class QatDecodersTask:
         return loss + self._seismic_loss(latent, self.val, samples)
 
     def _seismic_loss(self, latent: Tensor, maps: Maps, samples: Tensor) -> Tensor:
-        return reconstruction_loss(self.model["seismic"](latent), maps.seismic(samples), self.settings)
+        return gather_loss(self.model["seismic"](latent), maps.seismic(samples), self.settings, self.normalization)
 
 
 class QatDiffusionTask(DiffusionTask):

@@ -12,7 +12,14 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ubq.config.schema import AutoencoderTraining, ReconstructionTraining, SeismicTraining, VelocityTraining
+from ubq.config.schema import (
+    AutoencoderTraining,
+    GatherTraining,
+    ReconstructionTraining,
+    SeismicTraining,
+    VelocityTraining,
+)
+from ubq.data.normalization import Normalization
 from ubq.training.latents import Latents, Maps
 from ubq.training.modules import Autoencoder
 from ubq.training.randomness import SampleDraws
@@ -33,6 +40,32 @@ def reconstruction_loss(predicted: Tensor, target: Tensor, settings: Reconstruct
     """Weighted mean absolute and mean squared error, as UB-Diff trains its decoders."""
     difference = predicted - target
     return settings.l1_weight * difference.abs().mean() + settings.l2_weight * difference.square().mean()
+
+
+def amplitude_error(predicted: Tensor, target: Tensor, normalization: Normalization) -> Tensor:
+    """Squared relative L2 of physical amplitudes, each times its time, mean over the gathers.
+
+    The logarithm that gathers are scaled by weighs a small error of a strong arrival as lightly as that of a weak one;
+    whether a pair obeys the wave equation is a matter of squared amplitudes. The gain by time is what seismic sections
+    are shown with against spherical spreading: late samples hold reflections alone.
+
+    Args:
+        predicted, target: (B, S, T, R), log-normalised.
+        normalization: of both.
+    """
+    gain_T1 = torch.linspace(0.0, 1.0, target.shape[2], device=target.device)[:, None]
+    own = normalization.unseismic(target) * gain_T1
+    wrong = normalization.unseismic(predicted.float()) * gain_T1 - own
+    energy = own.square().flatten(1).sum(1).clamp(min=1e-12)
+    return (wrong.square().flatten(1).sum(1) / energy).mean()
+
+
+def gather_loss(predicted: Tensor, target: Tensor, settings: GatherTraining, normalization: Normalization) -> Tensor:
+    """Reconstruction loss of log-normalised gathers and, by its weight, the error of their physical amplitudes."""
+    loss = reconstruction_loss(predicted, target, settings)
+    if settings.amplitude_weight:
+        loss = loss + settings.amplitude_weight * amplitude_error(predicted, target, normalization)
+    return loss
 
 
 def velocity_loss(predicted: Tensor, target: Tensor, settings: VelocityTraining, draws: SampleDraws) -> Tensor:
@@ -134,14 +167,23 @@ class SeismicTask(_FloatTask):
 
     bfloat16_on: tuple[str, ...] = ("cuda",)
 
-    def __init__(self, model: nn.Module, latents: Latents, train: Maps, val: Maps, settings: SeismicTraining) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        latents: Latents,
+        train: Maps,
+        val: Maps,
+        settings: SeismicTraining,
+        normalization: Normalization,
+    ) -> None:
         self.model, self.latents, self.train, self.val, self.settings = model, latents, train, val, settings
+        self.normalization = normalization
         self.train_samples = len(train)
         self.freeze_statistics = settings.freeze_statistics
 
     def loss(self, samples: Tensor, draws: SampleDraws) -> Tensor:
         predicted = self.model(self.latents.train_of(samples))
-        return reconstruction_loss(predicted, self.train.seismic(samples), self.settings)
+        return gather_loss(predicted, self.train.seismic(samples), self.settings, self.normalization)
 
     def prefetch(self, samples: Tensor) -> None:
         self.train.prefetch_seismic(samples)
@@ -149,7 +191,7 @@ class SeismicTask(_FloatTask):
     def validate(self, batch: int) -> float:
         def loss(samples: Tensor) -> Tensor:
             predicted = self.model(self.latents.val_of(samples))
-            return reconstruction_loss(predicted, self.val.seismic(samples), self.settings)
+            return gather_loss(predicted, self.val.seismic(samples), self.settings, self.normalization)
 
         with evaluation(self.model):
             return mean_over(len(self.val), batch, loss)

@@ -266,9 +266,9 @@ def check_disk(config: Config, paths: RunPaths, names: Sequence[str], memory: Ma
 
     folder = existing(paths.root)
     free = shutil.disk_usage(folder).free
-    there = sum(folder_bytes(paths.checkpoints(name)) for name in names) + (
-        folder_bytes(paths.data) if "prepare" in names else 0
-    )
+    there = sum(folder_bytes(paths.checkpoints(name)) for name in names)
+    if "prepare" in names or "model-pairs" in names:
+        there += folder_bytes(paths.data if "prepare" in names else paths.modelled)
     needed = max(0, disk_needed(config, names, memory) - there) + SPARE_BYTES
     figure = _("{needed:.1f} GB needed, {free:.1f} GB free in {folder}").format(
         needed=needed / GB, free=free / GB, folder=folder
@@ -278,7 +278,7 @@ def check_disk(config: Config, paths: RunPaths, names: Sequence[str], memory: Ma
         id="disk",
         status="ok" if enough else "failed",
         figure=figure if enough else _("too little disk space: {figure}").format(figure=figure),
-        why=_("checkpoints, final weights and synthesised pairs are written there"),
+        why=_("checkpoints, final weights, synthesised and modelled pairs are written there"),
         fix="" if enough else _("make room, or choose another disk: --runs-dir DIR"),
     )
 
