@@ -23,8 +23,8 @@ def check_text(check: Mapping[str, Any], named: bool = False) -> Text:
     text = Text()
     wrong = check["status"] != "ok"
     text.append(f"{check_word(check['status'])}  ", style="bold" if wrong else "")
-    named_figure = _("{what}: {figure}").format(what=check_name(check["id"]), figure=check["figure"])
-    text.append(named_figure if named else str(check["figure"]))
+    figure = str(check["figure"])
+    text.append(_("{what}: {figure}").format(what=check_name(check["id"]), figure=figure) if named else figure)
     if wrong and check["fix"]:
         text.append(f"\n   {check['fix']}")
     return text
