@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ubq.config.schema import Config
-from ubq.cpu import cores
+from ubq.cpu import cores, memory_available
 from ubq.distributed import place, threads_here
 from ubq.errors import PreflightError
 from ubq.i18n import gettext as _
@@ -120,22 +119,6 @@ def use_device(config: Config) -> torch.device:
     if device.type == "cuda":
         settle_cuda(device)
     return device
-
-
-def memory_available() -> int:
-    """Bytes that a process may still take here, the container's limit included."""
-    import psutil
-
-    free = psutil.virtual_memory().available
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):  # no such limit, or "max"
-            continue
-    return max(0, free)
 
 
 def device_memory(device: str) -> tuple[bool, int]:

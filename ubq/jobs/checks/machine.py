@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ubq.config.runs import runs_dir
-from ubq.cpu import cores
+from ubq.cpu import cores, memory_available
 from ubq.errors import PreflightError
 from ubq.i18n import gettext as _
 from ubq.jobs.checks.check import Check, CheckStatus, guarded
 from ubq.jobs.machine import GB, existing, folder_bytes
-from ubq.stages.device import device_memory, memory_available
+from ubq.stages.device import device_memory
 from ubq.training.store import SUPERSEDED
 
 if TYPE_CHECKING:
