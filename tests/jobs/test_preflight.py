@@ -91,9 +91,11 @@ def test_memory_of_the_hungriest_stage(
     monkeypatch: pytest.MonkeyPatch, on_gpu: bool, available: int, status: str
 ) -> None:
     monkeypatch.setattr("ubq.jobs.checks.machine.device_memory", lambda device: (on_gpu, available * GIGABYTE))
+    monkeypatch.setattr("ubq.jobs.checks.machine.memory_available", lambda: 24 * GIGABYTE)
     (check,) = check_memory(Config(), NEEDS)
     assert check.status == status
     assert check.figure.startswith("train-diffusion needs 17.4 GB")
+    assert ("12.0 GB are not written beside training" in check.figure) == (status == "ok" and not on_gpu)
     if available == 10:  # the weights and their training state alone take 15 GB
         assert check.apply == {}
         assert "use a smaller preset or a larger device" in check.fix

@@ -129,7 +129,8 @@ def memory_of(config: Config, sizes: ModelSizes | None = None, devices: int = 1)
     def of(parts: tuple[str, ...], loss: Callable[[int], Tensor], settings: TrainingConfig, qat: bool) -> StageMemory:
         modules = [getattr(model, part) for part in parts]
         part = -(-settings.batch_size // min(settings.accumulate, settings.batch_size))
-        part = -(-part // devices)
+        if devices > 1:  # of one sample BatchNorm takes no statistics; with others' it does
+            part = max(2, -(-part // devices))
         for module in modules:
             module.train(not qat)  # quantisation-aware training has every BatchNorm folded or frozen
         parameters = sum(p.nbytes for module in modules for p in module.parameters())

@@ -304,6 +304,11 @@ def check_memory(config: Config, memory: Mapping[str, StageMemory]) -> list[Chec
     figure = text.format(stage=stage, needed=needed.total / GB, available=available / GB)
     why = _("weights, gradients, optimiser, moving average and activations of one step")
     if needed.total <= available:
+        room = memory_available() - needed.checkpoint if on_gpu else available - needed.total
+        if room < needed.checkpoint:  # what ``ubq.training.saving`` asks for
+            figure = _("{figure}; its checkpoints of {size:.1f} GB are not written beside training").format(
+                figure=figure, size=needed.checkpoint / GB
+            )
         return [Check(id="memory", status="ok", figure=figure, why=why)]
     # A GPU that runs out says so, and the training loop goes on with smaller parts; on a CPU the kernel kills.
     fits_in_parts = needed.total - needed.activations <= available
