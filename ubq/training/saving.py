@@ -99,7 +99,7 @@ def on_host(payload: dict[str, object]) -> dict[str, object]:
         if isinstance(value, Tensor):
             held = copies[value.untyped_storage()._cdata]
             empty = torch.empty(0, dtype=value.dtype)
-            return empty.set_(held, value.storage_offset(), value.shape, value.stride())  # type: ignore[call-overload]
+            return empty.set_(held, value.storage_offset(), value.shape, value.stride())
         if isinstance(value, dict):
             same = copy.copy(value)  # a state dict has attributes of its own
             same.update({key: copied(inner) for key, inner in value.items()})
