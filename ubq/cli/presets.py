@@ -154,9 +154,13 @@ def memory(
     Of two figures the second is with activation checkpointing, which a run chooses where the first does not fit.
     """
     from ubq.config.load import load_config
+    from ubq.stages import PIPELINE
     from ubq.stages.estimate import LAYOUTS, layouts
 
-    found = {name: layouts(load_config(str(_file(name)), isolated=True).config) for name in names or SIZES}
+    found = {}
+    for name in names or SIZES:
+        config = load_config(str(_file(name)), isolated=True).config
+        found[name] = layouts(config, [stage.name for stage in PIPELINE if stage.applies(config)])
     if as_json:
         say_json(found)
         return

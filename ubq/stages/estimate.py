@@ -336,22 +336,23 @@ LAYOUTS = (1, 2, 4, 8)
 """Numbers of devices that a table of memory is for."""
 
 
-def layouts(config: Config) -> dict[str, Any]:
+def layouts(config: Config, names: Sequence[str]) -> dict[str, Any]:
     """What each device of a data-parallel training needs, and the disk.
+
+    Args:
+        config: of the run.
+        names: its stages.
 
     Returns:
         ``devices``: by their number, bytes of the hungriest stage ``plain`` and with activation checkpointing
         (``least``), and that ``stage``; ``checkpoint``: the largest one; ``disk``: of a whole run.
     """
-    from ubq.stages.pipeline import PIPELINE
-
     devices: dict[int, dict[str, object]] = {}
     for count in LAYOUTS:
         memory = memory_of(config, devices=count)
         stage = max(memory, key=lambda name: memory[name].total)
         least = max(needed.on("on", 0).total for needed in memory.values())
         devices[count] = {"stage": stage, "plain": memory[stage].total, "least": least}
-    names = [stage.name for stage in PIPELINE if stage.applies(config)]
     largest = max(needed.checkpoint for needed in memory.values())
     return {"devices": devices, "checkpoint": largest, "disk": disk_needed(config, names, memory)}
 
