@@ -51,7 +51,7 @@ bench: $(VENV)/.ready
 	$(BIN)/ubq bench train
 	$(BIN)/ubq bench forward
 
-# 24 GB of memory, 63 GB of disk: make bench-full FOLDER=/where/there/is/room
+# 24 GB of memory, 40 GB of disk: make bench-full FOLDER=/where/there/is/room
 bench-full: $(VENV)/.ready
 	$(BIN)/python studies/full_size.py $(if $(FOLDER),--folder $(FOLDER))
 

@@ -1,4 +1,4 @@
-"""The processor: its name, how much of it is ours, and how its threads wait for each other."""
+"""The host: its processor, how much of it and of its memory is ours, and how its threads wait for each other."""
 
 from __future__ import annotations
 
@@ -38,3 +38,19 @@ def processor() -> str:
         lines = []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     return name or platform.processor() or platform.machine()
+
+
+def memory_available() -> int:
+    """Bytes that a process may still take here, the container's limit included."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):  # no such limit, or "max"
+            continue
+    return max(0, free)

@@ -7,12 +7,14 @@ file only ever gets whole lines. Standard library only, since the status command
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def sync_folder(folder: Path) -> None:
@@ -73,6 +75,60 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+class HashingFile:
+    """A binary file that hashes what passes, and keeps the error that a library's writer may hide."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.bytes = 0
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+        self.digest.update(data)
+        self.bytes += memoryview(data).nbytes
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    @contextlib.contextmanager
+    def written(self) -> Iterator[None]:
+        """Let a library write in the block; a full disk comes out of it as what it is. Durable after it."""
+        try:
+            yield
+        except Exception:
+            if self.error is not None:
+                raise self.error from None
+            raise
+        self.flush()
+        os.fsync(self._file.fileno())
+
+
+@contextlib.contextmanager
+def verified(path: Path) -> Iterator[HashingFile]:
+    """As :func:`replacing`, for a file that makes others dispensable: it is read back before it replaces ``path``.
+
+    Raises:
+        OSError: the file cannot be written, or the disk gives back something else; the old file is untouched.
+    """
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            hashing = HashingFile(file)
+            with hashing.written():
+                yield hashing
+            if hasattr(os, "posix_fadvise"):  # so that the disk is read, and not the cache
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        with temporary.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").digest() != hashing.digest.digest():
+                raise OSError(errno.EIO, "it reads back otherwise than it was written", str(path))
 
 
 def plain(value: object) -> object:

@@ -220,7 +220,7 @@ def test_memory_is_weighed_against_the_batch_sizes(monkeypatch: pytest.MonkeyPat
 
     needed = memory_of(config)["train-seismic"]
     free = needed.total - needed.activations // 2
-    monkeypatch.setattr("ubq.jobs.machine.memory_available", lambda: free)
+    monkeypatch.setattr("ubq.stages.device.memory_available", lambda: free)
     checks = found(config)
     hungry = checks["memory.train-seismic"]
     assert (hungry.status, hungry.apply) == ("failed", {"train.seismic.accumulate": 2})

@@ -125,15 +125,19 @@ def test_interrupted_resumes_unless_its_values_changed(paths: RunPaths) -> None:
     assert steps == list(range(1, 21))
 
 
-def test_a_missing_output_is_made_again_from_the_last_checkpoint(paths: RunPaths) -> None:
+def test_a_missing_output_is_made_again(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     config = toy.toy_config(epochs=6)
     run(config, paths)
     final = paths.checkpoints("autoencoder") / "final.json"
     content = final.read_bytes()
     final.unlink()
     planned = plan(config, paths)
-    assert (planned["autoencoder"].action, planned["autoencoder"].step) == ("resume", 6)
+    assert (planned["autoencoder"].action, planned["autoencoder"].step) == ("run", 0)
     assert planned["autoencoder"].reasons == ("checkpoints/autoencoder/final.json is missing",)
+    with monkeypatch.context() as patch:  # its checkpoints went as it was complete: all of its work is done over
+        patch.setattr("ubq.jobs.plan.UNASKED_S", 0.0)
+        with pytest.raises(UsageError, match=r"done over: autoencoder \(.*final.json is missing"):
+            run(config, paths)
     assert run(config, paths) == EXIT_OK
     assert final.read_bytes() == content
     ran = [e["stage"] for e in read_rows(paths.events) if e["event"] == "stage_completed"]

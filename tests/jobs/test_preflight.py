@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,16 @@ def free(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 
 def test_disk_for_checkpoints_final_weights_and_pairs(monkeypatch: pytest.MonkeyPatch, paths: RunPaths) -> None:
     config = Config.model_validate({"data": {"synth_samples": 1000}})
-    # A checkpoint is weights, average and two moments: 4 and 12 GB. Two are kept of each, one is being written.
-    expected = 2 * (4 + 12) * GIGABYTE + 12 * GIGABYTE + 4 * GIGABYTE
+    # A checkpoint is weights, average and two moments: 12 GB of the second stage. Two are kept, one is being written;
+    # of the first, which is complete by then, the weights are left.
+    expected = 3 * 12 * GIGABYTE + 1 * GIGABYTE
     assert disk_needed(config, ["train-autoencoder", "train-diffusion"], NEEDS) == expected
     pairs = 1000 * 4 * (5 * 1000 * 70 + 70 * 70)
     assert disk_needed(config, ["prepare"], {}) == pairs
     free(monkeypatch, expected)
     check = check_disk(config, paths, [*NEEDS], NEEDS)
     assert check.failed
-    assert "48.1 GB needed, 48.0 GB free" in check.figure
+    assert "37.1 GB needed, 37.0 GB free" in check.figure
     assert "--runs-dir" in check.fix
     free(monkeypatch, expected + SPARE_BYTES)
     assert check_disk(config, paths, [*NEEDS], NEEDS).status == "ok"
@@ -62,8 +64,12 @@ def test_disk_for_what_import_and_export_write() -> None:
     }
     assert disk_needed(Config(), ["import"], needs) == 4 * GIGABYTE
     assert disk_needed(Config(), ["export"], needs) == 5 * GIGABYTE
-    # two checkpoints, one being written, and the whole generator
-    assert disk_needed(Config(), ["qat-diffusion"], needs) == (3 * 12 + 4) * GIGABYTE
+    assert disk_needed(Config(), ["qat-diffusion"], needs) == 3 * 12 * GIGABYTE
+    # the last file, the whole generator, is written beside the one checkpoint of a stage that makes no second
+    short = Config.model_validate({"run": {"checkpoint_minutes": 0}, "qat": {"steps": 2}})
+    assert disk_needed(short, ["qat-diffusion"], needs) == (12 + 4) * GIGABYTE
+    # decoders and generator as float weights, both again in the float reference, and int8
+    assert disk_needed(short, ["qat-diffusion", "export"], needs) == (12 + 4) * GIGABYTE
 
 
 def test_what_is_written_already_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch, paths: RunPaths) -> None:
@@ -85,15 +91,33 @@ def test_memory_of_the_hungriest_stage(
     monkeypatch: pytest.MonkeyPatch, on_gpu: bool, available: int, status: str
 ) -> None:
     monkeypatch.setattr("ubq.jobs.checks.machine.device_memory", lambda device: (on_gpu, available * GIGABYTE))
+    monkeypatch.setattr("ubq.jobs.checks.machine.memory_available", lambda: 24 * GIGABYTE)
     (check,) = check_memory(Config(), NEEDS)
     assert check.status == status
     assert check.figure.startswith("train-diffusion needs 17.4 GB")
+    assert ("12.0 GB are not written beside training" in check.figure) == (status == "ok" and not on_gpu)
     if available == 10:  # the weights and their training state alone take 15 GB
         assert check.apply == {}
         assert "use a smaller preset or a larger device" in check.fix
     elif status != "ok":
         assert check.apply == {"train.diffusion.accumulate": 2}
         assert "train.diffusion.accumulate=2" in check.fix
+
+
+@pytest.mark.parametrize(
+    ("setting", "available", "status"),
+    [("auto", 18, "ok"), ("auto", 17, "ok"), ("off", 17, "failed"), ("on", 18, "ok")],
+)
+def test_activation_checkpointing_where_a_step_would_not_fit(
+    monkeypatch: pytest.MonkeyPatch, setting: str, available: int, status: str
+) -> None:
+    needs = {"train-diffusion": replace(NEEDS["train-diffusion"], checkpointed=GIGABYTE)}
+    config = Config.model_validate({"run": {"activation_checkpointing": setting}})
+    monkeypatch.setattr("ubq.jobs.checks.machine.device_memory", lambda device: (False, available * GIGABYTE))
+    (check,) = check_memory(config, needs)
+    assert check.status == status
+    saving = setting == "on" or (setting == "auto" and available == 17)
+    assert ("needs 16.4 GB of memory with activation checkpointing" in check.figure) == saving
 
 
 def test_a_device_that_is_not_there(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:

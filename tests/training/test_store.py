@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -195,9 +197,11 @@ def test_what_is_set_aside_can_be_brought_back_and_the_final_files_stay(store: C
     found = reopened(store).latest()
     assert found is not None
     assert found[0] == found[1]["step"] == 10
-    store.drop_superseded()
-    assert store.superseded() == []
-    assert sorted(p.name for p in store.folder.iterdir()) == ["final.pt", "step-10", "step-5"]
+    store.set_aside({"lr": 3})
+    store.save(4, payload(4))
+    store.clear()
+    assert [p.name for p in store.folder.iterdir()] == ["final.pt"]
+    assert store.latest() is None
 
 
 def test_rows_are_made_durable_before_it_counts(tmp_path: Path) -> None:
@@ -206,3 +210,30 @@ def test_rows_are_made_durable_before_it_counts(tmp_path: Path) -> None:
     store.save(5, {})
     store.save(10, {})
     assert seen == [[], [5]]
+
+
+PRIVATE = """
+import sys
+from pathlib import Path
+import torch
+from ubq.training.store import CheckpointStore
+
+def private() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+
+store = CheckpointStore(Path(sys.argv[1]))
+store.save(1, {"weights": torch.zeros(25_000_000)})
+store = CheckpointStore(store.folder)
+before = private()
+step, loaded = store.latest()
+assert loaded["weights"].sum() == 0
+print(private() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_checkpoint_is_not_read_into_memory_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PRIVATE, str(tmp_path / "diffusion")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 20_000_000

@@ -123,6 +123,9 @@ def plan_text(planned: Sequence[Planned]) -> str:
             text = _("sets aside in superseded/: {checkpoints} ({time} of work)")
             text = text.format(checkpoints=", ".join(item.aside), time=duration(item.discards))
             lines.append(" " * (width + 2) + text)
+        elif item.discards:
+            text = _("does {time} of work over").format(time=duration(item.discards))
+            lines.append(" " * (width + 2) + text)
     return "\n".join(lines)
 
 

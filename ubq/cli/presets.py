@@ -135,3 +135,41 @@ def copy(
     shown = str(file) if is_path(str(file)) else f"./{file}"
     run = "ubq run" if file == Path("ubq.toml") else command("ubq", "run", "--preset", shown)
     say(_("wrote {file}; next: {command}").format(file=file, command=run))
+
+
+SIZES = ("curvefault-a", "curvefault-a-base", "curvefault-a-edge", "demo")
+"""A preset of every size."""
+
+
+@app.command()
+def memory(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(autocompletion=preset_names, metavar="[NAME]...", help="Presets; default: one of every size."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print what training takes of memory on 1, 2, 4 and 8 devices, and of disk; nothing is run.
+
+    Of two figures the second is with activation checkpointing, which a run chooses where the first does not fit.
+    """
+    from ubq.config.load import load_config
+    from ubq.stages import PIPELINE
+    from ubq.stages.estimate import LAYOUTS, layouts
+
+    found = {}
+    for name in names or SIZES:
+        config = load_config(str(_file(name)), isolated=True).config
+        found[name] = layouts(config, [stage.name for stage in PIPELINE if stage.applies(config)])
+    if as_json:
+        say_json(found)
+        return
+    head = [_("preset"), *(_("{count} devices, GB each").format(count=count) for count in LAYOUTS)]
+    say(" | ".join(["", *head, _("checkpoint GB"), _("disk GB"), ""]).strip())
+    say("|---" * (len(head) + 2) + "|")
+    for name, facts in found.items():
+        cells = [
+            " / ".join(dict.fromkeys(f"{facts['devices'][count][kind] / 1e9:.1f}" for kind in ("plain", "least")))
+            for count in LAYOUTS
+        ]
+        say(f"| {' | '.join([name, *cells, *(f'{facts[key] / 1e9:.1f}' for key in ('checkpoint', 'disk'))])} |")

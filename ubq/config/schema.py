@@ -23,6 +23,7 @@ Solver = Literal["ddpm", "ddim", "dpmpp2m"]
 DeterministicSolver = Literal["ddim", "dpmpp2m"]
 Format = Literal["torchscript", "onnx", "executorch"]
 Observer = Literal["moving_average", "percentile", "mse"]
+ActivationCheckpointing = Literal["auto", "on", "off"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 FilePath = Annotated[str, Field(json_schema_extra={"format": "path"})]
@@ -73,6 +74,11 @@ class RunConfig(Table):
     """Checkpoints kept for each stage; older ones are removed."""
     log_every: Positive = 10
     """Write a row to metrics.jsonl every so many training steps."""
+    activation_checkpointing: ActivationCheckpointing = "auto"
+    """Compute the U-Net's blocks again for the backward pass instead of keeping what they computed, with equal results.
+
+    auto: where a step would not fit the memory otherwise.
+    """
 
 
 class DataConfig(Table):

@@ -50,7 +50,9 @@ class Planned:
     def as_dict(self) -> dict[str, Any]:
         found = {"name": self.name, "action": self.action, "step": self.step, "reasons": list(self.reasons)}
         if self.aside:
-            found |= {"superseded": list(self.aside), "discards_seconds": round(self.discards, 1)}
+            found["superseded"] = list(self.aside)
+        if self.aside or self.discards:
+            found["discards_seconds"] = round(self.discards, 1)
         return found
 
 
@@ -160,7 +162,11 @@ def plan_stage(
     step = store.latest_step()
     if step == 0 and back is not None:  # its process was killed while it brought them back
         return over(why, *reasons_back, back=back, step=at)
-    return planned(RESUME, why, step=step) if step else planned(RUN, why, _("no checkpoint yet"))
+    if step:
+        return planned(RESUME, why, step=step)
+    if entry.state == COMPLETED:  # its checkpoints are gone: all of its work is done over
+        return over(why)
+    return planned(RUN, why, _("no checkpoint yet"))
 
 
 def _set_aside_with(values: Values, store: CheckpointStore) -> tuple[Path | None, int]:

@@ -5,7 +5,7 @@ The order of what happens to disk is what makes a crash at any moment harmless:
 - a stage that starts over: its checkpoints are set aside with its metric rows, then its new fingerprint is written;
 - a stage that goes on: metric rows past its newest sound checkpoint go, then it starts;
 - a checkpoint becomes valid only after the metric rows up to it are durable;
-- a stage is ``completed`` in ``state.json`` only after its output files exist;
+- a stage is ``completed`` in ``state.json`` only after its output files exist; then its checkpoints go;
 - nothing is written once another process has taken the run over (``Hold.check``).
 """
 
@@ -414,6 +414,8 @@ class _Runner:
         old = self.state.stage(stage.name)
         item = plan_stage(stage, self.state, self.config, self.paths, self.stages, store)
         if item.action == UP_TO_DATE:
+            self.check()
+            store.clear()  # left where a process was killed as the stage was complete, or by an older ubq
             self.log(_("{stage}: up to date").format(stage=stage.name))
             return
         entry = self._begin(item, old, store)
@@ -467,8 +469,9 @@ class _Runner:
         entry.state = COMPLETED
         entry.step = entry.steps = max(entry.step, entry.steps)
         entry.artifacts = [{"path": relative(p, self.paths.root), "bytes": _bytes(p)} for p in outputs]
-        self.file.save()
-        store.drop_superseded()
+        entry.last_checkpoint = None
+        self.file.save()  # first: a crash after it finds the final files, one before it the checkpoints
+        store.clear()
         self.event("stage_completed", stage=stage.name, step=entry.step, seconds=round(entry.seconds, 3))
         self.log(_("{stage}: complete in {time}").format(stage=stage.name, time=duration(entry.seconds)))
 

@@ -13,14 +13,14 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
 
 from ubq.config.schema import ExportConfig, QuantConfig
 from ubq.data.normalization import Normalization
-from ubq.durable import replacing
+from ubq.durable import verified
 from ubq.errors import CheckpointError
 from ubq.i18n import gettext as _
 from ubq.model import ModelSizes, UBDiff
@@ -57,7 +57,7 @@ def save_qat(
     parts: Sequence[str] = tuple(DEPLOYED),
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a fake-quantised generator, or some of its parts; the file appears whole or not at all.
+    """Write a fake-quantised generator, or some of its parts; the file appears whole and read back, or not at all.
 
     Args:
         path: of the file.
@@ -80,8 +80,8 @@ def save_qat(
         "metadata": dict(metadata or {}),
         "state": state,
     }
-    with replacing(path) as temporary:
-        torch.save(document, temporary)
+    with verified(path) as file:
+        torch.save(document, cast("IO[bytes]", file))
 
 
 def is_qat(path: Path) -> bool:

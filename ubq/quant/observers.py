@@ -5,6 +5,8 @@ Jacob et al. 2018 (affine quantisation), Krishnamoorthi 2018 (moving averages).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -33,6 +35,63 @@ def affine_grid(low: Tensor, high: Tensor, levels: int) -> tuple[Tensor, Tensor]
     return scale, (-(low / scale).round()).clamp(0, levels).to(torch.int32)
 
 
+class Recording:
+    """The grids that observers gave while a part of a model was computed, for computing it again with the same ones.
+
+    A range may have moved on since then, and what is computed again must not be observed twice.
+    """
+
+    _active: list[Recording] = []  # the innermost last  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self._grids: list[tuple[Tensor, Tensor]] = []
+        self._next: Iterator[tuple[Tensor, Tensor]] | None = None
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Keep what observers say in the block."""
+        with self._entered():
+            yield
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Observers say in the block what they said in that of ``recorded``, and observe nothing."""
+        self._next = iter(self._grids)
+        try:
+            with self._entered():
+                yield
+        finally:
+            self._next = None
+
+    @contextmanager
+    def _entered(self) -> Iterator[None]:
+        Recording._active.append(self)
+        try:
+            yield
+        finally:
+            Recording._active.remove(self)
+
+    @classmethod
+    def replaying(cls) -> bool:
+        """Is something computed again?"""
+        return any(recording._next is not None for recording in cls._active)
+
+    @classmethod
+    def said(cls, observer: RangeObserver) -> tuple[Tensor, Tensor]:
+        """The observer's grid: that of a replay where there is one, else as it is now."""
+        grid = None
+        for recording in reversed(cls._active):
+            if recording._next is not None:
+                grid = next(recording._next)
+                break
+        if grid is None:
+            grid = observer._present_grid()
+        for recording in cls._active:
+            if recording._next is None:
+                recording._grids.append(grid)
+        return grid
+
+
 class RangeObserver(nn.Module):
     """Moving average of a tensor's range; the first batches are averaged evenly.
 
@@ -58,7 +117,9 @@ class RangeObserver(nn.Module):
 
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
-        """Take in one batch, any shape."""
+        """Take in one batch, any shape; nothing where it is computed again (:class:`Recording`)."""
+        if Recording.replaying():
+            return
         low, high = self._range(x.detach())
         self.batches += 1
         weight = (1.0 / self.batches).clamp(min=self.averaging_constant)
@@ -71,7 +132,11 @@ class RangeObserver(nn.Module):
             buffer.zero_()
 
     def grid(self) -> tuple[Tensor, Tensor]:
-        """Scale and zero point, scalars; computed anew only where the range has changed."""
+        """Scale and zero point, scalars; of what is computed again those of the first time."""
+        return Recording.said(self) if Recording._active else self._present_grid()
+
+    def _present_grid(self) -> tuple[Tensor, Tensor]:
+        """Of the range as it is; computed anew only where that has changed."""
         if torch.is_inference(self.low):
             return affine_grid(self.low, self.high, self.levels)
         low, low_version, high, high_version = self.low, self.low._version, self.high, self.high._version

@@ -1,4 +1,4 @@
-"""Device and thread count of a training stage."""
+"""Device, memory and thread count of a training stage."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ubq.config.schema import Config
-from ubq.cpu import cores
+from ubq.cpu import cores, memory_available
 from ubq.distributed import place, threads_here
 from ubq.errors import PreflightError
 from ubq.i18n import gettext as _
@@ -119,3 +119,13 @@ def use_device(config: Config) -> torch.device:
     if device.type == "cuda":
         settle_cuda(device)
     return device
+
+
+def device_memory(device: str) -> tuple[bool, int]:
+    """Whether training runs on a GPU, and the bytes that are free for it."""
+    import torch
+
+    found = find_device(device)
+    if found.type == "cuda":
+        return True, torch.cuda.mem_get_info(found)[0]
+    return False, memory_available()

@@ -56,5 +56,5 @@ class TrainDiffusion(Stage):
         diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant, uniform).to(device)
         wide = sizes.unet_dim >= BFLOAT16_CHANNELS
         task = DiffusionTask(parts["unet"], diffusion, open_latents(paths, device), wide=wide)
-        run_training(context, task, settings, device)
+        run_training(context, task, settings, device, unet_evaluations=1)
         save_tensors(paths.checkpoints(self.name) / "diffusion.pt", state_of(parts))

@@ -59,7 +59,7 @@ class Distill(Stage):
         sampler = generator_around(parts["unet"], recipe, device).sampler
         wide = recipe.sizes.unet_dim >= BFLOAT16_CHANNELS
         task = DistillTask(parts["unet"], sampler, train, held_out, wide=wide)
-        run_training(context, task, config.distill.training, device)
+        run_training(context, task, config.distill.training, device, unet_evaluations=config.distill.steps)
         save_tensors(paths.checkpoints(self.name) / STUDENT, state_of(parts))
 
 

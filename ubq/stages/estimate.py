@@ -2,13 +2,14 @@
 
 Memory: the float model and its loss run once on the meta device, which has shapes and no numbers; what autograd
 keeps for the backward pass is counted as it is kept. What fake quantisation adds to that is a share, seen
-on the layers themselves. Imports torch only when called; a quarter of a second then, at any model size.
+on the layers themselves. Imports torch only when called; a second then, at any model size.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from ubq.config.schema import QuantConfig
+    from ubq.config.schema import ActivationCheckpointing, QuantConfig
+    from ubq.model import ModelSizes
     from ubq.quant.generator import Generator
 
 PROCESS_BYTES = 400_000_000
@@ -30,8 +32,6 @@ ALLOCATOR_SHARE = 1.3
 """What activations take over what they hold: freed blocks that do not fit, and workspaces of the kernels."""
 FAKE_QUANT_SHARE = 1.3
 """Activations with fake quantisation over those without: the masks of what was clamped."""
-FAKE_QUANT_WEIGHTS = 1.25
-"""Kept for each byte of a layer's weights: the fake-quantised copy and the mask of what was clamped."""
 WITHOUT_GATHERS = ("train-autoencoder", "train-diffusion", "qat-diffusion")
 """Stages that also train on ``data.synth_maps``."""
 WITH_MODELLED = ("train-seismic", "qat-decoders")
@@ -50,22 +50,44 @@ class StageMemory:
         weights: parameters and buffers.
         training: gradients, AdamW's two moments and the moving average, all float32.
         activations: what the backward pass needs of one part of a batch, and its largest gradients.
+        checkpointed: the same with activation checkpointing; None where the stage does not offer it, or has it.
     """
 
     weights: int
     training: int
     activations: int
+    checkpointed: int | None = None
 
     @property
     def total(self) -> int:
         """All of them, and the process itself."""
         return self.weights + self.training + self.activations + PROCESS_BYTES
 
+    @property
+    def checkpoint(self) -> int:
+        """Size of a checkpoint: weights, their average and the optimiser's two moments."""
+        return self.weights + self.training * 3 // 4
 
-def memory_of(config: Config) -> dict[str, StageMemory]:
-    """Memory of every training stage that the configuration has, in their order.
+    def on(self, setting: ActivationCheckpointing, available: int) -> StageMemory:
+        """As the stage is trained, by ``run.activation_checkpointing``, where so many bytes are available."""
+        if self.checkpointed is None or setting == "off" or (setting == "auto" and self.total <= available):
+            return self
+        return replace(self, activations=self.checkpointed, checkpointed=None)
 
-    Sizes are those of ``[model]``; a checkpoint that is imported may have others.
+
+def memory_on(config: Config, available: int) -> dict[str, StageMemory]:
+    """:func:`memory_of` every stage as it is trained where so many bytes are available."""
+    setting = config.run.activation_checkpointing
+    return {name: needed.on(setting, available) for name, needed in memory_of(config).items()}
+
+
+def memory_of(config: Config, sizes: ModelSizes | None = None, devices: int = 1) -> dict[str, StageMemory]:
+    """Memory of every training stage that the configuration has, in their order, on one device.
+
+    Args:
+        config: decides stages, batches and how they are trained.
+        sizes: of the model; None: those of ``[model]``, though a checkpoint that is imported may have others.
+        devices: that share each part of a batch.
     """
     import torch
 
@@ -74,7 +96,7 @@ def memory_of(config: Config) -> dict[str, StageMemory]:
     from ubq.training.distill import way_of
     from ubq.training.tasks import reconstruction_loss
 
-    sizes = ModelSizes.from_dict(config.model.model_dump())
+    sizes = sizes or ModelSizes.from_dict(config.model.model_dump())
     with torch.device("meta"):
         model = UBDiff(sizes)
     diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective).to("meta")
@@ -105,7 +127,19 @@ def memory_of(config: Config) -> dict[str, StageMemory]:
         return way_of(model.unet, sampler, empty(batch, 1, sizes.encoder_dim))[0].square().mean()
 
     def of(parts: tuple[str, ...], loss: Callable[[int], Tensor], settings: TrainingConfig, qat: bool) -> StageMemory:
-        return _memory([getattr(model, part) for part in parts], loss, settings, qat)
+        modules = [getattr(model, part) for part in parts]
+        part = -(-settings.batch_size // min(settings.accumulate, settings.batch_size))
+        if devices > 1:  # of one sample BatchNorm takes no statistics; with others' it does
+            part = max(2, -(-part // devices))
+        for module in modules:
+            module.train(not qat)  # quantisation-aware training has every BatchNorm folded or frozen
+        parameters = sum(p.nbytes for module in modules for p in module.parameters())
+        buffers = sum(b.nbytes for module in modules for b in module.buffers())
+        activations = _activations(modules, lambda: loss(part), qat)
+        checkpointed = None
+        if parts == UNET:  # of several evaluations only one is there at a time
+            checkpointed = _checkpointed_activations(model.unet, lambda: unet(part), qat)
+        return StageMemory(parameters + buffers, 4 * parameters, activations, checkpointed)
 
     found: dict[str, StageMemory] = {}
     if not imported(config):
@@ -123,18 +157,41 @@ def memory_of(config: Config) -> dict[str, StageMemory]:
     return found
 
 
-def _memory(
-    modules: list[nn.Module], loss: Callable[[int], Tensor], settings: TrainingConfig, qat: bool
-) -> StageMemory:
-    parameters = sum(p.nbytes for module in modules for p in module.parameters())
-    buffers = sum(b.nbytes for module in modules for b in module.buffers())
-    part = -(-settings.batch_size // min(settings.accumulate, settings.batch_size))
-    for module in modules:
-        module.train(not qat)  # quantisation-aware training has every BatchNorm folded or frozen
-    activations = float(kept_for_backward(modules, lambda: loss(part)))
-    if qat:
-        activations = FAKE_QUANT_SHARE * activations + FAKE_QUANT_WEIGHTS * _copied_bytes(modules)
-    return StageMemory(parameters + buffers, 4 * parameters, int(ALLOCATOR_SHARE * activations))
+def _activations(modules: list[nn.Module], loss: Callable[[], Tensor], qat: bool) -> int:
+    kept = ALLOCATOR_SHARE * kept_for_backward(modules, loss)
+    return int(FAKE_QUANT_SHARE * kept + _copied_bytes(modules) if qat else kept)
+
+
+def _checkpointed_activations(unet: nn.Module, loss: Callable[[], Tensor], qat: bool) -> int:
+    """The inputs of all blocks and what is kept between them, and the largest block itself."""
+    import torch
+
+    from ubq.training.checkpointing import blocks_of, wrapped
+
+    outside = _Kept([unet])
+    inside: list[int] = []
+
+    def measured(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Tensor) -> Any:
+            for tensor in arguments:
+                outside.keep(tensor)
+            block = _Kept([unet])
+            with block.counting():
+                found = forward(*arguments)
+            inside.append(block.bytes)
+            return found
+
+        return call
+
+    blocks = blocks_of(unet)
+    with torch.device("meta"), wrapped(blocks, measured), outside.counting():
+        loss()
+    share = FAKE_QUANT_SHARE if qat else 1.0
+    kept = ALLOCATOR_SHARE * (outside.bytes + share * max(inside) + 2 * outside.largest)
+    if not qat:
+        return int(kept)
+    copies = [_copied_bytes([block]) for block in blocks]
+    return int(kept + _copied_bytes([unet]) - sum(copies) + max(copies))
 
 
 def _copied_bytes(modules: list[nn.Module]) -> int:
@@ -151,55 +208,87 @@ def _copied_bytes(modules: list[nn.Module]) -> int:
 
 def kept_for_backward(modules: list[nn.Module], loss: Callable[[], Tensor]) -> int:
     """Bytes that the backward pass of ``loss`` keeps beyond the modules' own, and the largest twice for gradients."""
-    import torch
+    kept = _Kept(modules)
+    with kept.counting():
+        loss()
+    return kept.bytes + 2 * kept.largest
 
-    own = {t.untyped_storage()._cdata for m in modules for t in (*m.parameters(), *m.buffers())}
-    kept: dict[int, torch.UntypedStorage] = {}  # holding them keeps their identities from being used again
 
-    def keep(tensor: Tensor) -> Tensor:
+class _Kept:
+    """The tensors that a backward pass keeps, beyond the modules' own; each storage once."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self._own = {t.untyped_storage()._cdata for m in modules for t in (*m.parameters(), *m.buffers())}
+        # holding them keeps their identities from being used again
+        self._kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage
+        if storage._cdata not in self._own:
+            self._kept[storage._cdata] = storage
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss()
-    sizes = [storage.nbytes() for storage in kept.values()]
-    return sum(sizes) + 2 * max(sizes, default=0)
+    def counting(self) -> AbstractContextManager[None]:
+        """Count what is kept of what is computed in the block."""
+        import torch
+
+        return torch.autograd.graph.saved_tensors_hooks(self.keep, lambda tensor: tensor)
+
+    @property
+    def bytes(self) -> int:
+        return sum(storage.nbytes() for storage in self._kept.values())
+
+    @property
+    def largest(self) -> int:
+        return max((storage.nbytes() for storage in self._kept.values()), default=0)
 
 
 def disk_needed(config: Config, names: Sequence[str], memory: Mapping[str, StageMemory]) -> int:
-    """Bytes that the stages will write: checkpoints, final weights, exported files, synthesised and modelled pairs.
+    """Most bytes that the stages will have on disk at a time: final files, and the checkpoints of the stage at work.
 
-    A checkpoint holds the weights, their average and the optimiser's two moments; one more than is kept
-    lies there while the next is written.
+    One checkpoint more than is kept lies there while the next is written; all go once the stage is complete.
 
     Args:
         names: the stages.
         memory: of every training stage, also of those that are done.
     """
-    saved = {name: m.weights + m.training * 3 // 4 for name, m in memory.items() if name in names}
-    total = config.run.keep_checkpoints * sum(saved.values()) + max(saved.values(), default=0)
-    total += sum(m.weights for name, m in memory.items() if name in names)
     weights = {name: memory[name].weights for name in ("qat-decoders", "qat-diffusion") if name in memory}
-    if "import" in names:
-        total += sum(weights.values())
-    if "qat-diffusion" in names:  # its final file is the whole generator
-        total += weights.get("qat-decoders", 0)
-    if "export" in names:  # the float reference and the int8 file
-        total += sum(weights.values()) * 5 // 4
     model = config.model
     map_bytes = 4 * math.prod(MAP_SHAPE)
     pair_bytes = map_bytes + 4 * model.sources * model.seismic_samples * model.receivers
-    if "prepare" in names and not config.data.train_velocity:
-        total += config.data.synth_samples * pair_bytes + config.data.synth_maps * map_bytes
-    if "model-pairs" in names:
-        total += wanted_pairs(config) * (pair_bytes + 4 * model.encoder_dim)
-    return total
+    synthetic = config.data.synth_samples * pair_bytes + config.data.synth_maps * map_bytes
+    final = {name: needed.weights for name, needed in memory.items()}
+    final["prepare"] = 0 if config.data.train_velocity else synthetic
+    final["model-pairs"] = wanted_pairs(config) * (pair_bytes + 4 * model.encoder_dim)
+    final["import"] = sum(weights.values())
+    final["qat-diffusion"] = sum(weights.values())  # the whole generator
+    final["export"] = sum(weights.values()) * 5 // 4  # the float reference and the int8 file
+    most = there = 0
+    for name in names:
+        size, count = (memory[name].checkpoint, _checkpoints(config, name)) if name in memory else (0, 0)
+        own = final.get(name, 0)
+        most = max(most, there + count * size, there + min(count, config.run.keep_checkpoints) * size + own)
+        there += own
+    return most
 
 
-def estimate(config: Config) -> dict[str, Any]:
+def _checkpoints(config: Config, stage: str) -> int:
+    """Most checkpoints of a stage that are there at a time."""
+    from ubq.stages.settings import training_of
+
+    training, run = training_of(config, stage), config.run
+    assert training is not None
+    if run.checkpoint_minutes or not training.steps:
+        return run.keep_checkpoints + 1
+    made = 1 + (training.steps // run.checkpoint_steps if run.checkpoint_steps else 0)
+    return min(made, run.keep_checkpoints + 1)
+
+
+def estimate(config: Config, available: int = 0) -> dict[str, Any]:
     """What a configuration takes.
+
+    Args:
+        available: bytes of memory that there are; 0: unknown, and what can be spared is spared.
 
     Returns:
         ``memory``: peak bytes by training stage; ``file_bytes``: the exported file; ``operations``: float32
@@ -222,7 +311,7 @@ def estimate(config: Config) -> dict[str, Any]:
         "qat-decoders": macs["velocity"] + macs["seismic"],
         "qat-diffusion": max(1, distill.steps) * macs["diffusion"],
     }
-    memory = {name: needed.total for name, needed in memory_of(config).items()}
+    memory = {name: needed.total for name, needed in memory_on(config, available).items()}
     samples, operations = training_samples(config), 0.0
     beside = dict.fromkeys(WITHOUT_GATHERS, 0 if has_data(config) else config.data.synth_maps)
     beside |= dict.fromkeys(WITH_MODELLED, wanted_pairs(config))
@@ -241,6 +330,31 @@ def estimate(config: Config) -> dict[str, Any]:
         "operations": operations,
         "pairs": (0 if has_data(config) else config.data.synth_samples) + wanted_pairs(config),
     }
+
+
+LAYOUTS = (1, 2, 4, 8)
+"""Numbers of devices that a table of memory is for."""
+
+
+def layouts(config: Config, names: Sequence[str]) -> dict[str, Any]:
+    """What each device of a data-parallel training needs, and the disk.
+
+    Args:
+        config: of the run.
+        names: its stages.
+
+    Returns:
+        ``devices``: by their number, bytes of the hungriest stage ``plain`` and with activation checkpointing
+        (``least``), and that ``stage``; ``checkpoint``: the largest one; ``disk``: of a whole run.
+    """
+    devices: dict[int, dict[str, object]] = {}
+    for count in LAYOUTS:
+        memory = memory_of(config, devices=count)
+        stage = max(memory, key=lambda name: memory[name].total)
+        least = max(needed.on("on", 0).total for needed in memory.values())
+        devices[count] = {"stage": stage, "plain": memory[stage].total, "least": least}
+    largest = max(needed.checkpoint for needed in memory.values())
+    return {"devices": devices, "checkpoint": largest, "disk": disk_needed(config, names, memory)}
 
 
 def deployed(config: Config) -> Generator:

@@ -104,7 +104,7 @@ def _train(context: StageContext, device: torch.device) -> Trained:
     inputs = held_out_inputs(generator, diffusion, latents.val[:HELD_OUT_INPUTS], config.seed)
     judge_within_budget(context, generator, inputs, TRAINED)
     task = QatDiffusionTask(generator.unet, diffusion, latents, settings)
-    run_training(context, task, settings, device)
+    run_training(context, task, settings, device, unet_evaluations=1)
     calibrate(generator.unet, passes)  # on the averaged weights, which are what is exported
     finish(generator.unet)
     return generator, recipe, settings, inputs
@@ -138,7 +138,7 @@ def _train_distilled(
         held_out.towards(own, share),
         settings,
     )
-    run_training(context, task, settings, device)
+    run_training(context, task, settings, device, unet_evaluations=config.distill.steps)
     calibrate_on_way(generator, train.noise, settings)  # on the averaged weights, which are what is exported
     trained = end_error(generator, held_out.noise, own)
     context.event("end_error", calibrated=untrained, trained=trained)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
-from ubq.durable import dump_json, parse_json, replacing, write_atomic
+from ubq.durable import dump_json, parse_json, verified, write_atomic
 from ubq.errors import StageError
 from ubq.i18n import gettext as _
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a flat dictionary of tensors; the file appears whole or not at all."""
+    """Write a flat dictionary of tensors; the file appears whole or not at all, and has been read back when it does."""
     import torch
 
-    with replacing(path) as temporary:
-        torch.save({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary)
+    with verified(path) as file:
+        torch.save({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, cast("IO[bytes]", file))
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

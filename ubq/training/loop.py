@@ -26,6 +26,7 @@ from ubq.training.ema import WeightAverage
 from ubq.training.optimizer import StageOptimizer
 from ubq.training.randomness import SampleDraws, SampleOrder
 from ubq.training.ranks import ranks
+from ubq.training.saving import Saver
 
 FULL_QUANTISATION_PHASE = "activations"
 """First phase of quantisation-aware training in which weights and activations are both fake-quantised."""
@@ -150,6 +151,7 @@ class _Training:
             )
         self.parts = min(settings.accumulate, self.most_parts)
         self.step = 0
+        self.saver = Saver(loop.store, loop.checkpoint_saved)
         self.last_loss: Tensor | None = None  # of a step whose figures were not read
         self.best = math.inf
         self.validate_every = settings.validate_every or max(1, self.steps // 10)
@@ -159,6 +161,12 @@ class _Training:
         self.buffers_before = [torch.empty_like(b) for b in self.buffers]
 
     def run(self) -> None:
+        try:
+            self._run()
+        finally:
+            self.saver.let_end()
+
+    def _run(self) -> None:
         self._restore()
         self.saved_at, self.saved_step = time.monotonic(), self.step
         phase = self.task.phase(self.step, self.steps)
@@ -167,6 +175,7 @@ class _Training:
             self._validate(phase)
         while self.step < self.steps:
             loss, norm, agreed = self._step()
+            self.saver.settle()
             self.step += 1
             self._report(loss, norm, phase)
             before, phase = phase, self.task.phase(self.step, self.steps)
@@ -178,7 +187,7 @@ class _Training:
                 self._validate(phase)
             stop, due = agreed or self._wishes(self.step)
             if due or stop:
-                self._save()
+                self._save(wait=stop or self.step == self.steps)
                 self.saved_at, self.saved_step = time.monotonic(), self.step
             if stop:
                 raise Stopped
@@ -267,7 +276,7 @@ class _Training:
             message = _("out of memory even in the smallest parts of a batch, {size} samples at a time")
             raise StageError(message.format(size=self.part_size), _more_memory()) from MemoryError()
         self.parts = min(self.most_parts, self.parts * 2)
-        self._save()
+        self._save(wait=True)
         self.loop.event("out_of_memory", step=self.step, accumulate=self.parts, part_size=self.part_size)
         self.loop.log(
             _("out of memory at step {step}: going on with {size} samples at a time, same batch size").format(
@@ -319,7 +328,8 @@ class _Training:
         due = by_steps or (minutes > 0 and time.monotonic() - self.saved_at >= 60 * minutes)
         return self.loop.stop_requested(), due
 
-    def _save(self) -> None:
+    def _save(self, wait: bool) -> None:
+        """Save this step; ``wait``: until it is durable."""
         optimizer = self.optimizer.state_dict()
         where = not_finite(self._weights()) or not_finite(tensors_in(optimizer, "optimizer"))
         if where:
@@ -337,8 +347,7 @@ class _Training:
             "best": self.best,
             "threads": torch.get_num_threads(),
         }
-        self.loop.store.save(self.step, payload)
-        self.loop.checkpoint_saved(self.step)
+        self.saver.save(self.step, payload, wait)
 
     def _restore(self) -> None:
         found = self.loop.store.latest()

@@ -70,6 +70,10 @@ class StageOptimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The counterpart of ``state_dict``; takes AdamW's alone too, which checkpoints used to hold."""
         self._adamw.load_state_dict({name: part for name, part in state.items() if name != "muon"})
+        for moments in self._adamw.state.values():  # on a CPU they are taken over as they are: pages of the file
+            for name, tensor in moments.items():
+                if isinstance(tensor, Tensor) and tensor.device.type == "cpu":
+                    moments[name] = tensor.clone()
         self._muon.load_state_dict(state.get("muon", []))
 
 

@@ -7,7 +7,8 @@
     step-500/DONE            written last; a folder without it is not a checkpoint
 
 A stage that starts over moves its checkpoints to ``superseded/K/``, with a ``stage.json`` that says of which values
-they are, so that going back to those values goes on from there; what is superseded goes when the stage completes.
+they are, so that going back to those values goes on from there. Once the stage is complete, with its final files
+read back, all of this goes.
 
 The files are written into ``.tmp-step-N``, made durable and renamed, so that a crash at any moment
 leaves the checkpoint before it usable. Whoever reads checks the hash and goes back to the one before.
@@ -22,9 +23,9 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from ubq.durable import dump_json, parse_json, sync_folder, write_atomic
+from ubq.durable import HashingFile, dump_json, parse_json, sync_folder, write_atomic
 from ubq.errors import CheckpointError, StageError
 from ubq.i18n import gettext as _
 
@@ -34,33 +35,11 @@ MANIFEST = "manifest.json"
 DONE = "DONE"
 SUPERSEDED = "superseded"
 FACTS = "stage.json"
+_OWN = ("step-", ".tmp-step-", ".old-step-")
 # Room for manifest, state file and logs beside the checkpoint itself.
 SPARE_BYTES = 1 << 20
 
 Payload = dict[str, Any]
-
-
-class _HashingFile:
-    """A binary file that hashes what passes, and keeps the error that the serialiser may hide."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-        self.bytes = 0
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        try:
-            self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-        self.digest.update(data)
-        self.bytes += memoryview(data).nbytes
-        return memoryview(data).nbytes
-
-    def flush(self) -> None:
-        self._file.flush()
 
 
 def _torch_dump(payload: Payload, file: Any) -> None:
@@ -70,9 +49,10 @@ def _torch_dump(payload: Payload, file: Any) -> None:
 
 
 def _torch_load(path: Path) -> Payload:
+    """Memory-mapped: whoever takes the tensors over copies them, one at a time."""
     import torch
 
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 class CheckpointStore:
@@ -137,15 +117,9 @@ class CheckpointStore:
         try:
             temporary.mkdir()
             with open(temporary / STATE, "wb") as file:
-                hashing = _HashingFile(file)
-                try:
+                hashing = HashingFile(file)
+                with hashing.written():
                     self._dump(payload, hashing)
-                except Exception:
-                    if hashing.error is not None:
-                        raise hashing.error from None
-                    raise
-                file.flush()
-                os.fsync(file.fileno())
             files = [{"name": STATE, "bytes": hashing.bytes, "sha256": hashing.digest.hexdigest()}]
             manifest = {"format_version": FORMAT_VERSION, "step": step, "files": files}
             write_atomic(temporary / MANIFEST, dump_json(manifest))
@@ -213,8 +187,6 @@ class CheckpointStore:
             The folder that the checkpoints are in now; ``None`` where there were none.
         """
         steps = self.steps()
-        self._sound.clear()
-        self._damaged.clear()
         target = None
         if steps:
             target = self.folder / SUPERSEDED / str(1 + max((int(p.name) for p in self._sets()), default=0))
@@ -224,10 +196,7 @@ class CheckpointStore:
                 os.rename(self._path(step), target / self._path(step).name)
             sync_folder(target)
         if self.folder.is_dir():
-            for path in sorted(self.folder.iterdir()):
-                if path.is_dir() and path.name.startswith(("step-", ".tmp-step-", ".old-step-")):
-                    self._remove(path)
-            sync_folder(self.folder)
+            self._remove_own()
         return target
 
     def superseded(self) -> list[tuple[Path, dict[str, Any]]]:
@@ -253,9 +222,22 @@ class CheckpointStore:
         sync_folder(self.folder)
         shutil.rmtree(folder)
 
-    def drop_superseded(self) -> None:
-        """Remove what was set aside."""
-        shutil.rmtree(self.folder / SUPERSEDED, ignore_errors=True)
+    def clear(self) -> None:
+        """Remove every checkpoint and what was set aside: the stage is complete, its final files hold what counts."""
+        if self.folder.is_dir():
+            shutil.rmtree(self.folder / SUPERSEDED, ignore_errors=True)
+            with contextlib.suppress(OSError):  # of no harm to a stage that is complete; the next start tries again
+                self._remove_own()
+
+    def _remove_own(self) -> None:
+        """Remove the checkpoints, finished or not, that were not set aside."""
+        self._sound.clear()
+        self._damaged.clear()
+        own = [p for p in self.folder.iterdir() if p.is_dir() and p.name.startswith(_OWN)]
+        for path in sorted(own):
+            self._remove(path)
+        if own:
+            sync_folder(self.folder)
 
     def _sets(self) -> list[Path]:
         folder = self.folder / SUPERSEDED

@@ -44,10 +44,10 @@ def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _estimate(loaded: Loaded) -> dict[str, Any]:
-    from ubq.jobs.machine import device_memory
+    from ubq.stages.device import device_memory
 
     on_gpu, available = device_memory(loaded.config.device)
-    return {**estimate(loaded.config), "available": available, "on_gpu": on_gpu}
+    return {**estimate(loaded.config, available), "available": available, "on_gpu": on_gpu}
 
 
 def _preflight(loaded: Loaded) -> dict[str, Any]:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ubq.config.runs import runs_dir
-from ubq.cpu import cores
+from ubq.cpu import cores, memory_available
 from ubq.errors import PreflightError
 from ubq.i18n import gettext as _
 from ubq.jobs.checks.check import Check, CheckStatus, guarded
-from ubq.jobs.machine import GB, device_memory, existing, folder_bytes, memory_available
+from ubq.jobs.machine import GB, existing, folder_bytes
+from ubq.stages.device import device_memory
+from ubq.training.store import SUPERSEDED
 
 if TYPE_CHECKING:
     from ubq.config.schema import Config
@@ -266,7 +268,8 @@ def check_disk(config: Config, paths: RunPaths, names: Sequence[str], memory: Ma
 
     folder = existing(paths.root)
     free = shutil.disk_usage(folder).free
-    there = sum(folder_bytes(paths.checkpoints(name)) for name in names)
+    folders = [paths.checkpoints(name) for name in names]
+    there = sum(folder_bytes(folder) - folder_bytes(folder / SUPERSEDED) for folder in folders)
     if "prepare" in names or "model-pairs" in names:
         there += folder_bytes(paths.data if "prepare" in names else paths.modelled)
     needed = max(0, disk_needed(config, names, memory) - there) + SPARE_BYTES
@@ -290,12 +293,22 @@ def check_memory(config: Config, memory: Mapping[str, StageMemory]) -> list[Chec
     from ubq.jobs.fixes import out_of_memory, too_large
 
     on_gpu, available = device_memory(config.device)
-    stage, needed = max(memory.items(), key=lambda item: item[1].total)
-    figure = _("{stage} needs {needed:.1f} GB of memory, {available:.1f} GB are available").format(
-        stage=stage, needed=needed.total / GB, available=available / GB
-    )
+    setting = config.run.activation_checkpointing
+    trained = {name: needed.on(setting, available) for name, needed in memory.items()}
+    stage, needed = max(trained.items(), key=lambda item: item[1].total)
+    text = _("{stage} needs {needed:.1f} GB of memory, {available:.1f} GB are available")
+    if needed != memory[stage]:
+        text = _(
+            "{stage} needs {needed:.1f} GB of memory with activation checkpointing, {available:.1f} GB are available"
+        )
+    figure = text.format(stage=stage, needed=needed.total / GB, available=available / GB)
     why = _("weights, gradients, optimiser, moving average and activations of one step")
     if needed.total <= available:
+        room = memory_available() - needed.checkpoint if on_gpu else available - needed.total
+        if room < needed.checkpoint:  # what ``ubq.training.saving`` asks for
+            figure = _("{figure}; its checkpoints of {size:.1f} GB are not written beside training").format(
+                figure=figure, size=needed.checkpoint / GB
+            )
         return [Check(id="memory", status="ok", figure=figure, why=why)]
     # A GPU that runs out says so, and the training loop goes on with smaller parts; on a CPU the kernel kills.
     fits_in_parts = needed.total - needed.activations <= available

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ubq.distributed import place
 from ubq.jobs.checks.check import Check
 from ubq.jobs.checks.configuration import check_inputs, check_synthesis, checkpoint
 from ubq.jobs.checks.machine import check_device, check_disk, check_memory
@@ -40,8 +41,11 @@ def check_run(config: Config, paths: RunPaths, todo: Sequence[Stage], *, content
         return checks
     memory: Mapping[str, StageMemory] = {}
     if any(stage.trains for stage in todo) or {"import", "export"} & set(names):
+        from ubq.stages.device import find_device
         from ubq.stages.estimate import memory_of
 
-        memory = memory_of(config)
+        spot = place()
+        several = spot is not None and find_device(config.device).type == "cuda"  # each process has a device of its own
+        memory = memory_of(config, devices=spot.size if spot and several else 1)
     training = {name: needed for name, needed in memory.items() if name in names}
     return [*checks, check_disk(config, paths, names, memory), *check_memory(config, training)]
