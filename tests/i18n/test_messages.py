@@ -15,7 +15,7 @@ def test_messages_are_found_wherever_people_read_them() -> None:
     found = tool.messages()
     assert "cannot write {file}: {reason}" in found  # _("…")
     assert "Peak learning rate." in found  # help of a key
-    assert "batch size" in found  # a field's label
+    assert "Batch size" in found  # a field's label
     assert "Folder that holds the runs; default: run.dir of the configuration here." in found  # help of an option
     assert any(m.startswith("Name every mistake at once") for m in found)  # a command
     assert any(m.startswith("Synthetic CurveFault-like pairs") for m in found)  # a preset

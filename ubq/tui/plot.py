@@ -74,12 +74,14 @@ def _thinned(points: Points, first: float, last: float, columns: int) -> list[tu
 
 
 def _figures(losses: Sequence[float]) -> list[str]:
-    """Losses with as many digits as tell them apart, three at least and six at most."""
-    for digits in (3, 4, 5, 6):
-        found = [f"{loss:.{digits}g}" for loss in losses]
-        if len(set(found)) == len(found):
+    """Losses with as many digits as tell them apart and have room, three at least and six at most."""
+    figures = [f"{loss:.3g}" for loss in losses]
+    for digits in (4, 5, 6):
+        longer = [f"{loss:.{digits}g}" for loss in losses]
+        if len(set(figures)) == len(figures) or max(map(len, longer)) >= _AXIS:
             break
-    return found
+        figures = longer
+    return figures
 
 
 def _line(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[int, int]]:

@@ -196,7 +196,7 @@ class WizardScreen(Screen[None]):
         name = focused.id or "" if focused is not None else ""
         run = printable(self.draft.run_folder.name)
         if name == "save":
-            return _("Save only writes {file}; ubq run starts it.").format(file=self.draft.file)
+            return _("Save only writes {file}; what starts it: ubq run").format(file=self.draft.file)
         if name != "begin":
             return self.step.about
         if self.draft.writes:
