@@ -149,7 +149,7 @@ print(memory_of(config)[stage].on(setting, 0).total, peak)
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
 @pytest.mark.parametrize("stage", ["train-diffusion", "qat-diffusion"])
 def test_estimates_are_close_to_real_peaks(stage: str) -> None:
-    """Within a quarter below and two fifths above; the saving of checkpointing, a difference of two peaks, within half."""
+    """Within a quarter below and two fifths above; what checkpointing saves, a difference of peaks, within half."""
     found = {}
     for setting in ("off", "on"):
         command = [sys.executable, "-c", PEAK, stage, setting]
