@@ -109,7 +109,7 @@ def test_the_same_command_again_runs_nothing(smoke: Path) -> None:
 
 def test_equal_weights_of_the_time_steps_change_the_float_unets_loss_and_no_other(smoke: Path) -> None:
     options = [*pairs_of(smoke), "--run", "equal", "--set", "train.diffusion.loss_weight=uniform"]
-    done = ubq(smoke, "run", "--preset", "smoke", *options, "--until", "train-diffusion")
+    done = ubq(smoke, "run", "--preset", "smoke", *options, "--until", "train-seismic")
     assert done.returncode == 0, done.stderr
     first: dict[str, list[float]] = {}
     for run in ("smoke", "equal"):
