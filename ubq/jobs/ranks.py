@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 ERROR_WAIT_S = 3.0
 """How long the first rank waits to hear why another one ended."""
+END_WAIT_S = 5.0
+"""How long the first rank waits at its end for the others to hear of it."""
 LAUNCH_OPTIONS = ("--nproc", "--nnodes", "--rdzv-endpoint")
 END, FAILURE = "end", "failure"
 
@@ -72,9 +74,15 @@ class Leader:
         )  # fmt: skip
 
     def end(self) -> None:
-        """Let the others go; once what the run leaves behind is on disk."""
-        with contextlib.suppress(RuntimeError):
+        """Let the others go; once what the run leaves behind is on disk.
+
+        Without torchrun the store ends with this process, so it waits for the others to have heard.
+        """
+        with contextlib.suppress(RuntimeError, LostProcessError):
             self.group.tell(END, True)
+            end = time.monotonic() + END_WAIT_S
+            for rank in range(1, self.group.place.size):
+                self.group.wait(f"left/{rank}", lambda: time.monotonic() > end)
 
     def reason(self, error: LostProcessError) -> StageError | None:
         """Why another process ended; ``None`` where torchrun starts the group again."""
@@ -153,6 +161,8 @@ def follow(device: str, stages: Sequence[Stage]) -> int:
             while True:
                 order = _next(group, number, stop)
                 if order is None:
+                    with contextlib.suppress(RuntimeError):
+                        group.tell(f"left/{group.place.rank}", True)
                     return EXIT_OK
                 _follow_stage(order, stages, stop)
                 number += 1

@@ -89,14 +89,13 @@ def room_for_copy(payload: Mapping[str, object]) -> bool:
 
 
 def on_host(payload: dict[str, object]) -> dict[str, object]:
-    """A copy in the host's memory; tensors that share their memory do so in the copy, too."""
-    copies = {
-        key: storage.clone() if storage.device.type == "cpu" else storage.cpu()
-        for key, storage in _storages(payload, {}).items()
-    }
+    """A copy in the host's memory; tensors of the host that share their memory do so in the copy, too."""
+    copies = {key: s.clone() for key, s in _storages(payload, {}).items() if s.device.type == "cpu"}
 
     def copied(value: Any) -> Any:
         if isinstance(value, Tensor):
+            if value.device.type != "cpu":
+                return value.detach().cpu()
             held = copies[value.untyped_storage()._cdata]
             empty = torch.empty(0, dtype=value.dtype)
             return empty.set_(held, value.storage_offset(), value.shape, value.stride())

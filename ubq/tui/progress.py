@@ -12,6 +12,7 @@ from textual import events, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
+from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widgets import Input, RichLog, Static
 
@@ -125,11 +126,12 @@ class ProgressScreen(Screen[None]):
     async def _follow(self) -> None:
         while True:
             await asyncio.sleep(POLL_S)
-            self._show(await asyncio.to_thread(self._reader.look))
+            try:
+                self._show(await asyncio.to_thread(self._reader.look))
+            except NoMatches:
+                return  # the screen is being closed: some of its parts are gone
 
     def _show(self, look: RunView) -> None:
-        if not self.query(Curves):
-            return  # the screen is being closed
         stages = self.query_one(Stages)
         problem = self.query_one("#problem", Static)
         wrong = look.problem or (_error_text(look.shot) if look.shot else "")
