@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from harness import ANSWERS, STAGES, drive, make_run, messages, screen_text, settle, until
 from textual.pilot import Pilot
+from textual.widget import Widget
 from textual.widgets import OptionList, Static
 
 from ubq.jobs import detach
@@ -1215,9 +1216,13 @@ def test_every_field_can_be_reached_and_seen_by_keys_alone(size: tuple[int, int]
             for _press in range(len(wanted) + 6):
                 field = wizard.focused_field(screen.focused)
                 if field is not None:
-                    assert screen.focused is not None
-                    assert screen.focused.region.height > 0
-                    assert screen.page.region.contains_region(screen.focused.region), field.name_of_key
+                    control = screen.focused
+                    assert control is not None
+
+                    def in_sight(control: Widget = control) -> bool:
+                        return control.region.height > 0 and screen.page.region.contains_region(control.region)
+
+                    await until(pilot, in_sight)
                     seen.add(field.name_of_key)
                 screen.focus_next()  # what Tab does, without waiting for every widget after each
                 await pilot.pause()

@@ -40,6 +40,12 @@ class Page(VerticalScroll, can_focus=False, inherit_bindings=False):
     def on_mount(self) -> None:
         self.refresh_fields()
 
+    def on_resize(self) -> None:
+        """The panes beside it grow with what they say: the field that one is at stays in sight."""
+        focused = self.screen.focused
+        if focused is not None and self in focused.ancestors:
+            self.call_after_refresh(self.scroll_to_widget, focused, animate=False)
+
     def fields(self) -> list[Field]:
         """The fields that are asked for now."""
         return [f for f in self.query(Field) if f.display]
