@@ -72,8 +72,24 @@ def test_random_decoders_draw_a_lattice_unless_their_kernels_interpolate() -> No
 def test_training_keeps_to_them_and_upstream_s_way_does_not() -> None:
     held, free = (trained(smooth_upsampling=smooth) for smooth in (True, False))
     assert all(map(interpolates, kernels(held.model)))
-    assert SmoothUpsampling(held.model).held()
+    assert kept(held.model) == (4, 3)
     assert not any(map(interpolates, kernels(free.model)))
+
+
+def kept(model: nn.Module) -> tuple[int, int]:
+    """How many layers of a model upsample by interpolating, and how many are blind."""
+    upsampling = SmoothUpsampling(model)
+    upsampling.let_go()
+    return len(upsampling.layers), len(upsampling.blind)
+
+
+def test_what_was_trained_before_kernels_were_blind_goes_on_interpolating() -> None:
+    decoder = VelocityDecoder(8, (8, 8, 16, 16, 32))
+    SmoothUpsampling(decoder).hold()
+    with torch.no_grad():
+        for layer in SmoothUpsampling(decoder).blind:
+            layer.weight.normal_()
+    assert kept(decoder) == (4, 0)
 
 
 def decoders(smooth: bool) -> nn.ModuleDict:
@@ -106,6 +122,6 @@ def test_quantisation_aware_training_keeps_to_what_it_was_given(smooth: bool) ->
         for parameter in model["velocity"].parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))  # a step of an optimiser
     made.hold()
-    assert upsampling.held() == smooth
+    assert kept(model) == ((4, 3) if smooth else (0, 0))
     biases = [layer.conv.bias.reshape(-1, 4) for layer in upsampling.layers]
     assert all(torch.allclose(b, b[:, :1].expand(-1, 4)) for b in biases) == smooth

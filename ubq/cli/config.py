@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ubq.cli.completion import preset_names
-from ubq.cli.options import HERE, RunsDir
+from ubq.cli.options import HERE, Assignments, Json, PresetName, ProjectFile, RunsDir
 from ubq.cli.output import say, say_json
 from ubq.config.runs import expanded
 from ubq.errors import EXIT_USAGE, UsageError
@@ -19,21 +19,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look at, check, change and compare configurations.", no_args_is_help=True, add_completion=False)
 
-Preset = Annotated[str | None, typer.Option("--preset", autocompletion=preset_names, help="Preset to build on.")]
-Assignments = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key.")]
-File = Annotated[Path | None, typer.Option("--config", help="Project file instead of ./ubq.toml.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-
-
-def _print_json(value: object) -> None:
-    say_json(value)
-
 
 @app.command()
 def show(
-    preset: Preset = None,
+    preset: PresetName = None,
     assignments: Assignments = None,
-    config_file: File = None,
+    config_file: ProjectFile = None,
     resolved: Annotated[bool, typer.Option("--resolved", help="Every key, not only those that are set.")] = False,
     provenance: Annotated[bool, typer.Option("--provenance", help="Where each value comes from.")] = False,
     as_json: Json = False,
@@ -48,7 +39,7 @@ def show(
         shown: dict[str, object] = {"preset": loaded.preset, "config": as_tables(loaded.config, only)}
         if provenance:
             shown["provenance"] = {k: s for k, s in loaded.provenance.items() if only is None or k in only}
-        _print_json(shown)
+        say_json(shown)
     else:
         say(as_toml(loaded.config, loaded.provenance if provenance else None, only), end="")
 
@@ -56,7 +47,7 @@ def show(
 @app.command()
 def validate(
     files: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="Files; none: all layers.")] = None,
-    preset: Preset = None,
+    preset: PresetName = None,
     assignments: Assignments = None,
     as_json: Json = False,
 ) -> None:
@@ -78,7 +69,7 @@ def validate(
         except ConfigError as error:
             findings += error.findings
     if as_json:
-        _print_json({"findings": [f.as_dict() for f in findings]})
+        say_json({"findings": [f.as_dict() for f in findings]})
     elif findings:
         for finding in findings:
             say(str(finding), err=True)
@@ -190,7 +181,7 @@ def diff(
 
     changed = differing(*(configuration_of(name, runs_dir) for name in (a, b)))
     if as_json:
-        _print_json({"a": a, "b": b, "changes": [{"key": k, "a": x, "b": y} for k, (x, y) in changed.items()]})
+        say_json({"a": a, "b": b, "changes": [{"key": k, "a": x, "b": y} for k, (x, y) in changed.items()]})
         return
     if not changed:
         say(_("no difference"))

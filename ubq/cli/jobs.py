@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ubq.cli.completion import preset_names, run_names
+from ubq.cli.completion import run_names
 from ubq.cli.named import with_named_options
 from ubq.cli.options import (
     GROUP,
@@ -20,8 +20,11 @@ from ubq.cli.options import (
     DryRun,
     Force,
     Json,
+    NewRunsDir,
     Nnodes,
     NoPreflight,
+    PresetName,
+    ProjectFile,
     Rendezvous,
     RunName,
     RunsDir,
@@ -47,18 +50,13 @@ QUEUE_S = 10.0
 @with_named_options
 def run(
     options: dict[str, object],
-    preset: Annotated[
-        str | None,
-        typer.Option("--preset", autocompletion=preset_names, help="Preset to build on; see ubq presets list."),
-    ] = None,
-    project: Annotated[Path | None, typer.Option("--config", help="Project file instead of ./ubq.toml.")] = None,
+    preset: PresetName = None,
+    project: ProjectFile = None,
     assignments: Assignments = None,
     name: Annotated[
         str | None, typer.Option("--run", metavar="NAME", help="Name of the run; default: the preset's.")
     ] = None,
-    runs_dir: Annotated[
-        Path | None, typer.Option("--runs-dir", help="Folder that holds the runs; default: runs.")
-    ] = None,
+    runs_dir: NewRunsDir = None,
     only: Annotated[
         str, typer.Option("--only", metavar="STAGE", help="This stage alone, from the files that are there.")
     ] = "",

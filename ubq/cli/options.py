@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ubq.cli.completion import run_names
+from ubq.cli.completion import preset_names, run_names
 from ubq.config.runs import runs_dir
 
 RunName = Annotated[
@@ -29,6 +29,13 @@ RunsDir = Annotated[
 HERE: Any = None
 """Default of :data:`RunsDir`, for which its callback finds the folder."""
 
+NewRunsDir = Annotated[Path | None, typer.Option("--runs-dir", help="Folder that holds the runs; default: runs.")]
+"""Of a run that may be new: ``run.dir`` of its own configuration counts, so that there is no folder to look for."""
+PresetName = Annotated[
+    str | None,
+    typer.Option("--preset", autocompletion=preset_names, help="Preset to build on; see ubq presets list."),
+]
+ProjectFile = Annotated[Path | None, typer.Option("--config", help="Project file instead of ./ubq.toml.")]
 GROUP = "Several processes"
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 NoPreflight = Annotated[bool, typer.Option("--no-preflight", help="Do not check disk, memory, data and device first.")]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ubq.cli.completion import preset_names, run_names
+from ubq.cli.completion import run_names
 from ubq.cli.jobs import load_typed, typed_values
 from ubq.cli.named import with_named_options
-from ubq.cli.options import Assignments, Json, NoPreflight, Yes
+from ubq.cli.options import Assignments, Json, NewRunsDir, NoPreflight, PresetName, ProjectFile, Yes
 from ubq.cli.output import say, say_json
 from ubq.config import runs as places
 from ubq.config.runs import command, run_command
@@ -37,15 +37,10 @@ def submit(
             help="A run's name: with --preset a new one, else one that is there, the newest when absent.",
         ),
     ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option("--preset", autocompletion=preset_names, help="Preset to build on; see ubq presets list."),
-    ] = None,
-    project: Annotated[Path | None, typer.Option("--config", help="Project file instead of ./ubq.toml.")] = None,
+    preset: PresetName = None,
+    project: ProjectFile = None,
     assignments: Assignments = None,
-    runs_dir: Annotated[
-        Path | None, typer.Option("--runs-dir", help="Folder that holds the runs; default: runs.")
-    ] = None,
+    runs_dir: NewRunsDir = None,
     nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="Machines.", rich_help_panel=JOB)] = None,
     gpus_per_node: Annotated[
         int | None,
@@ -82,7 +77,7 @@ def submit(
     no_preflight: NoPreflight = False,
     as_json: Json = False,
 ) -> None:
-    """Hand a run to Slurm. When it is preempted, out of time or loses a node, it is saved and goes on later.
+    """Hand a run to Slurm. When it is preempted or out of time, it is saved and goes on later.
 
     ubq status shows the job, ubq stop ends it for good. What a run's job asked for is kept for its next one.
     With --array 8 -- data forward --velocity DIR --out DIR, Slurm works on one command in eight parts.

@@ -286,7 +286,10 @@ class AutoencoderTraining(BatchStatisticsTraining, VelocityTraining, Convolution
     """Encoder and velocity decoder."""
 
     smooth_upsampling: bool = True
-    """Keep the kernels that upsample among those that interpolate, so that no lattice comes out; off: upstream's."""
+    """Keep kernels that upsample among those that interpolate, the last levels' others blind to detail of two cells.
+
+    So no lattice comes out; off: upstream's way.
+    """
 
 
 class SeismicTraining(BatchStatisticsTraining, GatherTraining):

@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ubq.config.schema import Family
+from ubq.config.schema import MAP_SHAPE, Family
 
 Kind = Literal["seismic", "velocity"]
 Convention = Literal["numbered", "fault"]
 """numbered: ``dataN.npy`` and ``modelN.npy``. fault: ``seisA_1_N.npy`` and ``velA_1_N.npy``."""
 
-VELOCITY_SHAPE = (1, 70, 70)
+VELOCITY_SHAPE = MAP_SHAPE
 """One velocity map: channel, depth, offset; m/s, 10 m a cell."""
 SEISMIC_SHAPE = (5, 1000, 70)
 """The shot gathers of one map: source, time (1 ms), receiver."""

@@ -43,9 +43,7 @@ class TrainSeismic(Stage):
         return [paths.checkpoints(self.name) / "seismic.pt"]
 
     def run(self, context: StageContext) -> None:
-        import torch
-
-        from ubq.training.head import MOST_SAMPLES, fit_head
+        from ubq.training.head import fit_head
         from ubq.training.modules import SeismicBranch
         from ubq.training.tasks import SeismicTask
 
@@ -57,10 +55,7 @@ class TrainSeismic(Stage):
         normalization = normalization_of(config, paths)
         pairs = open_training_pairs(config, paths, normalization, device)
         if settings.fit_head and not context.store.latest_step():
-            every = torch.arange(len(pairs.train))
-            real = len(every) - pairs.modelled
-            chosen = torch.cat([every[: min(real, MOST_SAMPLES)], every[real:]])
-            fit_head(model, pairs.latents.train, pairs.train, settings.batch_size, chosen)
+            fit_head(model, pairs.latents.train, pairs.train, settings.batch_size, pairs.modelled)
         task = SeismicTask(model, pairs.latents, pairs.train, pairs.val, settings, normalization)
         run_training(context, task, settings, device)
         save_tensors(paths.checkpoints(self.name) / "seismic.pt", state_of(parts))

@@ -46,7 +46,8 @@ def wrapped(modules: list[nn.Module], wrap: Callable[[Callable[..., Any]], Calla
 
 @contextmanager
 def activation_checkpointing(unet: nn.Module, evaluations: int = 1) -> Iterator[None]:
-    """Train ``unet`` in the block with less memory, a third more arithmetic and the same results.
+    """Train ``unet`` in the block with less memory and the same results: forward passes are computed once more, those
+    of several evaluations twice.
 
     Args:
         evaluations: of the U-Net in one training step.

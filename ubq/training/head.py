@@ -18,15 +18,13 @@ from ubq.training.latents import Maps
 from ubq.training.modules import SeismicBranch
 
 MOST_SAMPLES = 2048
-"""Gathers that a fit reads unless it is told of which: their number hardly matters beyond."""
+"""Real gathers that a fit reads: their number hardly matters beyond."""
 RIDGE = 1e-2
 """Share of a feature's mean square that is added to the diagonal: the start need not be perfect."""
 
 
 @torch.no_grad()
-def fit_head(
-    branch: SeismicBranch, latents: Tensor, maps: Maps, batch_size: int, samples: Tensor | None = None
-) -> None:
+def fit_head(branch: SeismicBranch, latents: Tensor, maps: Maps, batch_size: int, modelled: int = 0) -> None:
     """Set the head to the ridge regression of the gathers on its input features, in place.
 
     The projector's batch statistics are set to those of the latents, which the features depend on.
@@ -36,11 +34,12 @@ def fit_head(
         latents: (N, L), in the order of ``maps``.
         maps: training samples.
         batch_size: samples read at a time.
-        samples: numbers of those to fit to, (F,); None: the first ``MOST_SAMPLES``.
+        modelled: how many of the samples, at their end, are modelled pairs, all of which are read.
     """
     projector = cast(Projector, branch.seismic_projector)
     decoder = cast(SeismicDecoder, branch.seismic_decoder)
-    chosen = torch.arange(min(len(latents), MOST_SAMPLES)) if samples is None else samples
+    real, every = len(latents) - modelled, torch.arange(len(latents))
+    chosen = torch.cat([every[: min(real, MOST_SAMPLES)], every[real:]])
     _set_statistics(projector, latents[chosen])
     branch.eval()
     head = decoder.output

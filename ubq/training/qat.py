@@ -41,13 +41,12 @@ class QatDecodersTask:
         self.normalization = normalization
         self.model, self.latents, self.train, self.val, self.settings = decoders, latents, train, val, settings
         self.train_samples = len(train)
-        upsampling = SmoothUpsampling(decoders)
-        self.upsampling = upsampling if upsampling.held() else None
+        self.upsampling = SmoothUpsampling(decoders)
+        self.upsampling.let_go()
 
     def hold(self) -> None:
-        """Kernels that came interpolating stay so; those of an imported decoder may be others."""
-        if self.upsampling is not None:
-            self.upsampling.hold()
+        """Kernels that came interpolating or blind stay so; those of an imported decoder may be others."""
+        self.upsampling.hold()
 
     def phase(self, step: int, steps: int) -> str:
         return phase_at(step, steps, self.settings.warmup)

@@ -17,6 +17,7 @@ Suffixes: I input channels, O output channels.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -60,11 +61,10 @@ class SmoothUpsampling:
             weight.copy_(blind(weight))
 
     @torch.no_grad()
-    def held(self) -> bool:
-        """Is every kernel among those allowed?"""
-        pairs = [(kernel, interpolating(kernel)) for kernel in map(_kernel, self.layers)]
-        pairs += [(weight, blind(weight)) for weight, _bias in map(_weights, self.blind)]
-        return all(float((kernel - nearest).norm()) <= TOLERANCE * float(kernel.norm()) for kernel, nearest in pairs)
+    def let_go(self) -> None:
+        """Leave out every layer whose kernel is not among those allowed: it was trained without this."""
+        self.layers = [layer for layer in self.layers if _held(_kernel(layer), interpolating)]
+        self.blind = [layer for layer in self.blind if _held(_weights(layer)[0], blind)]
 
 
 def interpolating(kernel_IO44: Tensor) -> Tensor:
@@ -75,6 +75,10 @@ def interpolating(kernel_IO44: Tensor) -> Tensor:
 def blind(kernel_OI33: Tensor) -> Tensor:
     """The nearest kernel (O, I, 3, 3) that is [1, 1] along both axes, convolved with 2 x 2 taps."""
     return _nearest(kernel_OI33, BLIND)
+
+
+def _held(kernel: Tensor, nearest: Callable[[Tensor], Tensor]) -> bool:
+    return float((kernel - nearest(kernel)).norm()) <= TOLERANCE * float(kernel.norm())
 
 
 def _nearest(kernel: Tensor, factor: tuple[float, ...]) -> Tensor:

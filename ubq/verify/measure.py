@@ -113,8 +113,8 @@ def verify_export(
     acquisition = acquisition_for(exported.velocity_shape, exported.seismic_shape)
     solver = WaveEquation(**asdict(acquisition)) if acquisition else None
     modelled = min(PHYSICS_PAIRS, count) if solver else 0
-    work = _Work(progress, probed=max(maps, count) + modelled + count)
-    work.rest = OTHER_FILE * len(exported.other_files) + maps + modelled
+    rest = OTHER_FILE * len(exported.other_files) + maps + modelled
+    work = _Work(progress, probed=max(maps, count) + modelled + count, rest=rest)
     with tempfile.TemporaryDirectory(prefix="ubq-verify-") as folder:
         result = run_probe(
             exported, Path(folder), seed, threads, count, maps, modelled, batch, work.of_probe,
@@ -160,24 +160,23 @@ class _Work:
     Args:
         tell: as ``progress`` of :func:`verify_export`.
         probed: what the probe does of it.
+        rest: what follows the probe.
     """
 
-    def __init__(self, tell: Callable[[int, int], None] | None, probed: int) -> None:
-        self._tell = tell
+    def __init__(self, tell: Callable[[int, int], None] | None, probed: int, rest: int) -> None:
+        self._tell, self._rest = tell, rest
         self._probed = self._done = probed
-        self.rest = 0
-        """What follows the probe."""
 
     def of_probe(self, done: int, total: int) -> None:
         """What the probe says of its own."""
         if self._tell is not None:
-            self._tell(done, total + self.rest if total else 0)
+            self._tell(done, total + self._rest if total else 0)
 
     def add(self, more: int) -> None:
         """So much more is done."""
         self._done += more
         if self._tell is not None:
-            self._tell(self._done, self._probed + self.rest)
+            self._tell(self._done, self._probed + self._rest)
 
     def wait(self) -> None:
         """Nothing is done yet; the chance to end it."""
