@@ -141,7 +141,7 @@ def _start_together(
         UbqError: the run is held, or cannot start; found out before anything is started.
     """
     from ubq.jobs import ranks
-    from ubq.jobs.owner import alive, held_by, read_owner
+    from ubq.jobs.owner import held_by, holder
 
     settings = config.distributed
     if ranks.in_group() or (settings.nproc == 1 and nnodes == "1"):
@@ -152,9 +152,9 @@ def _start_together(
             _("give --rdzv-endpoint HOST:PORT of one of them, the same on each"),
         )
     check()
-    holder = read_owner(run_folder)
-    if nnodes == "1" and holder is not None and alive(holder, run_folder):  # of several machines, one may be ahead
-        raise held_by(run_folder, holder)
+    owner = holder(run_folder)
+    if nnodes == "1" and owner is not None:  # of several machines, one may be ahead
+        raise held_by(run_folder, owner)
     command = ranks.torchrun_command(sys.argv[1:], settings.nproc, nnodes, endpoint, settings.restarts)
     raise typer.Exit(ranks.launch(command, run_folder))
 

@@ -27,6 +27,11 @@ def user_file() -> Path | None:
     return file if file and os.access(file, os.F_OK) else None
 
 
+def is_run_name(name: str) -> bool:
+    """Whether a run can be named so: a folder name without a path, that is not hidden."""
+    return bool(name) and "/" not in name and not name.startswith(".")
+
+
 def expanded(path: str) -> str:
     """A path with ``~`` and ``~name`` replaced.
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from ubq.acquisition import acquisition_for
+from ubq.config.runs import is_run_name
 
 Family = Literal[
     "flatvel-a", "flatvel-b", "curvevel-a", "curvevel-b", "flatfault-a", "flatfault-b",
@@ -564,7 +565,7 @@ class Config(Table):
                 found.append(Contradiction(keys, text, 'fewer steps: export.solver = "dpmpp2m"'))
             elif any(n > trained for n in counts):
                 found.append(Contradiction(keys, f"at most model.diffusion_steps ({trained})"))
-        if "/" in self.run.name or self.run.name.startswith("."):
+        if self.run.name and not is_run_name(self.run.name):
             found.append(Contradiction(("run.name",), "a folder name without a path; the folder above is run.dir"))
         refuse([*found, *self._against_distillation(), *self._against_modelling()])
         return self

@@ -64,7 +64,7 @@ def data_files(place: str | Path, kind: Kind) -> list[DataFile]:
             parsed = parse_name(path.name)
             return [DataFile(path, parsed[1] if parsed and parsed[0] == kind else None)]
         candidates = _candidates(path, kind)
-        if not candidates and (missing := _missing(path)):
+        if not candidates and (missing := missing_place(path)):
             raise missing
         found: dict[FileId, Path] = {}
         for candidate in candidates:
@@ -101,7 +101,7 @@ def match_files(velocity: str | Path, seismic: str | Path) -> list[Matched]:
     velocity, seismic = str(velocity), str(seismic)
     if not velocity and not seismic:
         raise DataError(_("no data folder is given"), _("give data.train_velocity and data.train_seismic"))
-    gone = [error for place in (velocity, seismic) if place and (error := _missing(Path(place).expanduser()))]
+    gone = [error for place in (velocity, seismic) if place and (error := missing_place(Path(place).expanduser()))]
     if gone:
         fixes = dict.fromkeys(error.fix for error in gone)
         raise DataError(joined("; ", (error.message for error in gone)), joined(" ", fixes))
@@ -160,7 +160,7 @@ def _candidates(folder: Path, kind: Kind) -> list[Path]:
     return here + sorted(path for path in folder.glob("*/*.npy") if not path.parent.name.startswith("."))
 
 
-def _missing(path: Path) -> DataError | None:
+def missing_place(path: Path) -> DataError | None:
     """What to say of a place that is not there: what may have been meant, else how far the path leads."""
     try:
         if path.exists() or _is_pattern(path):

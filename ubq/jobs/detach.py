@@ -16,7 +16,7 @@ from pathlib import Path
 from ubq.config.runs import command, run_command
 from ubq.errors import NO_SPACE, UbqError
 from ubq.i18n import gettext as _
-from ubq.jobs.owner import Owner, alive, held_by, here, read_owner, settle, unwritable
+from ubq.jobs.owner import Owner, alive, held_by, here, holder, read_owner, settle, unwritable
 from ubq.jobs.state import RUNNING, read_state
 
 PREFLIGHT_WAIT_S = 5.0
@@ -50,9 +50,9 @@ def start_detached(arguments: Sequence[str], run: Path, wait: float = PREFLIGHT_
     """
     log = run / "run.log"
     settle([run])
-    holder = read_owner(run)
-    if holder is not None and alive(holder, run):
-        raise held_by(run, holder)
+    owner = holder(run)
+    if owner is not None:
+        raise held_by(run, owner)
     try:
         run.mkdir(parents=True, exist_ok=True)
         output = open(log, "a+b")  # noqa: SIM115
@@ -98,8 +98,8 @@ def stop_run(run: Path, now: bool = False, timeout: float = 600.0, tell: Callabl
         UbqError: it runs on another host, or did not end in time.
     """
     settle([run], tell)
-    owner = read_owner(run)
-    if owner is None or not alive(owner, run):
+    owner = holder(run)
+    if owner is None:
         return False
     if not here(owner):
         stop = run_command("stop", run.absolute())

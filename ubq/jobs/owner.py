@@ -174,6 +174,12 @@ def alive(owner: Owner, run: Path) -> bool:
     return _silent_for(run) < SILENT_S if known is None else known
 
 
+def holder(run: Path) -> Owner | None:
+    """The process that works on a run; ``None`` where none does."""
+    owner = read_owner(run)
+    return owner if owner is not None and alive(owner, run) else None
+
+
 _beats: dict[str, tuple[tuple[int, int], float]] = {}
 """Folder -> the heartbeat last seen there, and when it was first seen, on this process's monotonic clock."""
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from ubq.config.runs import command, expanded, place_of, run_command
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
-from ubq.jobs.owner import OWNER, Owner, alive, read_owner
+from ubq.jobs.owner import OWNER, Owner, holder
 from ubq.jobs.state import (
     COMPLETED,
     CRASHED,
@@ -90,9 +90,7 @@ def snapshot(folder: Path) -> Snapshot:
         UsageError: the folder holds no run.
     """
     paths = RunPaths(folder)
-    owner = read_owner(folder)
-    if owner is not None and not alive(owner, folder):
-        owner = None
+    owner = holder(folder)
     state, version, problem = _read(paths, started=owner is not None)
     state = _clean(state)
     # The folder may have been renamed or moved, and this process may work elsewhere than the one that wrote.
@@ -231,11 +229,7 @@ def running_run(runs_dir: Path, queued: Callable[[Path], bool] = lambda run: Fal
         UsageError: there is none, or more than one.
     """
 
-    def runs(folder: Path) -> bool:
-        owner = read_owner(folder)
-        return (owner is not None and alive(owner, folder)) or queued(folder)
-
-    running = [folder for folder in run_folders(runs_dir) if runs(folder)]
+    running = [folder for folder in run_folders(runs_dir) if holder(folder) or queued(folder)]
     if not running:
         raise UsageError(
             _("no run is running in {folder}").format(folder=runs_dir),

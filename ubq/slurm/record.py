@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ubq.config.runs import run_command
 from ubq.durable import dump_json, read_object, write_atomic
+from ubq.errors import HeldError
+from ubq.i18n import gettext as _
+from ubq.jobs.owner import held_by, holder
 from ubq.jobs.state import now
 from ubq.slurm.queue import Job, look_up
 from ubq.slurm.request import Request
@@ -45,6 +48,23 @@ def job_of(run: Path) -> Job | None:
     """A run's job as Slurm has it now; ``None`` where the run was never submitted."""
     record = read_record(run)
     return None if record is None else look_up(record.job)
+
+
+def check_free(run: Path) -> None:
+    """Raise where a run is running, or in Slurm's queue.
+
+    Raises:
+        HeldError: it is.
+    """
+    owner = holder(run)
+    if owner is not None:
+        raise held_by(run, owner)
+    job = job_of(run)
+    if job is not None and job.queued:
+        raise HeldError(
+            _("run {run} is in Slurm's queue, as job {job}").format(run=run.name, job=job.id),
+            _("take it out with: {command}").format(command=run_command("stop", run)),
+        )
 
 
 def as_dict(run: Path, job: Job | None) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ubq.config.runs import run_command
 from ubq.errors import UbqError
 from ubq.i18n import gettext as _
-from ubq.jobs.owner import alive, read_owner
+from ubq.jobs.owner import holder
 from ubq.slurm.queue import Job, keep_out, look_up, take_out, tell
 
 POLL_S = 0.5
@@ -30,12 +30,11 @@ def stop_job(run: Path, job: Job, now: bool, timeout: float, say: Callable[[str]
         UbqError: Slurm refuses, or the job has not ended in time.
     """
     keep_out(job.id)
-    owner = read_owner(run)
     if now:
         with contextlib.suppress(UbqError):  # one that waits has no process
             tell(job.id, "KILL", script_too=True)
         take_out(job.id)
-    elif owner is not None and alive(owner, run):
+    elif holder(run):
         tell(job.id, "TERM")
         say(_("asked job {job} to save and end").format(job=job.id))
     else:  # nothing to save: it waits, or has just begun

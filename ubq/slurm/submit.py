@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING
 
 from ubq.config.runs import run_command
 from ubq.durable import write_atomic
-from ubq.errors import HeldError, UbqError
-from ubq.i18n import gettext as _
+from ubq.errors import UbqError
 from ubq.jobs.frozen import freeze, write_config, write_sources
-from ubq.jobs.owner import alive, held_by, read_owner, unwritable
+from ubq.jobs.owner import unwritable
 from ubq.jobs.plan import Selection, check_discards
 from ubq.jobs.run import dry_run, pipeline, remove_refused
 from ubq.jobs.state import RunState, StageState, write_state
 from ubq.slurm.batch import batch_script
 from ubq.slurm.queue import hand_in
-from ubq.slurm.record import SCRIPT, Record, job_of, write_record
+from ubq.slurm.record import SCRIPT, Record, check_free, write_record
 from ubq.slurm.request import Request
 from ubq.stages.paths import RunPaths
 
@@ -69,7 +68,7 @@ def submit_run(
         UbqError: it cannot be submitted; what there was is as it was, and a new run leaves no folder.
     """
     run = paths.root
-    _check_free(run)
+    check_free(run)
     fresh = not (paths.state.exists() or paths.config.exists())
     tasks = request.gpus_per_node or config.distributed.nproc
     config = config.model_copy(update={"distributed": config.distributed.model_copy(update={"nproc": tasks})})
@@ -118,18 +117,6 @@ def submit_parts(
     part = f'--shard "$SLURM_ARRAY_TASK_ID/{parts}"'
     text = batch_script(request, name, command_words, folder / f"{name}-%A_%a.out", 1, parts, part)
     return _submit(folder, f"{name}.sh", text, hand)
-
-
-def _check_free(run: Path) -> None:
-    owner = read_owner(run)
-    if owner is not None and alive(owner, run):
-        raise held_by(run, owner)
-    job = job_of(run)
-    if job is not None and job.queued:
-        raise HeldError(
-            _("run {run} is in Slurm's queue, as job {job}").format(run=run.name, job=job.id),
-            _("take it out with: {command}").format(command=run_command("stop", run)),
-        )
 
 
 @contextlib.contextmanager

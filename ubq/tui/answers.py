@@ -38,7 +38,8 @@ def checks_text(checks: Sequence[Mapping[str, Any]]) -> Text:
 def key_of(check: Mapping[str, Any], config: Config) -> str:
     """The key whose answer mends what a check found; empty where none of the wizard's does."""
     given = values_of(config)
-    named = [n for n in questions.INPUTS if (value := given[tuple(n.split("."))]) and str(value) in check["figure"]]
+    inputs = questions.INPUTS if check["id"].split(".")[0] in ("data", "checkpoint") else ()
+    named = [n for n in sorted(inputs) if (value := given[tuple(n.split("."))]) and str(value) in check["figure"]]
     if named:
         return max(named, key=lambda n: len(str(given[tuple(n.split("."))])))
     asked = {q.key.name for step in questions.steps() for q in step.questions}

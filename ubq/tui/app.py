@@ -28,6 +28,8 @@ from ubq.plaintext import printable
 from ubq.tui.dialogs import Ask, Help, Leaving, help_of
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from ubq.tui.draft import Draft
 
 MOST_SHOWN = 8
@@ -98,7 +100,7 @@ class UbqApp(App[int]):
     @work(thread=True)
     def _import_the_rest(self) -> None:
         """Behind the first frame: screens open at once, and an upgrade of ubq meanwhile does not mix two versions."""
-        for name in ("wizard", "progress", "checklist"):
+        for name in ("wizard", "progress", "checklist", "compare", "logscreen", "picture"):
             importlib.import_module(f"ubq.tui.{name}")
 
     def _watch_signals(self) -> None:
@@ -208,17 +210,24 @@ class UbqApp(App[int]):
         self.keep("bell", "on" if self.bell_on else "off")
         self.notify(_("a run that ends rings the bell") if self.bell_on else _("a run ends without a bell"), timeout=4)
 
-    def run_ended(self, name: str, words: str) -> None:
+    def run_ended(self, name: str, sign: str) -> None:
         """Tell of a run's end beyond the screen: the terminal's bell, unless it is off, and its title."""
-        self.name_terminal(f"{words.split(' ')[0]} {name}")
+        self.name_terminal(f"{sign} {name}")
         if self.bell_on:
             self.bell()
 
     def name_terminal(self, words: str) -> None:
         """Give the terminal's window a title (OSC 2), where the driver can write."""
         if words != self._terminal_name and self._driver is not None and not self.is_headless:
+            before = "" if self._terminal_name else "\x1b[22;0t"  # the terminal keeps the title that it has
             self._terminal_name = words
-            self._driver.write(f"\x1b]2;{printable(words)} - ubq\x07")
+            self._driver.write(f"{before}\x1b]2;{printable(words, keep='')} - ubq\x07")
+
+    def exit(self, result: int | None = None, return_code: int = 0, message: RenderableType | None = None) -> None:
+        if self._terminal_name and self._driver is not None:
+            self._terminal_name = ""
+            self._driver.write("\x1b[23;0t")  # and takes it back
+        super().exit(result, return_code, message)
 
     def notify(
         self,
@@ -300,11 +309,10 @@ class UbqApp(App[int]):
         """Open the wizard on the configuration of a run, to go on with it or, as a copy, to begin another."""
         from ubq.errors import UbqError
         from ubq.tui.draft import RunDraft
-        from ubq.tui.wizard import WizardScreen
 
         try:
             draft = RunDraft(folder, copy)
         except UbqError as error:
             self.tell(error.message, error.fix)
             return
-        self.push_screen(WizardScreen(draft, self.runs_dir))
+        self._show_wizard(draft)

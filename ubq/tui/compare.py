@@ -22,7 +22,7 @@ from ubq.jobs.frozen import load_frozen
 from ubq.plaintext import printable
 from ubq.stages.paths import RunPaths
 from ubq.tui.dialogs import Keys, Messages
-from ubq.tui.words import check_word
+from ubq.tui.words import SIGNS
 from ubq.verify.report import REPORT, Report, threshold_text, title, value_text
 
 OWN = ("run.name", "run.dir", "export.name")
@@ -69,7 +69,7 @@ def _table(heading: str, folders: tuple[Path, Path]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
     table.add_column(heading, overflow="fold")
     for folder in folders:
-        table.add_column(printable(folder.name), overflow="fold")
+        table.add_column(Text(printable(folder.name)), overflow="fold")
     return table
 
 
@@ -90,10 +90,12 @@ def _marks(folders: tuple[Path, Path]) -> list[Table | Text]:
         cells = []
         for marks in found:
             mark = marks.get(mark_id)
-            status = "" if mark is None else check_word("ok" if mark.passed else "failed")
-            cells.append(Text("-" if mark is None else f"{status[0]} {value_text(mark)}", "" if mark else "dim"))
+            if mark is None:
+                cells.append(Text("-", "dim"))
+            else:
+                cells.append(Text(f"{SIGNS['ok' if mark.passed else 'failed']} {value_text(mark)}"))
         wanted = next(m[mark_id] for m in found if mark_id in m)
-        table.add_row(f"{title(mark_id)} ({threshold_text(wanted)})", *cells)
+        table.add_row(Text(f"{printable(title(mark_id))} ({threshold_text(wanted)})"), *cells)
     return [table]
 
 
@@ -108,5 +110,5 @@ def _configuration(folders: tuple[Path, Path]) -> list[Table | Text]:
         return [Text(_("their configurations are the same"))]
     table = _table(_("configuration"), folders)
     for name, values in changed.items():
-        table.add_row(name, *(printable(toml_value(value)) for value in values))
+        table.add_row(name, *(Text(printable(toml_value(value))) for value in values))
     return [table]

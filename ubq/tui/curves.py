@@ -56,7 +56,8 @@ class Curves(Widget):
             return _("{stage}: no losses yet").format(stage=self.stage) if self.stage else ""
         parts = [_("{stage}: ⠒ training  ○ validation").format(stage=self.stage)]
         if self._logarithmic is not None:
-            parts.append(_("logarithmic") if self._logarithmic else _("linear"))
+            positive = all(loss > 0 for points in shown for _step, loss in points)
+            parts.append(_("logarithmic") if self._logarithmic and positive else _("linear"))
         if self._zoom > 1:
             parts.append(_("last 1/{part}").format(part=self._zoom))
         return "\n".join([" · ".join(parts), *drawn])

@@ -32,6 +32,20 @@ class Menu(OptionList):
     ]
 
 
+class LineBox(Input):
+    """A line to filter or find by, out of sight until it is asked for."""
+
+    def __init__(self, placeholder: str, id: str) -> None:
+        super().__init__(placeholder=placeholder, id=id, compact=True)
+        self.cursor_blink = False
+        self.display = False
+
+    def open(self) -> None:
+        """Show it and go there."""
+        self.display = True
+        self.focus()
+
+
 class Messages(Static):
     """What the app has to say, in a place of its own: it covers nothing that it speaks of."""
 

@@ -5,7 +5,6 @@ Headless: the screens and the plain prompts share it.
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +13,11 @@ from ubq.config import keys, presets
 from ubq.config.editing import edited, read_file, set_values
 from ubq.config.findings import ConfigError, Finding
 from ubq.config.flags import FLAGS
-from ubq.config.layers import parse_text
+from ubq.config.layers import flatten, parse_text
 from ubq.config.load import PROJECT_FILE, Loaded, load_config
 from ubq.config.rendering import as_toml, schema_comment, values_of
 from ubq.config.runs import command as shell_command
+from ubq.data.files import missing_place
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.plaintext import printable
@@ -44,6 +44,8 @@ class Draft:
 
     def __init__(self, file: Path, preset: str = "", anew: bool = False) -> None:
         self.file = file
+        self.kept = _free(file.with_name(f"{file.name}.before"))
+        """Where a file goes that :meth:`save` begins anew."""
         self.chosen = preset
         self._anew = anew and file.exists()
         self._before = read_file(file)[0] if file.exists() and not anew else schema_comment(file)
@@ -59,25 +61,11 @@ class Draft:
         self.found: dict[str, str] = {}
         """What a look at files and machine found wrong with an answer, by key; it holds until an answer changes."""
 
-    @property
-    def kept(self) -> Path:
-        """Where a file goes that :meth:`save` begins anew."""
-        return self.file.with_name(f"{self.file.name}.before")
-
     def left_over(self) -> dict[str, object]:
         """Values of the file as it was, but for its preset and where its run lay."""
         import tomllib
 
-        layer: dict[str, object] = {}
-
-        def flatten(table: Mapping[str, object], above: str) -> None:
-            for name, value in table.items():
-                if isinstance(value, Mapping):
-                    flatten(value, f"{above}{name}.")
-                else:
-                    layer[f"{above}{name}"] = value
-
-        flatten(tomllib.loads(self._before), "")
+        layer = {".".join(path): value for path, value in flatten(tomllib.loads(self._before)) if value != {}}
         return {k: v for k, v in layer.items() if k not in ("extends", "description", "run.name", "run.dir")}
 
     def propose_run(self, runs_dir: Path) -> None:
@@ -149,9 +137,10 @@ class Draft:
     def missing(self, name: str) -> str:
         """That the file or folder a key names is not there; empty where it is, and for other keys."""
         value = self.value(name)
-        if name in questions.INPUTS and value and not is_there(str(value)):
-            return _("{path} does not exist").format(path=printable(str(value)))
-        return ""
+        if name not in questions.INPUTS or not value:
+            return ""
+        wrong = missing_place(Path(os.path.expanduser(str(value))))
+        return printable(f"{wrong.message}; {wrong.fix}") if wrong else ""
 
     def problem(self, name: str) -> str:
         """:meth:`mistake`, or what keeps the answer from counting."""
@@ -174,11 +163,13 @@ class Draft:
         parts = ["ubq", "run"]
         if self.preset:
             parts += ["--preset", self.preset]
-        if self.file != Path(PROJECT_FILE) and self.file.exists():
+        if self.file != Path(PROJECT_FILE) and self.file.exists() and not self._anew:
             parts += ["--config", str(self.file)]
         for name, value in self.changes.items():
             parts += option(name, value)
-        return shell_command(*parts)
+        line = shell_command(*parts)
+        # the values of the file there would come under it
+        return f"{shell_command('mv', str(self.file), str(self.kept))} && {line}" if self._anew else line
 
     @property
     def summary(self) -> str:
@@ -280,13 +271,13 @@ def resume_arguments(folder: Path, values: Mapping[str, object]) -> list[str]:
     return parts
 
 
-def is_there(path: str) -> bool:
-    """Whether a file, a folder or, for a pattern, any file is there."""
-    place = Path(os.path.expanduser(path))
-    try:
-        return place.exists() or any(glob.iglob(str(place)))
-    except (OSError, ValueError):
-        return False
+def _free(path: Path) -> Path:
+    """The path, or with -2, -3 ... behind it the first that is not there."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
 
 
 def option(name: str, value: object) -> list[str]:

@@ -6,10 +6,14 @@ import shutil
 import subprocess
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ubq.i18n import gettext as _
 from ubq.jobs.owner import Owner, here
 from ubq.tui import cost
+
+if TYPE_CHECKING:
+    import psutil
 
 GPU_S = 5.0
 """Seconds between two questions to the GPU's driver, each a process of its own."""
@@ -51,15 +55,15 @@ class Load:
 
 
 class LoadMeter:
-    """Looks at a run's processes again and again; the first look knows no CPU yet."""
+    """Looks at a run's processes again and again; the first look has nothing to compare with."""
 
     def __init__(self) -> None:
-        self._processes: dict[int, object] = {}
+        self._processes: dict[int, psutil.Process] = {}
         self._gpu: tuple[float, int] | None = None
         self._gpu_asked = -GPU_S
 
     def read(self, owner: Owner) -> Load | None:
-        """The load of the run that ``owner`` holds; None where it runs elsewhere or is gone."""
+        """The load of the run that ``owner`` holds; None where it runs elsewhere or is gone, and at the first look."""
         if not here(owner):
             return None
         import psutil
@@ -69,15 +73,17 @@ class LoadMeter:
             found = {p.pid: p for p in (first, *first.children(recursive=True))}
         except psutil.Error:
             return None
+        known = bool(self._processes)
         self._processes = {pid: self._processes.get(pid, process) for pid, process in found.items()}
         cpu, memory = 0.0, 0
         for process in self._processes.values():
-            assert isinstance(process, psutil.Process)
             try:
                 cpu += process.cpu_percent() / 100
                 memory += process.memory_info().rss
             except psutil.Error:
                 continue  # it has ended meanwhile
+        if not known:
+            return None
         gpu = self._ask_gpu()
         available = psutil.virtual_memory().available
         return Load(cpu, psutil.cpu_count() or 1, memory, available, *(gpu or (None, 0)))

@@ -15,8 +15,8 @@ from textual.widgets import Input, Static, TextArea
 from ubq.i18n import gettext as _
 from ubq.plaintext import printable
 from ubq.stages.paths import RunPaths
-from ubq.tui.dialogs import Keys, Messages
-from ubq.tui.runfiles import Log
+from ubq.tui.dialogs import Keys, LineBox, Messages
+from ubq.tui.runfiles import MAX_LINES, Log
 
 if TYPE_CHECKING:
     from ubq.tui.app import UbqApp
@@ -81,13 +81,11 @@ class LogScreen(Screen[None]):
         title = _("{run}: log").format(run=printable(self.folder.name))
         yield Static(title, classes="title", markup=False)
         yield LogText(read_only=True, soft_wrap=True, compact=True, show_cursor=True, id="text")
-        yield Input(placeholder=_("find …"), id="find", compact=True)
+        yield LineBox(_("find …"), "find")
         yield Messages()
         yield Keys()
 
     def on_mount(self) -> None:
-        box = self.query_one("#find", Input)
-        box.display, box.cursor_blink = False, False
         text = self.query_one(LogText)
         text.cursor_blink = False
         self._source.read()
@@ -111,8 +109,11 @@ class LogScreen(Screen[None]):
     def _append(self, new: list[str]) -> None:
         text = self.query_one(LogText)
         follows = text.follows
-        begun = "\n" if text.text else ""
-        text.insert(begun + "\n".join(new), text.document.end, maintain_selection_offset=not follows)
+        if text.document.line_count > 2 * MAX_LINES:  # the source keeps no more of them
+            text.load_text("\n".join(self._source.lines))
+        else:
+            begun = "\n" if text.text else ""
+            text.insert(begun + "\n".join(new), text.document.end, maintain_selection_offset=not follows)
         if follows:
             text.action_end(True)
 
@@ -121,9 +122,7 @@ class LogScreen(Screen[None]):
         return action != "next" or bool(self._wanted)
 
     def action_find(self) -> None:
-        box = self.query_one("#find", Input)
-        box.display = True
-        box.focus()
+        self.query_one("#find", LineBox).open()
 
     @on(Input.Submitted, "#find")
     def _found(self, event: Input.Submitted) -> None:

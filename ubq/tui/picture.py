@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.style import Style
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.geometry import Size
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Static
@@ -17,6 +18,9 @@ from ubq.i18n import gettext as _
 from ubq.plaintext import printable
 from ubq.tui.dialogs import Keys, Messages
 
+if TYPE_CHECKING:
+    from ubq.tui.app import UbqApp
+
 
 def half_blocks(file: Path, width: int, height: int) -> Text:
     """A picture in at most ``width`` x ``height`` characters.
@@ -24,23 +28,23 @@ def half_blocks(file: Path, width: int, height: int) -> Text:
     Raises:
         OSError: it cannot be read, or is no picture.
     """
+    import numpy as np
     from PIL import Image
 
-    with Image.open(file) as opened:
-        scale = min(width / opened.width, 2 * height / opened.height)
-        size = max(1, round(opened.width * scale)), max(2, 2 * round(opened.height * scale / 2))
-        picture = opened.convert("RGB").resize(size)
+    try:
+        with Image.open(file) as opened:
+            scale = min(width / opened.width, 2 * height / opened.height)
+            size = max(1, round(opened.width * scale)), max(2, 2 * round(opened.height * scale / 2))
+            pixels = np.asarray(opened.convert("RGB").resize(size))
+    except (ValueError, SyntaxError, Image.DecompressionBombError) as error:  # a damaged one
+        raise OSError(str(error)) from error
     text = Text(no_wrap=True)
-    for y in range(0, size[1], 2):
-        for x in range(size[0]):
-            upper, lower = (f"#{r:02x}{g:02x}{b:02x}" for r, g, b in _column(picture, x, y))
+    for pair in zip(pixels[::2], pixels[1::2], strict=True):
+        for column in zip(*pair, strict=True):
+            upper, lower = (f"#{r:02x}{g:02x}{b:02x}" for r, g, b in column)
             text.append("▀", Style(color=upper, bgcolor=lower))
         text.append("\n")
     return text
-
-
-def _column(picture: object, x: int, y: int) -> list[tuple[int, int, int]]:
-    return [picture.getpixel((x, y + i)) for i in range(2)]  # type: ignore[attr-defined]
 
 
 class Picture(Widget):
@@ -49,11 +53,17 @@ class Picture(Widget):
     def __init__(self, file: Path) -> None:
         super().__init__(id="picture")
         self._file = file
+        self._drawn: tuple[Size, Text] | None = None
 
     def render(self) -> Text:
+        if self._drawn is None or self._drawn[0] != self.size:  # what is around it changes more often
+            self._drawn = self.size, self._draw()
+        return self._drawn[1]
+
+    def _draw(self) -> Text:
         try:
             return half_blocks(self._file, self.size.width, self.size.height)
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, ImportError) as error:
             message = _("{file} cannot be shown: {error}").format(file=self._file, error=error)
             return Text(f"! {printable(message)}")
 
@@ -81,5 +91,4 @@ class PictureScreen(Screen[None]):
         self.dismiss()
 
     def action_copy(self) -> None:
-        self.app.copy_to_clipboard(str(self._file.absolute()))
-        self.notify(_("copied: {text}").format(text=self._file), timeout=3, markup=False)
+        cast("UbqApp", self.app).copy(str(self._file.absolute()))

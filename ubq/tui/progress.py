@@ -25,10 +25,10 @@ from ubq.jobs.status import Snapshot
 from ubq.plaintext import printable
 from ubq.states import phase_word
 from ubq.tui.curves import Curves
-from ubq.tui.dialogs import Ask, Keys, Messages
+from ubq.tui.dialogs import Ask, Keys, LineBox, Messages
 from ubq.tui.runview import RunReader, RunView
 from ubq.tui.stagelist import Stages
-from ubq.tui.words import state_word
+from ubq.tui.words import SIGNS, state_word
 
 if TYPE_CHECKING:
     from ubq.tui.app import UbqApp
@@ -90,12 +90,6 @@ class ProgressScreen(Screen[None]):
             return shot is not None and not shot.running and shot.shown != COMPLETED and not self._starting
         return True
 
-    @property
-    def running(self) -> bool:
-        """Whether a process worked on the run when it was last looked at."""
-        shot = self.query_one(Stages).shot
-        return shot is not None and shot.running
-
     def compose(self) -> ComposeResult:
         yield Static("", id="head", markup=False)
         yield Static("", id="load", markup=False)
@@ -104,18 +98,16 @@ class ProgressScreen(Screen[None]):
         with Horizontal(id="below"):
             yield Curves(self._reader)
             with Vertical(id="log-box"):
-                yield Input(placeholder=_("show lines that hold …"), id="filter", compact=True)
+                yield LineBox(_("show lines that hold …"), "filter")
                 yield RichLog(id="log", max_lines=2000, wrap=True, markup=False, highlight=False, min_width=0)
         yield Messages()
         yield Keys()
 
     def on_mount(self) -> None:
-        self.query_one("#filter", Input).display = False
         for name in ("load", "problem"):
             self.query_one(f"#{name}", Static).display = False
-        self.query_one("#filter", Input).cursor_blink = False
         self.query_one(Stages).focus()
-        self._show(self._reader.look())
+        self._show(self._reader.look(measured=False))
         self._follow()
         if self._arguments:
             self._start(self._arguments)
@@ -209,7 +201,7 @@ class ProgressScreen(Screen[None]):
 
     def _ended(self, shot: Snapshot) -> None:
         """The run has ended before our eyes; what was wrong stands on the screen."""
-        self.ubq.run_ended(printable(shot.state.run), state_word(shot.shown))
+        self.ubq.run_ended(printable(shot.state.run), SIGNS.get(shot.shown, "?"))
         if shot.shown == COMPLETED and self.is_current:
             self.action_checklist()
 
@@ -246,9 +238,7 @@ class ProgressScreen(Screen[None]):
     # The log's filter
 
     def action_filter(self) -> None:
-        box = self.query_one("#filter", Input)
-        box.display = True
-        box.focus()
+        self.query_one("#filter", LineBox).open()
 
     @on(Input.Changed, "#filter")
     def _filter(self, event: Input.Changed) -> None:

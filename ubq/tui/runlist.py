@@ -14,6 +14,7 @@ from rich.text import Text
 from ubq.errors import EXIT_MARK_FAILED, UbqError
 from ubq.figures import duration, padded
 from ubq.i18n import gettext as _
+from ubq.jobs.owner import holder
 from ubq.jobs.state import COMPLETED
 from ubq.jobs.status import Snapshot, percent, run_folders, snapshot
 from ubq.plaintext import printable
@@ -66,15 +67,12 @@ def runs_in(runs_dir: Path) -> list[Run]:
 
 def running_in(runs_dir: Path, others: Iterable[Path | None] = ()) -> list[Path]:
     """Runs that a process works on: of a folder, and of others."""
-    found = [run.folder for run in runs_in(runs_dir) if run.running]
-    known = {folder.absolute() for folder in found}
-    for folder in dict.fromkeys(other for other in others if other is not None):
-        try:
-            if folder.absolute() not in known and snapshot(folder).running:
-                found.append(folder)
-        except (UbqError, OSError):
-            continue
-    return found
+    try:
+        folders = run_folders(runs_dir)
+    except UbqError:
+        folders = []  # the folder itself may not be read
+    every = {folder.absolute(): folder for folder in (*folders, *(other for other in others if other is not None))}
+    return [folder for folder in every.values() if holder(folder)]
 
 
 def where(shot: Snapshot) -> str:

@@ -35,8 +35,12 @@ class RunReader:
         self.log = Log(paths.log)
         self._meter = LoadMeter()
 
-    def look(self) -> RunView:
-        """What is new; a run that cannot be read becomes a message."""
+    def look(self, measured: bool = True) -> RunView:
+        """What is new; a run that cannot be read becomes a message.
+
+        Args:
+            measured: ask the machine for the load, too, which may take a second or two.
+        """
         shot, problem = None, ""
         try:
             shot = snapshot(self.folder)
@@ -48,5 +52,5 @@ class RunReader:
             problem = printable(problem.format(folder=self.folder, reason=error.strerror or error))
         self.metrics.read()
         new = self.log.read()
-        load = self._meter.read(shot.owner) if shot and shot.owner else None
+        load = self._meter.read(shot.owner) if measured and shot and shot.owner else None
         return RunView(shot, problem, new, self.log.restarted, load)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -21,10 +20,10 @@ from ubq.config import presets
 from ubq.errors import UbqError
 from ubq.figures import duration, padded
 from ubq.i18n import gettext as _
-from ubq.jobs.manage import delete_run, rename_run
 from ubq.plaintext import printable
+from ubq.slurm.manage import delete_run, rename_run
 from ubq.tui import cost
-from ubq.tui.dialogs import Ask, AskLine, Keys, Menu, Messages
+from ubq.tui.dialogs import Ask, AskLine, Keys, LineBox, Menu, Messages
 from ubq.tui.runlist import Run, lines_of, runs_in
 
 if TYPE_CHECKING:
@@ -74,15 +73,13 @@ class StartScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield Static(_("ubq: int8 generators of velocity maps and seismic data"), classes="title", markup=False)
         with Vertical(id="start"):
-            yield Input(placeholder=_("show what holds …"), id="filter", compact=True)
+            yield LineBox(_("show what holds …"), "filter")
             yield Menu(id="list")
             yield Static("", id="about", markup=False)
         yield Messages()
         yield Keys()
 
     def on_mount(self) -> None:
-        box = self.query_one("#filter", Input)
-        box.display, box.cursor_blink = False, False
         self._runs = runs_in(self.ubq.runs_dir)
         self._fill()
         self.query_one(OptionList).focus()
@@ -155,7 +152,7 @@ class StartScreen(Screen[None]):
         data_set = ""
         for name in (n for n in shown if n not in FIRST):
             # The description begins with the data set's name and what it shows.
-            own, _separator, size = re.split(r"(, |，)", self._presets[name], maxsplit=1)
+            own, _separator, size = self._presets[name].replace("，", ", ").partition(", ")
             if own != data_set:
                 data_set = own
                 options.append(_heading(own))
@@ -168,9 +165,7 @@ class StartScreen(Screen[None]):
     # The filter
 
     def action_filter(self) -> None:
-        box = self.query_one("#filter", Input)
-        box.display = True
-        box.focus()
+        self.query_one("#filter", LineBox).open()
 
     @on(Input.Changed, "#filter")
     def _filter(self, event: Input.Changed) -> None:
@@ -238,7 +233,9 @@ class StartScreen(Screen[None]):
     def action_new(self) -> None:
         """Go to the presets."""
         options = self.query_one(OptionList)
-        options.highlighted = next(i for i, o in enumerate(options.options) if o.id == f"preset:{FIRST[0]}")
+        first = next((i for i, o in enumerate(options.options) if (o.id or "").startswith("preset:")), None)
+        if first is not None:  # a filter may hide them all
+            options.highlighted = first
         options.focus()
 
     @property
@@ -282,13 +279,16 @@ class StartScreen(Screen[None]):
             self.app.push_screen(AskLine(question, name), lambda new: self._rename(run.folder, new))
 
     def _rename(self, folder: Path, name: str | None) -> None:
-        if not name or name == folder.name:
-            return
+        if name and name != folder.name:
+            self._rename_beside(folder, name)
+
+    @work(thread=True)
+    def _rename_beside(self, folder: Path, name: str) -> None:
         try:
             self.ubq.recent = rename_run(folder, name)
         except UbqError as error:
-            self.ubq.tell(error.message, error.fix)
-        self.on_screen_resume()
+            self.app.call_from_thread(self.ubq.tell, error.message, error.fix)
+        self.app.call_from_thread(self.on_screen_resume)
 
     def action_delete(self) -> None:
         """Delete a run; asked twice, for nothing brings it back."""

@@ -16,6 +16,8 @@ SIGNS = {
     "partial": "‖",
     "pending": "·",
     "unreadable": "?",
+    "ok": "✓",
+    "warning": "!",
 }
 
 
@@ -26,9 +28,8 @@ def state_word(state: str) -> str:
 
 def check_word(status: str) -> str:
     """The status of a check, with its sign."""
-    words = {"ok": _("ok"), "warning": _("warning"), "failed": _("FAILED")}
-    signs = {"ok": "✓", "warning": "!", "failed": "✗"}
-    return f"{signs.get(status, '?')} {words.get(status, status)}"
+    word = _("FAILED") if status == "failed" else states.check_word(status)
+    return f"{SIGNS.get(status, '?')} {word}"
 
 
 def cut(text: str, width: int) -> str:

@@ -91,8 +91,10 @@ class Report:
                 )
             keys = ("id", "passed", "value", "threshold", "how")
             marks = tuple(Mark(**{k: m[k] for k in keys}) for m in restored(content["marks"]))
+            for mark in marks:  # whoever shows them need not doubt them
+                figure_rows(mark), value_text(mark), threshold_text(mark), title(mark.id)
             return cls(content["run"], marks, content.get("details", {}))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UsageError(
                 _("{path} is not a report: {error}").format(path=path, error=error), _("ubq resume")
             ) from error

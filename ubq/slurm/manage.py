@@ -1,14 +1,15 @@
-"""Renaming and deleting runs: never one that a process works on."""
+"""Renaming and deleting runs: never one that a process works on, or that waits in Slurm's queue."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-from ubq.config.runs import run_command
-from ubq.errors import UsageError
+from ubq.config.runs import is_run_name, run_command
+from ubq.errors import HeldError, UsageError
 from ubq.i18n import gettext as _
-from ubq.jobs.owner import alive, held_by, read_owner, settle
+from ubq.jobs.owner import settle
+from ubq.slurm.record import check_free
 
 
 def rename_run(run: Path, name: str) -> Path:
@@ -18,11 +19,11 @@ def rename_run(run: Path, name: str) -> Path:
         Its folder now.
 
     Raises:
-        HeldError: a process works on it.
+        HeldError: a process works on it, or it is queued.
         UsageError: the name is taken or no folder name, or the folder cannot be renamed.
     """
-    _idle(run)
-    if not name or "/" in name or name.startswith("."):
+    _check_idle(run)
+    if not is_run_name(name) or not name.isprintable():
         raise UsageError(_("{name} is no name of a run").format(name=name or '""'), _("a folder name without a path"))
     target = run.with_name(name)
     if target.exists():
@@ -38,26 +39,36 @@ def rename_run(run: Path, name: str) -> Path:
 def delete_run(run: Path) -> None:
     """Delete a run with everything in its folder.
 
+    It is put out of the way first: a process that begins meanwhile finds no run, and what cannot be deleted is none.
+
     Raises:
-        HeldError: a process works on it.
+        HeldError: a process works on it, or it is queued.
         UsageError: the folder cannot be deleted, or not all of it.
     """
-    _idle(run)
+    _check_idle(run)
+    away = run.with_name(f".{run.name}.deleted")
     try:
         if run.is_symlink():
             run.unlink()  # what it leads to lies elsewhere, and may be shared
-        else:
-            shutil.rmtree(run)
+            return
+        shutil.rmtree(away, ignore_errors=True)  # what an earlier deletion could not take
+        run.rename(away)
+        try:
+            _check_idle(away)
+        except HeldError:
+            away.rename(run)
+            raise
+        shutil.rmtree(away)
     except OSError as error:
         raise UsageError(
             _("{path} cannot be deleted: {error}").format(path=error.filename or run, error=error.strerror or error)
         ) from error
 
 
-def _idle(run: Path) -> None:
+def _check_idle(run: Path) -> None:
     settle([run])
-    owner = read_owner(run)
-    if owner is not None and alive(owner, run):
-        error = held_by(run, owner)
+    try:
+        check_free(run)
+    except HeldError as error:
         error.fix = run_command("stop", run)
-        raise error
+        raise
