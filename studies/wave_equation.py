@@ -25,11 +25,12 @@ from ubq.runtime import wave
 
 ACQUISITION = asdict(Acquisition(SOURCES, 1000))
 MEMORY = """
-import resource, sys, numpy as np, torch
+import sys, numpy as np, torch
+from ubq.jobs.machine import peak_memory
 model, map = torch.jit.load(sys.argv[1]), torch.from_numpy(np.load(sys.argv[2]))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_memory()
 model(map)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print((peak_memory() - before) / 2**20)
 """
 
 

@@ -101,9 +101,10 @@ def test_full_size_needs_no_memory_to_be_estimated() -> None:
 
 
 PEAK = """
-import contextlib, resource, sys, torch
+import contextlib, sys, torch
 from ubq.config.load import load_config
 from ubq.data.normalization import for_config
+from ubq.jobs.machine import peak_memory
 from ubq.model import GaussianDiffusion, ModelSizes, UBDiff, build_part
 from ubq.quant.generator import Recipe, deployable
 from ubq.quant.phases import set_phase
@@ -140,13 +141,12 @@ with kept_heap(), activation_checkpointing(unet) if setting == "on" else context
         optimizer.step()
         optimizer.zero_grad()
         average.update()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(memory_of(config)[stage].on(setting, 0).total, peak)
+print(memory_of(config)[stage].on(setting, 0).total, peak_memory())
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process counts its parent's memory at the fork")
 @pytest.mark.parametrize("stage", ["train-diffusion", "qat-diffusion"])
 def test_estimates_are_close_to_real_peaks(stage: str) -> None:
     """Within a quarter below and two fifths above; what checkpointing saves, a difference of peaks, within half."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import statistics
 import sys
 import time
@@ -26,6 +25,7 @@ from ubq.config.schema import Config, QatTraining, TrainingConfig
 from ubq.cpu import cores
 from ubq.data.files import data_files
 from ubq.distributed import join, place, threads_here
+from ubq.jobs.machine import peak_memory
 from ubq.model import GaussianDiffusion
 from ubq.model.parts import AUTOENCODER, DECODERS, SEISMIC, UNET
 from ubq.quant.generator import decoders
@@ -63,19 +63,13 @@ class Clock:
     def figures(self, before_mb: float) -> dict[str, float]:
         """What ``ubq.bench.train.Figures`` holds beside its key."""
         each = [b - a for a, b in zip(self.ends, self.ends[1:], strict=False)]
-        peak = peak_mb()
+        peak = peak_memory() / 1e6
         return {
             "first_step": self.ends[0],
             "steps_per_second": 1.0 / statistics.median(each),
             "peak_mb": peak,
             "data_mb": peak - before_mb,
         }
-
-
-def peak_mb() -> float:
-    """Largest resident memory so far, MB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 class Context:
@@ -255,7 +249,7 @@ def main(run: Path, stage: str, way: str, steps: int) -> dict[str, float]:
     if way == "prepare":
         stand_in(config, paths, stage)
         return {}
-    before = peak_mb()
+    before = peak_memory() / 1e6
     clock = (run_stage if way == "ubq" else plain_loop)(config, paths, stage, steps)
     return clock.figures(before)
 

@@ -35,7 +35,7 @@ def forget_peak_memory() -> None:
 
 
 def peak_memory() -> int:
-    """Largest resident size of this process, bytes."""
+    """Largest resident size of this process, bytes; ``ru_maxrss`` alone would count its parent's at the fork."""
     with contextlib.suppress(OSError, IndexError, ValueError):
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
