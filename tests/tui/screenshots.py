@@ -16,7 +16,7 @@ from ubq import cpu
 from ubq.interface import Interface
 from ubq.jobs import status
 from ubq.jobs.owner import Owner
-from ubq.tui import load, processes, runlist
+from ubq.tui import load, processes, progress, runlist
 from ubq.tui.app import UbqApp
 from ubq.tui.checklist import ChecklistScreen
 
@@ -59,8 +59,8 @@ def main() -> None:
     owner = Owner(4242, "trainer", "1", "1", "2026-01-01T10:00:00Z")
     # Nothing of this machine or moment on the pictures.
     processes.Lookup.ask = ask  # type: ignore[method-assign]
-    status.read_owner = lambda run: owner if run.name == "curvefault-a-base" else None  # type: ignore[assignment]
-    status.alive = lambda owner, run: True  # type: ignore[assignment]
+    status.holder = lambda run: owner if run.name == "curvefault-a-base" else None  # type: ignore[assignment]
+    progress.here = lambda owner: True  # type: ignore[assignment]
     measured = load.Load(7.6, 8, 4_210_000_000, 21_000_000_000)
     load.LoadMeter.read = lambda self, owner: measured  # type: ignore[method-assign]
     runlist.age = lambda updated: "5 min ago"  # type: ignore[assignment]

@@ -22,7 +22,7 @@ from ubq import cpu
 from ubq.i18n import gettext as _
 from ubq.jobs import status
 from ubq.jobs.owner import Owner
-from ubq.tui import draft, load, runlist
+from ubq.tui import draft, load, progress, runlist
 from ubq.tui.checklist import ChecklistScreen
 
 FOLDER = Path(__file__).parent / "snapshots"
@@ -42,8 +42,8 @@ def nothing_that_differs(monkeypatch: pytest.MonkeyPatch, probe: list[tuple[str,
     monkeypatch.setattr(cpu, "cores", lambda: 2)
     monkeypatch.setattr(load.LoadMeter, "read", lambda self, owner: load.Load(1.9, 2, 621_000_000, 5_300_000_000))
     owner = Owner(4242, "trainer", "1", "1", "2026-01-01T10:00:00Z")
-    monkeypatch.setattr(status, "read_owner", lambda folder: owner if folder.name == "running" else None)
-    monkeypatch.setattr(status, "alive", lambda owner, folder: True)
+    monkeypatch.setattr(status, "holder", lambda folder: owner if folder.name == "running" else None)
+    monkeypatch.setattr(progress, "here", lambda owner: True)
 
 
 async def go_to(pilot: Pilot[int], name: str) -> None:
@@ -60,7 +60,7 @@ async def go_to(pilot: Pilot[int], name: str) -> None:
             await pilot.press("question_mark")
     elif name in ("progress", "stop"):
         app.open_run(Path("runs/running"))
-        await settle(pilot)
+        await until(pilot, lambda: "621 MB" in screen_text(app))  # the load, from the second look at the run on
         if name == "stop":
             await pilot.press("s")
     elif name == "checklist":

@@ -178,7 +178,8 @@ class Generator(nn.Module):
         """Latents (B, 1, L) -> velocity (B, 1, 70, 70) in m/s, seismic (B, S, T, R) amplitude."""
         velocity, seismic = self.decode_normalised(latent)
         log = seismic * self.log_half + self.log_middle
-        return velocity * self.velocity_half + self.velocity_middle, torch.copysign(torch.expm1(log.abs()), log)
+        amplitude = log.abs().expm1_().copysign_(log)  # in place: fresh memory costs more than the arithmetic
+        return velocity * self.velocity_half + self.velocity_middle, amplitude
 
     @torch.jit.export
     def decode_velocity(self, latent: Tensor) -> Tensor:
