@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from ubq.config.runs import run_command
 from ubq.cpu import wait_asleep
-from ubq.distributed import LostProcessError, place
+from ubq.distributed import LostProcessError, rank_info
 from ubq.durable import LineFile, read_rows
 from ubq.errors import (
     EXIT_MARK_FAILED,
@@ -132,12 +132,12 @@ def start_run(
     selection = selection or Selection()
     selection.check(config, stages)
     wait_asleep()
-    spot = place()
-    if spot is not None and spot.rank:
+    info = rank_info()
+    if info is not None and info.rank:
         return follow(config.device, stages)
-    leader = Leader(config.device) if spot is not None else None
+    leader = Leader(config.device) if info is not None else None
     try:
-        if spot is not None and spot.restarts and (failed := _failed_before(paths)):
+        if info is not None and info.restarts and (failed := _failed_before(paths)):
             return failed
         code = _start(config, paths, preset, selection, preflight, stages, console, command, leader, provenance or {})
         return code if leader is None else ended_in(code)

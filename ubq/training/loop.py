@@ -260,7 +260,7 @@ class _Training:
                 with self._autocast():
                     loss = self.task.loss(self.order(own), SampleDraws(self.seed, self.loop.stage, own, part))
                 if following[-1] < self.steps * len(indices):
-                    self.task.prefetch(self.order(self.ranks.own(following)))
+                    self.task.prefetch(self.order(self.ranks.own_indices(following)))
                 share = len(own) / len(indices)
                 (loss * share).backward()
             total += loss.detach().double() * share
