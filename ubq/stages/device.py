@@ -125,7 +125,7 @@ def device_memory(device: str) -> tuple[bool, int]:
     """Whether training runs on a GPU, and the bytes that are free for it."""
     import torch
 
-    found = find_device(device)
-    if found.type == "cuda":
-        return True, torch.cuda.mem_get_info(found)[0]
+    torch_device = find_device(device)
+    if torch_device.type == "cuda":
+        return True, torch.cuda.mem_get_info(torch_device)[0]
     return False, memory_available()

@@ -98,8 +98,8 @@ class Several:
 
     @contextmanager
     def part(self, part: Sequence[int]) -> Iterator[Sequence[int]]:
-        with self.group.part(len(part)) as own:
-            yield part[own]
+        with self.group.part(len(part)) as share:
+            yield part[share]
 
     def own_indices(self, part: Sequence[int]) -> Sequence[int]:
         return part[self.group.own_slice(len(part))]
