@@ -166,15 +166,15 @@ def plain_loop(config: Config, paths: RunPaths, stage: str, steps: int) -> Clock
         nn.utils.clip_grad_norm_(parameters, settings.grad_clip or math.inf)
         optimizer.step()
         with torch.no_grad():
-            for kept, parameter in zip(average, parameters, strict=True):
-                kept.lerp_(parameter, 1 - settings.ema_decay)
+            for averaged, parameter in zip(average, parameters, strict=True):
+                averaged.lerp_(parameter, 1 - settings.ema_decay)
         clock.tick()
     return clock
 
 
-def _whole(place: str, kind: str) -> Tensor:
+def _whole(location: str, kind: str) -> Tensor:
     """Every sample of every file, (N, ...) float32."""
-    return torch.from_numpy(np.concatenate([np.load(file.path) for file in data_files(place, kind)]))  # type: ignore[arg-type]
+    return torch.from_numpy(np.concatenate([np.load(file.path) for file in data_files(location, kind)]))  # type: ignore[arg-type]
 
 
 def _plain_task(
@@ -256,7 +256,7 @@ def main(run: Path, stage: str, way: str, steps: int) -> dict[str, float]:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    found = main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    result = main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))
     info = rank_info()
     if info is None or info.rank == 0:
-        print(json.dumps(found))
+        print(json.dumps(result))

@@ -17,7 +17,7 @@ from ubq.config.layers import flatten, parse_text
 from ubq.config.load import PROJECT_FILE, Loaded, load_config
 from ubq.config.rendering import as_toml, schema_comment, values_of
 from ubq.config.runs import command as shell_command
-from ubq.data.files import missing_place
+from ubq.data.files import missing_path
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.plaintext import printable
@@ -139,7 +139,7 @@ class Draft:
         value = self.value(name)
         if name not in questions.INPUTS or not value:
             return ""
-        wrong = missing_place(Path(os.path.expanduser(str(value))))
+        wrong = missing_path(Path(os.path.expanduser(str(value))))
         return printable(f"{wrong.message}; {wrong.fix}") if wrong else ""
 
     def problem(self, name: str) -> str:
