@@ -134,8 +134,8 @@ def _as_spelled(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any
     spelled = {}
     for key, value in old.items():
         if key.startswith("input ") and key not in new:
-            place = key.removeprefix("input ")
-            key = next((k for k in new if k.startswith("input ") and _same_path(place, k.removeprefix("input "))), key)
+            path = key.removeprefix("input ")
+            key = next((k for k in new if k.startswith("input ") and _same_path(path, k.removeprefix("input "))), key)
         elif tuple(key.split(".")) in paths() and _same_path(value, new.get(key)):
             value = new[key]
         spelled[key] = value

@@ -197,11 +197,11 @@ def _held(
     provenance: Mapping[str, str],
 ) -> int:
     """Plan and run, while this process holds the run."""
-    given, config = config, freeze(config, paths, preset)
+    requested, config = config, freeze(config, paths, preset)
     state = read_state(paths.state)
     planned = plan(config, paths, stages, state, selection)
     check_discards(planned, selection, stages)
-    write_sources(paths, given, provenance, config)
+    write_sources(paths, requested, provenance, config)
     console = console or console_for(sys.stdout, paths.log)
     try:
         whole = not (selection.only or selection.until)
@@ -479,9 +479,9 @@ class _Runner:
         """Bring files and state to the step the stage starts from."""
         why = "; ".join(item.reasons)
         entry = self._starting_entry(item, old, store)
-        kept = item.step if item.action == RESUME else -1  # a stage may write a row of step 0
-        self.metrics.keep(lambda row: row.get("stage") != item.name or _step(row) <= kept)
-        self.tracking.begin(item.name, entry.generation, max(kept, 0))
+        last_step = item.step if item.action == RESUME else -1  # a stage may write a row of step 0
+        self.metrics.keep(lambda row: row.get("stage") != item.name or _step(row) <= last_step)
+        self.tracking.begin(item.name, entry.generation, max(last_step, 0))
         entry.state, entry.error, entry.ended = RUNNING, None, None
         entry.started = entry.started or now()
         entry.fingerprint = item.values
