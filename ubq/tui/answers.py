@@ -36,7 +36,7 @@ def checks_text(checks: Sequence[Mapping[str, Any]]) -> Text:
 
 
 def key_of(check: Mapping[str, Any], config: Config) -> str:
-    """The key whose answer mends what a check found; empty where none of the wizard's does."""
+    """The key whose answer fixes what a check found; empty where none of the wizard's does."""
     values = values_of(config)
     inputs = questions.INPUTS if check["id"].split(".")[0] in ("data", "checkpoint") else ()
     named = [n for n in sorted(inputs) if (value := values[tuple(n.split("."))]) and str(value) in check["figure"]]

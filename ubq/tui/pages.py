@@ -67,7 +67,7 @@ class Page(VerticalScroll, can_focus=False, inherit_bindings=False):
 
 
 class Checks(OptionList):
-    """The checks before the start; those that are not in order take the focus, and Enter goes to what mends them."""
+    """The checks before the start; those that are not in order take the focus, and Enter goes to what fixes them."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "select", _("go to its field"), id="checks.open"),
