@@ -300,13 +300,13 @@ class StartScreen(Screen[None]):
         first = _("Delete {run} with its checkpoints and its exported files?").format(run=name)
         second = _("{folder} will be gone for good. Delete it?").format(folder=printable(str(run.folder.absolute())))
 
-        def gone(answer: str | None) -> None:
+        def on_answer(answer: str | None) -> None:
             if answer == "delete":
                 self._delete(run.folder)
 
         def again(answer: str | None) -> None:
             if answer == "delete":
-                self.app.push_screen(Ask(second, (keep, delete)), gone)
+                self.app.push_screen(Ask(second, (keep, delete)), on_answer)
 
         self.app.push_screen(Ask(first, (keep, delete)), again)
 
