@@ -79,14 +79,14 @@ def latents_of(generator: Generator, noise: Noise) -> Tensor:
 def maps_of(generator: Generator, latents: Tensor) -> Tensor:
     """Maps (N, 1, 70, 70), m/s, without the gathers."""
     projector, decoder = generator.velocity_projector, generator.velocity_decoder
-    found = [decoder(projector(part.flatten(1))) for part in latents.split(64)]
-    return torch.cat(found) * generator.velocity_half + generator.velocity_middle
+    maps = [decoder(projector(part.flatten(1))) for part in latents.split(64)]
+    return torch.cat(maps) * generator.velocity_half + generator.velocity_middle
 
 
 def interval(maps: Tensor, baseline: Tensor, real: Tensor) -> str:
     """Distance over that of the baseline."""
-    found = ratio_interval(maps, baseline, real)
-    return f"{found.value:.3f} ({found.lower:.3f} to {found.upper:.3f})"
+    ratio = ratio_interval(maps, baseline, real)
+    return f"{ratio.value:.3f} ({ratio.lower:.3f} to {ratio.upper:.3f})"
 
 
 def relative(latents: Tensor, reference: Tensor) -> str:
@@ -94,12 +94,12 @@ def relative(latents: Tensor, reference: Tensor) -> str:
     return f"{100 * float((latents - reference).norm() / reference.norm()):.1f} %"
 
 
-def held_out(run: Path, wanted: int) -> Tensor:
+def held_out(run: Path, count: int) -> Tensor:
     """Held-out maps of the run, of a synthetic one as many as wanted."""
     data, real = read_frozen(RunPaths(run).config).data, held_out_maps(run)
-    if data.train_velocity or len(real) >= wanted:
+    if data.train_velocity or len(real) >= count:
         return real
-    more = synthesise_velocity(data.family, wanted - len(real), FRESH_SEED)
+    more = synthesise_velocity(data.family, count - len(real), FRESH_SEED)
     return torch.cat((real, torch.as_tensor(more, dtype=real.dtype)))
 
 
@@ -147,16 +147,18 @@ def main() -> None:
     for steps, kind, paths in runs:
         config = read_frozen(paths.config)
         student = float_generator(trained_model(paths.root, student=True), config.sampling, distilled=True)
-        own = latents_of(student, noise)
+        student_latents = latents_of(student, noise)
         if kind == "calibrated":
-            rows.append(("student, float", str(steps), "", maps_of(student, own)))
+            rows.append(("student, float", str(steps), "", maps_of(student, student_latents)))
             if steps == 2 or len(arguments.steps) == 1:
-                perturbed = bearable(student, own, real)
-        found = load_qat(paths.checkpoints("qat-diffusion") / FINAL)
-        with engine(found.recipe.quant.backend):
-            quantised = lower(found.generator.eval(), time_tables=True)
+                perturbed = bearable(student, student_latents, real)
+        checkpoint = load_qat(paths.checkpoints("qat-diffusion") / FINAL)
+        with engine(checkpoint.recipe.quant.backend):
+            quantised = lower(checkpoint.generator.eval(), time_tables=True)
             latents = latents_of(quantised, noise)
-            rows.append((f"student, int8, {kind}", str(steps), relative(latents, own), maps_of(quantised, latents)))
+            rows.append(
+                (f"student, int8, {kind}", str(steps), relative(latents, student_latents), maps_of(quantised, latents))
+            )
     header = ["sampler", "steps", "end error", "distance / 256 ancestral steps", "distance / best of the float solvers"]
     table = [[n, s, e, interval(m, ancestral, real), interval(m, best, real)] for n, s, e, m in rows]
     print(markdown(header, table))

@@ -66,10 +66,10 @@ def counted_run(
     done = pi.run(
         board, *arguments, cwd=bundle, qemu=[QEMU, "-plugin", str(plugin)], executorch=runtime == EXECUTORCH.name
     )
-    found = re.search(r"instructions executed: (\d+)", done.stderr)
-    if done.returncode or not found:
+    match = re.search(r"instructions executed: (\d+)", done.stderr)
+    if done.returncode or not match:
         raise SystemExit(f"{runtime} on {board.name} failed: {done.stderr[-1500:]}")
-    return int(found[1])
+    return int(match[1])
 
 
 def main() -> None:
@@ -84,7 +84,7 @@ def main() -> None:
     names = {file.name for file in arguments.bundle.iterdir()}
     model = json.loads((arguments.bundle / "manifest.json").read_text())["name"]
     pi = EmulatedPi()
-    found = {}
+    counts = {}
     with tempfile.TemporaryDirectory() as folder:
         plugin = Path(folder) / "count.so"
         subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", str(plugin), str(PLUGIN)], check=True)
@@ -94,19 +94,19 @@ def main() -> None:
                     one, two = (
                         counted_run(pi, plugin, board, arguments.bundle, "", ["-c", program, str(n)]) for n in (1, 2)
                     )
-                    found[board, f"{solver}, one gather"] = two - one
+                    counts[board, f"{solver}, one gather"] = two - one
             for runtime in () if arguments.only == "gathers" else runtimes_of(model, names):
                 if board.part in runtime.stops_on:
                     continue
                 few, many = (counted(pi, plugin, board, arguments.bundle, runtime.name, pairs) for pairs in (FEW, MANY))
-                found[board, runtime.name] = (many - few) // (MANY - FEW)
+                counts[board, runtime.name] = (many - few) // (MANY - FEW)
     rows = [
         [f"{b.name} ({b.cpu}, {b.mhz / 1e3} GHz)", runtime, f"{count / 1e6:,.0f}", f"{count / 1e6 / b.mhz:.2f}"]
-        for (b, runtime), count in found.items()
+        for (b, runtime), count in counts.items()
     ]
     print(markdown(["board", "runtime", "million instructions", "estimated s"], rows))
     if arguments.out:
-        written = [{"cpu": b.cpu, "runtime": r, "instructions": n} for (b, r), n in found.items()]
+        written = [{"cpu": b.cpu, "runtime": r, "instructions": n} for (b, r), n in counts.items()]
         arguments.out.write_text(json.dumps({"model": model, "counts": written}, indent=2) + "\n")
 
 

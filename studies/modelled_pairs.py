@@ -51,11 +51,11 @@ class Reference:
             decoded = parts["velocity_decoder"](parts["velocity_projector"](latents))
         velocity = normalization_of(config, paths).unvelocity(decoded).numpy()
         self.latents = latents
-        self.own, self.direct = physics_reference(velocity, lambda maps: solve(torch.from_numpy(maps)).numpy())
+        self.modelled, self.direct = physics_reference(velocity, lambda maps: solve(torch.from_numpy(maps)).numpy())
 
     def errors(self, decode: torch.nn.Sequential, paths: RunPaths) -> np.ndarray:
         """E of the decoder's gathers, (N,)."""
-        return physics_errors(gathers_of(decode, self.latents, paths), self.own, self.direct)
+        return physics_errors(gathers_of(decode, self.latents, paths), self.modelled, self.direct)
 
 
 @torch.no_grad()
@@ -69,9 +69,9 @@ def interval(errors: np.ndarray) -> str:
     return f"{errors.mean():.2f} ± {1.96 * errors.std(ddof=1) / len(errors) ** 0.5:.2f}"
 
 
-def relative(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def relative(outputs: np.ndarray, references: np.ndarray) -> np.ndarray:
     """Relative L2 of each gather, (N,)."""
-    return np.array([np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(found, wanted, strict=True)])
+    return np.array([np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(outputs, references, strict=True)])
 
 
 def main() -> None:
@@ -109,8 +109,10 @@ def main() -> None:
         subprocess.run([*command, *(word for each in settings for word in ("--set", each))], check=True)
         parts = trained_parts(read_frozen(paths.config), paths, SEISMIC, CPU)
         decode = torch.nn.Sequential(*(parts[name] for name in SEISMIC))
-        own = relative(gathers_of(decode, encoded, paths), real)
-        rows.append([f"{count:,}", *(interval(kind.errors(decode, paths)) for kind in kinds), f"{own.mean():.3f}"])
+        encoder_errors = relative(gathers_of(decode, encoded, paths), real)
+        rows.append(
+            [f"{count:,}", *(interval(kind.errors(decode, paths)) for kind in kinds), f"{encoder_errors.mean():.3f}"]
+        )
         print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
     head = ["modelled pairs", "E, encoder's latents", "E, sampler's latents", "relative L2 to real held-out gathers"]
     print(markdown(head, rows), f"\n\n{arguments.maps} maps of each kind; 1 thread; {machine()}")

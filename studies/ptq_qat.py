@@ -88,24 +88,24 @@ def _held_out_maps(config: Config, paths: RunPaths, seed: int) -> Tensor:
 @torch.no_grad()
 def measure(paths: RunPaths, split_of: RunPaths, contender: str, count: int, physics: int) -> Values:
     """Figures of a contender's exported file on the held-out pairs of ``split_of``; kept beside its run."""
-    kept = paths.root.with_suffix(f".{count}-{physics}.json")
-    if kept.exists():
-        return json.loads(kept.read_text())
+    cache = paths.root.with_suffix(f".{count}-{physics}.json")
+    if cache.exists():
+        return json.loads(cache.read_text())
     config = read_frozen(paths.config)
     file = paths.exported / f"{name_of(config, paths)}.pt"
     with engine(config.quant.backend):
         model = load_torchscript(reference_file(config, paths) if contender == "float+" else file, config.quant.backend)
         values = figures_of(model, held_out(read_frozen(split_of.config), split_of), count, physics).values
-    write_atomic(kept, dump_json(values))
+    write_atomic(cache, dump_json(values))
     return values
 
 
-def table(pretrained: Values, found: Mapping[str, Sequence[Values]]) -> str:
+def table(pretrained: Values, values: Mapping[str, Sequence[Values]]) -> str:
     """Means over the seeds with the spread (largest less smallest) in brackets, and the verdict on QAT."""
-    lines = ["| held-out figure | float | " + " | ".join(found) + " | QAT not worse than PTQ, than float+ |"]
-    lines.append("|" + "---|" * (len(found) + 3))
+    lines = ["| held-out figure | float | " + " | ".join(values) + " | QAT not worse than PTQ, than float+ |"]
+    lines.append("|" + "---|" * (len(values) + 3))
     for name, value in pretrained.items():
-        columns = {kind: [run[name] for run in runs] for kind, runs in found.items()}
+        columns = {kind: [run[name] for run in runs] for kind, runs in values.items()}
         means = {kind: statistics.fmean(c) for kind, c in columns.items()}
         spreads = {kind: max(c) - min(c) for kind, c in columns.items()}
         sign = -1 if name == SSIM else 1
@@ -113,7 +113,7 @@ def table(pretrained: Values, found: Mapping[str, Sequence[Values]]) -> str:
             "yes" if sign * (means["QAT"] - means[other]) <= max(spreads["QAT"], spreads[other]) else "NO"
             for other in ("PTQ", "float+")
         ]
-        shown = " | ".join(f"{means[kind]:.4f} ({spreads[kind]:.4f})" for kind in found)
+        shown = " | ".join(f"{means[kind]:.4f} ({spreads[kind]:.4f})" for kind in values)
         lines.append(f"| {name} | {value:.4f} | {shown} | {', '.join(verdicts)} |")
     return "\n".join(lines)
 
@@ -130,19 +130,19 @@ def main() -> None:
     source = RunPaths(arguments.run)
     config = read_frozen(source.config)
     torch.set_num_threads(config.threads)
-    found: dict[str, list[Values]] = {kind: [] for kind in CONTENDERS}
+    values: dict[str, list[Values]] = {kind: [] for kind in CONTENDERS}
     for seed in range(config.seed, config.seed + arguments.seeds):
         for kind, changes in CONTENDERS.items():
             paths = RunPaths(arguments.out / f"{kind.replace('+', '-extra')}-{seed}")
             make(source, paths, seed, changes)
-            found[kind].append(measure(paths, source, kind, arguments.pairs, arguments.physics))
+            values[kind].append(measure(paths, source, kind, arguments.pairs, arguments.physics))
             print(f"{paths.root.name} done", file=sys.stderr, flush=True)
     pretrained = figures_of(
         models_of(config, source, ("float",))["float"], held_out(config, source), arguments.pairs, arguments.physics
     )
     print(f"{arguments.seeds} seeds, engine {config.quant.backend}, {arguments.pairs} generated pairs, "
           f"{arguments.physics} forward modelled\n")  # fmt: skip
-    print(table(pretrained.values, found))
+    print(table(pretrained.values, values))
 
 
 if __name__ == "__main__":

@@ -71,14 +71,14 @@ def decode(model: Model, latents: Tensor) -> tuple[Tensor, Tensor]:
 
 def diffusion_losses(model: Model, diffusion: GaussianDiffusion, times: Tensor, latents: Tensor) -> Tensor:
     """Weighted squared errors, (N,), at time steps that the exported sampler visits."""
-    found = []
+    errors = []
     for repeat in range(DRAWS):
         for first, part in zip(range(0, len(latents), BATCH), latents.split(BATCH), strict=True):
             draws = SampleDraws(repeat, "bench", range(first, first + len(part)))
             time, noise = times[draws.integers(len(times))], draws.normal(1, part.shape[-1])
             error = model.unet(diffusion.q_sample(part, time, noise), time) - diffusion.target(part, time, noise)
-            found.append(error.square().flatten(1).mean(1) * diffusion.loss_weight[time])
-    return torch.cat(found).reshape(DRAWS, -1).mean(0)
+            errors.append(error.square().flatten(1).mean(1) * diffusion.loss_weight[time])
+    return torch.cat(errors).reshape(DRAWS, -1).mean(0)
 
 
 def draw(model: Model, count: int, latent: int, steps: int) -> Tensor:
@@ -89,9 +89,7 @@ def draw(model: Model, count: int, latent: int, steps: int) -> Tensor:
     return torch.cat([model.sample(x_T[i : i + BATCH], noise[:, i : i + BATCH], steps) for i in range(0, count, BATCH)])
 
 
-def models_of(
-    config: Config, paths: RunPaths, wanted: Sequence[str] = ("float", "QAT", "exported")
-) -> dict[str, Model]:
+def models_of(config: Config, paths: RunPaths, names: Sequence[str] = ("float", "QAT", "exported")) -> dict[str, Model]:
     """The pretrained float generator, the fake-quantised one, and the exported file."""
     recipe = recipe_of(config, paths)
 
@@ -108,7 +106,7 @@ def models_of(
         "QAT": lambda: load_qat(paths.checkpoints("qat-diffusion") / "final_qat_model.pt").generator.eval(),
         "exported": lambda: load_torchscript(paths.exported / f"{name_of(config, paths)}.pt", config.quant.backend),
     }
-    return {name: makers[name]() for name in wanted}
+    return {name: makers[name]() for name in names}
 
 
 @torch.no_grad()
@@ -216,11 +214,11 @@ def figures_of(model: Model, data: HeldOut, count: int, physics: int) -> Figures
     velocity, seismic = decode(model, data.latents[: len(data.maps)])
     error = seismic_error(seismic, data.gathers, scale.seismic)
     drawn, gathers = decode(model, draw(model, count, data.latents.shape[-1], model.sampler.steps[0]))
-    found = error.log_normalised, error.physical, error.late_log_normalised, error.late_physical
+    seismic_errors = error.log_normalised, error.physical, error.late_log_normalised, error.late_physical
     values = {
         SSIM: ssim(velocity, data.maps, scale.velocity_min, scale.velocity_max),
         VELOCITY: relative_l2(scale.velocity(velocity), scale.velocity(data.maps)),
-        **dict(zip(SEISMIC, found, strict=True)),
+        **dict(zip(SEISMIC, seismic_errors, strict=True)),
         DISTANCE: sliced_wasserstein(drawn, data.real).mean,
     }
     late = (..., slice(LATE_SAMPLE, None), slice(None))
@@ -250,10 +248,10 @@ def ratio_of(name: str, exported: Figures, reference: Figures, real: Tensor) -> 
         return ratio_interval(exported.drawn, reference.drawn, real)
     if name not in reference.series:
         return None
-    found = bootstrap_ratio(exported.series[name].numpy(), reference.series[name].numpy())
+    ratio = bootstrap_ratio(exported.series[name].numpy(), reference.series[name].numpy())
     if name not in ROOTED:
-        return found
-    return Interval(*(math.sqrt(x) for x in (found.value, found.lower, found.upper)))
+        return ratio
+    return Interval(*(math.sqrt(x) for x in (ratio.value, ratio.lower, ratio.upper)))
 
 
 def verdict(name: str, exported: Figures, reference: Figures, real: Tensor) -> tuple[str, str, str]:
@@ -272,8 +270,8 @@ def verdict(name: str, exported: Figures, reference: Figures, real: Tensor) -> t
 
 def report(models: Mapping[str, Model], data: HeldOut, count: int, physics: int) -> str:
     """The table: a column for each model, of which ``float`` and ``exported`` are held against each other."""
-    found = {name: figures_of(model, data, count, physics) for name, model in models.items()}
-    reference, exported = found["float"], found["exported"]
+    figures_by_model = {name: figures_of(model, data, count, physics) for name, model in models.items()}
+    reference, exported = figures_by_model["float"], figures_by_model["exported"]
     lines = [
         f"{len(data.maps)} held-out pairs, {len(data.real)} maps, {count} generated pairs, {physics} forward modelled",
         "",
@@ -281,7 +279,7 @@ def report(models: Mapping[str, Model], data: HeldOut, count: int, physics: int)
         "|" + "---|" * (len(models) + 4),
     ]
     for name in exported.values:
-        shown = " | ".join(f"{figures.values[name]:.4f}" for figures in found.values())
+        shown = " | ".join(f"{figures.values[name]:.4f}" for figures in figures_by_model.values())
         lines.append(f"| {name} | {shown} | " + " | ".join(verdict(name, exported, reference, data.real)) + " |")
     floor = real_floor(data.real, data.train, count=count)
     rng = torch.Generator().manual_seed(1)

@@ -56,21 +56,21 @@ def main() -> None:
     parser.add_argument("presets", nargs="*", default=PRESETS)
     parser.add_argument("--keep", type=Path, help="folder to leave the files in")
     arguments = parser.parse_args()
-    found: dict[Runtime, list[tuple[str, float, int]]] = {runtime: [] for runtime in RUNTIMES.values()}
+    measured: dict[Runtime, list[tuple[str, float, int]]] = {runtime: [] for runtime in RUNTIMES.values()}
     with tempfile.TemporaryDirectory() as temporary:
         for preset in arguments.presets:
             bundle = random_bundle(preset, (arguments.keep or Path(temporary)) / preset)
-            for runtime, points in found.items():
+            for runtime, points in measured.items():
                 names = model_files(preset, runtime)
                 size = sum((bundle.folder / name).stat().st_size for name in names) / 1e6
                 points.append((preset, size, peak_mb(bundle, runtime)))
     rows = [
         [f"{r.title} {version(r.module)}", preset, f"{size:.0f}", str(peak), str(r.memory_mb(round(size * 1e6)))]
-        for r, points in found.items()
+        for r, points in measured.items()
         for preset, size, peak in points
     ]
     print(markdown(["runtime", "preset", "files MB", "peak MB", "guide says MB"], rows))
-    for runtime, points in found.items():
+    for runtime, points in measured.items():
         if len(points) > 1:
             slope, base = np.polyfit([size for _p, size, _m in points], [peak for _p, _s, peak in points], 1)
             print(f"\n{runtime.title}: {base:.0f} MB + {slope:.2f} x the files", end="")

@@ -55,14 +55,14 @@ def first_frame(timeout: float = 60.0) -> tuple[float, bool]:
 
 
 def main() -> int:
-    found = []
+    times = []
     for _repeat in range(int(sys.argv[1]) if len(sys.argv) > 1 else 5):
         seconds, torch = first_frame()
-        found.append(seconds)
+        times.append(seconds)
         print(f"{seconds:.2f} s{'  (torch was loaded)' if torch else ''}")
         if torch:
             return 1
-    median = statistics.median(found)
+    median = statistics.median(times)
     print(f"median {median:.2f} s of CPU to the first frame, wanted <= {LIMIT_S} s")
     return int(median > LIMIT_S)
 

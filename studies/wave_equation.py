@@ -41,10 +41,10 @@ def reference(velocity: np.ndarray) -> np.ndarray:
 
 def apart(name: str, velocity: np.ndarray, solve: torch.jit.ScriptModule) -> list[str]:
     """One row: relative L2 and E of the solver's gathers to deepwave's, mean and worst."""
-    own, direct = physics_reference(velocity, reference)
-    found = solve(torch.from_numpy(velocity)).numpy()
-    errors = physics_errors(found, own, direct)
-    relative = [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(found, own, strict=True)]
+    expected, direct = physics_reference(velocity, reference)
+    modelled = solve(torch.from_numpy(velocity)).numpy()
+    errors = physics_errors(modelled, expected, direct)
+    relative = [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(modelled, expected, strict=True)]
     return [
         name, f"{len(velocity)}", f"{velocity.min():.0f} to {velocity.max():.0f}",
         f"{100 * np.mean(relative):.3f}", f"{100 * np.max(relative):.3f}",
@@ -72,8 +72,8 @@ def main() -> None:
     torch.set_num_threads(1)
     solve, in_numpy = torch.jit.script(WaveEquation(**ACQUISITION)), wave.WaveEquation(**ACQUISITION)
     sets = {}
-    for given in arguments.maps:
-        name, _, file = given.partition("=")
+    for argument in arguments.maps:
+        name, _, file = argument.partition("=")
         sets[name] = np.array(np.load(file, mmap_mode="r")[: arguments.count], np.float32)
     sets["curvefault-a, synthetic"] = synthesise_velocity("curvefault-a", arguments.count, 0)
     rows = [apart(name, velocity, solve) for name, velocity in sets.items()]

@@ -53,7 +53,7 @@ class Followed(Exception):  # no error: a rank has done its part of a stage
 
 
 @dataclass(frozen=True)
-class Place:
+class RankInfo:
     """This process among the others."""
 
     rank: int
@@ -66,7 +66,7 @@ class Place:
     most_restarts: int = 0
 
 
-def place(environ: Mapping[str, str] | None = None) -> Place | None:
+def rank_info(environ: Mapping[str, str] | None = None) -> RankInfo | None:
     """This process among several, from torchrun's variables or those of ``srun``; ``None`` where it is alone."""
     environ = os.environ if environ is None else environ
 
@@ -74,26 +74,26 @@ def place(environ: Mapping[str, str] | None = None) -> Place | None:
         return int(environ.get(name) or default)
 
     if number("WORLD_SIZE", 1) > 1:
-        return Place(
+        return RankInfo(
             number("RANK"), number("WORLD_SIZE"), number("LOCAL_RANK"), number("LOCAL_WORLD_SIZE", 1),
             number("TORCHELASTIC_RESTART_COUNT"), number("TORCHELASTIC_MAX_RESTARTS"),
         )  # fmt: skip
     if number("SLURM_STEP_NUM_TASKS", 1) > 1:  # a batch script itself has none: it is one process
         size = number("SLURM_STEP_NUM_TASKS")
-        here = environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split(",")[0].split("(")[0]
-        return Place(number("SLURM_PROCID"), size, number("SLURM_LOCALID"), int(here))
+        local_size = environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split(",")[0].split("(")[0]
+        return RankInfo(number("SLURM_PROCID"), size, number("SLURM_LOCALID"), int(local_size))
     return None
 
 
 def launcher() -> int:
     """Process id of the ``ubq run`` that started this group; 0 where none did."""
-    return int(os.environ.get(LAUNCHER) or 0) if place() else 0
+    return int(os.environ.get(LAUNCHER) or 0) if rank_info() else 0
 
 
 def threads_here(threads: int) -> int:
     """This process's share of a machine's CPU threads."""
-    spot = place()
-    return max(1, threads // spot.local_size) if spot else threads
+    info = rank_info()
+    return max(1, threads // info.local_size) if info else threads
 
 
 def _meeting_point(environ: Mapping[str, str]) -> tuple[str, int]:
@@ -117,14 +117,14 @@ class Group:
     """The processes of a run, with this one among them.
 
     Args:
-        spot: this process.
+        info: this process.
         store: keys and values that every process sees; set by one, waited for by the others.
     """
 
-    def __init__(self, spot: Place, store: Any) -> None:
-        self.place, self._store = spot, store
+    def __init__(self, info: RankInfo, store: Any) -> None:
+        self.info, self._store = info, store
         self._sizes: list[int] = []
-        self._told = False
+        self._oom_announced = False
         self._decisions = 0
 
     # --- the store
@@ -133,7 +133,7 @@ class Group:
         """Set a key to a value that JSON can hold."""
         self._store.set(key, json.dumps(value))
 
-    def told(self, key: str) -> Any:
+    def value(self, key: str) -> Any:
         """A key's value; ``None`` where nobody has set it."""
         return json.loads(self._store.get(key)) if self._store.check([key]) else None
 
@@ -146,7 +146,7 @@ class Group:
                 if not self._alive():
                     raise LostProcessError("the store is gone") from None
                 continue
-            return self.told(key)
+            return self.value(key)
         return None
 
     def _alive(self) -> bool:
@@ -159,8 +159,8 @@ class Group:
     def decided_by_first(self, decide: Callable[[], Any]) -> Any:
         """What the first rank decides, on every rank; a value that JSON can hold. The others wait on the store."""
         self._decisions += 1
-        key = f"decision/{self.place.restarts}/{self._decisions}"
-        if self.place.rank:
+        key = f"decision/{self.info.restarts}/{self._decisions}"
+        if self.info.rank:
             return self.wait(key)
         value = decide()
         self.tell(key, value)
@@ -174,18 +174,18 @@ class Group:
 
         Batch statistics, observers and losses that look at a batch as a whole share what they see while in the block.
         """
-        self._sizes = [s.stop - s.start for s in map(self._slice_of(size), range(self.place.size))]
+        self._sizes = [s.stop - s.start for s in map(self._slice_of(size), range(self.info.size))]
         try:
-            yield self.own(size)
+            yield self.own_slice(size)
         finally:
             self._sizes = []
 
-    def own(self, size: int) -> slice:
+    def own_slice(self, size: int) -> slice:
         """This rank's share of a part of a batch of so many samples."""
-        return self._slice_of(size)(self.place.rank)
+        return self._slice_of(size)(self.info.rank)
 
     def _slice_of(self, size: int) -> Callable[[int], slice]:
-        ranks = self.place.size
+        ranks = self.info.size
         return lambda rank: slice(rank * size // ranks, (rank + 1) * size // ranks)
 
     @property
@@ -196,7 +196,7 @@ class Group:
     @property
     def share(self) -> float:
         """This rank's share of the part that is being worked on."""
-        return self._sizes[self.place.rank] / sum(self._sizes)
+        return self._sizes[self.info.rank] / sum(self._sizes)
 
     def agree(self, stop: bool = False, checkpoint: bool = False, out_of_memory: bool = False) -> tuple[bool, bool]:
         """Whether any rank was asked to stop, and whether any wants a checkpoint.
@@ -218,15 +218,15 @@ class Group:
             flags[3:] = pair
         self._reduce(flags, "max")
         if flags[2] and not out_of_memory:
-            self._told = True
+            self._oom_announced = True
             raise OutOfMemoryElsewhereError
         return flags
 
     def out_of_memory(self) -> None:
         """Tell the others that this rank has run out of memory, unless one of them has said so."""
-        if not self._told:
+        if not self._oom_announced:
             self.agree(out_of_memory=True)
-        self._told = False
+        self._oom_announced = False
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over the ranks, in place; inside a step or where every rank is sure to come."""
@@ -258,31 +258,31 @@ class Group:
             flat: (N,), this rank's share along the batch.
             stride_of: from the number of elements of the whole to the spacing.
         """
-        each = flat.numel() // self._sizes[self.place.rank]
+        each = flat.numel() // self._sizes[self.info.rank]
         stride = stride_of(each * sum(self._sizes))
-        counts, begin, own = [], 0, flat[:0]
+        counts, begin, chosen = [], 0, flat[:0]
         for rank, size in enumerate(self._sizes):
             first, length = -begin % stride, each * size
-            if rank == self.place.rank:
-                own = flat[first::stride]
+            if rank == self.info.rank:
+                chosen = flat[first::stride]
             counts.append(len(range(first, length, stride)))
             begin += length
-        return self._gathered(own, counts)
+        return self._gathered(chosen, counts)
 
     def gather(self, tensor: Tensor) -> Tensor:
         """The whole part's tensor (B, ...), of which each rank holds the rows of its samples."""
         return self._gathered(tensor, self._sizes)
 
-    def _gathered(self, own: Tensor, counts: Sequence[int]) -> Tensor:
-        begin = sum(counts[: self.place.rank])
-        whole = own.new_zeros(sum(counts), *own.shape[1:])
-        whole[begin : begin + len(own)] = own
+    def _gathered(self, share: Tensor, counts: Sequence[int]) -> Tensor:
+        begin = sum(counts[: self.info.rank])
+        whole = share.new_zeros(sum(counts), *share.shape[1:])
+        whole[begin : begin + len(share)] = share
         return self.sum_(whole)
 
     def own_rows(self, whole: Tensor) -> Tensor:
         """This rank's rows of a tensor of the whole part."""
-        begin = sum(self._sizes[: self.place.rank])
-        return whole[begin : begin + self._sizes[self.place.rank]]
+        begin = sum(self._sizes[: self.info.rank])
+        return whole[begin : begin + self._sizes[self.info.rank]]
 
     def sum_all_(self, tensors: Sequence[Tensor]) -> None:
         """Sum many tensors over the ranks, in place, in few large collectives."""
@@ -341,8 +341,8 @@ def join(device: str) -> Group:
         device: configured one; NCCL reduces what lies on GPUs.
     """
     global _group
-    spot = place()
-    assert spot is not None
+    info = rank_info()
+    assert info is not None
     if _group is not None:
         return _group
     import torch
@@ -352,18 +352,18 @@ def join(device: str) -> Group:
     patience = timedelta(hours=SILENT_H)
     gpu = device != "cpu" and torch.cuda.is_available()
     if gpu:
-        torch.cuda.set_device(spot.local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(info.local_rank % torch.cuda.device_count())
     backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
     if "RANK" in os.environ:
         store: Any = next(rendezvous("env://"))[0]
     else:
         host, port = _meeting_point(os.environ)
         begin = timedelta(minutes=10)
-        store = dist.TCPStore(host, port, spot.size, spot.rank == 0, timeout=begin)  # type: ignore[attr-defined]
+        store = dist.TCPStore(host, port, info.size, info.rank == 0, timeout=begin)  # type: ignore[attr-defined]
     # torchrun keeps its store over restarts, with the addresses of processes that are gone
-    store = dist.PrefixStore(f"ubq/{spot.restarts}", store)  # type: ignore[attr-defined]
-    dist.init_process_group(backend, store=store, rank=spot.rank, world_size=spot.size, timeout=patience)
-    _group = Group(spot, store)
+    store = dist.PrefixStore(f"ubq/{info.restarts}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, rank=info.rank, world_size=info.size, timeout=patience)
+    _group = Group(info, store)
     return _group
 
 
@@ -379,8 +379,8 @@ def leave() -> None:
 
 def this_rank() -> dict[str, object]:
     """Rank, host and process id, as ``state.json`` holds them."""
-    spot = place()
-    return {"rank": spot.rank if spot else 0, "host": socket.gethostname(), "pid": os.getpid()}
+    info = rank_info()
+    return {"rank": info.rank if info else 0, "host": socket.gethostname(), "pid": os.getpid()}
 
 
 def first_alone() -> None:
@@ -389,7 +389,7 @@ def first_alone() -> None:
     Raises:
         Followed: on every other rank.
     """
-    if _group is not None and _group.place.rank:
+    if _group is not None and _group.info.rank:
         raise Followed
 
 

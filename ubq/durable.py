@@ -203,13 +203,13 @@ class LineFile:
         """Make the rows so far durable."""
         os.fsync(self._descriptor)
 
-    def keep(self, wanted: Callable[[dict[str, object]], bool]) -> None:
-        """Replace the file by its rows for which ``wanted`` is true; torn and broken lines go."""
+    def keep(self, condition: Callable[[dict[str, object]], bool]) -> None:
+        """Replace the file by its rows for which ``condition`` is true; torn and broken lines go."""
         rows = list(read_rows(self.path))
-        kept = [row for row in rows if wanted(row)]
-        if len(kept) == len(rows) == sum(1 for line in self.path.read_bytes().splitlines() if line):
+        remaining = [row for row in rows if condition(row)]
+        if len(remaining) == len(rows) == sum(1 for line in self.path.read_bytes().splitlines() if line):
             return
-        write_atomic(self.path, b"".join(dump_json(row) for row in kept))
+        write_atomic(self.path, b"".join(dump_json(row) for row in remaining))
         self.close()
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
 
@@ -235,7 +235,7 @@ def read_rows(path: Path) -> Iterator[dict[str, object]]:
 def read_object(path: Path) -> dict[str, Any]:
     """A file's JSON object; an empty one where there is none to read."""
     try:
-        found = parse_json(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}

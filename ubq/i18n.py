@@ -34,28 +34,28 @@ class Message(str):
 
     Attributes:
         english: the same in English.
-        said: as JSON: ``{"id", "values"}``, the values by name; or a list of texts and such objects, one after the
+        stored: as JSON: ``{"id", "values"}``, the values by name; or a list of texts and such objects, one after the
             other.
     """
 
     english: str
-    said: dict[str, Any] | list[Any]
+    stored: dict[str, Any] | list[Any]
 
     @classmethod
-    def of(cls, text: str, english: str, said: dict[str, Any] | list[Any]) -> Message:
+    def of(cls, text: str, english: str, stored: dict[str, Any] | list[Any]) -> Message:
         """A text with what it says."""
         message = cls(text)
-        message.english, message.said = english, said
+        message.english, message.stored = english, stored
         return message
 
     def format(self, *args: object, **values: object) -> str:
         """As ``str.format``; with named values alone the result is a message, too."""
         text = super().format(*args, **values)
-        if args or not isinstance(self.said, dict):
+        if args or not isinstance(self.stored, dict):
             return text
         same = self.english == str(self) and not any(isinstance(v, Message) for v in values.values())
         english = text if same else str.format(self.english, **{k: in_english(v) for k, v in values.items()})
-        return Message.of(text, english, {**self.said, "values": {k: _value(v) for k, v in values.items()}})
+        return Message.of(text, english, {**self.stored, "values": {k: _value(v) for k, v in values.items()}})
 
 
 def joined(separator: str, parts: Iterable[str]) -> str:
@@ -64,8 +64,8 @@ def joined(separator: str, parts: Iterable[str]) -> str:
     text = separator.join(parts)
     if not any(isinstance(part, Message) for part in parts):
         return text
-    said = [part for one in parts for part in (separator, _value(one))][1:]
-    return Message.of(text, separator.join(str(in_english(part)) for part in parts), said)
+    stored = [part for one in parts for part in (separator, _value(one))][1:]
+    return Message.of(text, separator.join(str(in_english(part)) for part in parts), stored)
 
 
 def in_english(value: Any) -> Any:
@@ -76,7 +76,7 @@ def in_english(value: Any) -> Any:
 def _value(value: object) -> object:
     """A value that was filled in, as JSON holds it."""
     if isinstance(value, Message):
-        return value.said
+        return value.stored
     if value is None or isinstance(value, str | int):
         return value
     return float(value) if isinstance(value, Real) else str(value)
@@ -85,26 +85,26 @@ def _value(value: object) -> object:
 def storable(value: Any) -> Any:
     """Records as they are stored: messages in English, and in each record under ``STORED`` what they say."""
     if isinstance(value, dict):
-        said = {k: told for k, v in value.items() if (told := _told(v)) is not None}
-        return {k: storable(v) for k, v in value.items()} | ({STORED: said} if said else {})
+        messages = {k: message for k, v in value.items() if (message := _stored(v)) is not None}
+        return {k: storable(v) for k, v in value.items()} | ({STORED: messages} if messages else {})
     if isinstance(value, list | tuple):
         return [storable(v) for v in value]
     return in_english(value)
 
 
-def _told(value: Any) -> object:
+def _stored(value: Any) -> object:
     """What is stored beside a message, or beside a list that holds some; None for anything else."""
     if isinstance(value, list | tuple) and any(isinstance(v, Message) for v in value):
         return [_value(v) if isinstance(v, Message) else None for v in value]
-    return value.said if isinstance(value, Message) else None
+    return value.stored if isinstance(value, Message) else None
 
 
 def restored(value: Any) -> Any:
     """What :func:`storable` made, with its messages in the chosen language; those it cannot say stay as stored."""
     if isinstance(value, dict):
-        said = value.get(STORED)
-        record = {k: restored(v) for k, v in value.items() if k != STORED or not isinstance(said, dict)}
-        for key, message in said.items() if isinstance(said, dict) else ():
+        messages = value.get(STORED)
+        record = {k: restored(v) for k, v in value.items() if k != STORED or not isinstance(messages, dict)}
+        for key, message in messages.items() if isinstance(messages, dict) else ():
             text = record.get(key)
             if isinstance(text, list) and isinstance(message, list):
                 record[key] = [_again(t, m) for t, m in zip(text, message, strict=False)] + text[len(message) :]
@@ -143,12 +143,12 @@ def set_language(language: str | None) -> None:
     chosen = language or os.environ.get("UBQ_LANG") or read_interface().language
     chosen = chosen or next((os.environ[k] for k in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(k)), "en")
     name = chosen.split(".")[0].replace("-", "_")
-    wanted = [name, "zh_CN"] if name.split("_")[0] == "zh" else [name]
+    languages = [name, "zh_CN"] if name.split("_")[0] == "zh" else [name]
     try:
-        _translations = _gettext.translation("ubq", LOCALE_DIR, languages=wanted, fallback=True)
+        _translations = _gettext.translation("ubq", LOCALE_DIR, languages=languages, fallback=True)
     except Exception:  # a damaged catalogue fails in many ways, and is no reason to say nothing
         _translations = _gettext.NullTranslations()
-    _language = wanted[-1] if type(_translations) is _gettext.GNUTranslations else "en"
+    _language = languages[-1] if type(_translations) is _gettext.GNUTranslations else "en"
     _known.cache_clear()
 
 
@@ -170,9 +170,9 @@ def gettext(message: str) -> str:
 def _known(message: str) -> Message:
     """The translation, where it has the same places to fill in; a damaged catalogue may have others."""
     assert _translations is not None
-    found = _translations.gettext(message)
-    right = found == message or _places(found) == _places(message)
-    return Message.of(found if right else message, message, {"id": message})
+    translation = _translations.gettext(message)
+    right = translation == message or _places(translation) == _places(message)
+    return Message.of(translation if right else message, message, {"id": message})
 
 
 def _places(message: str) -> frozenset[tuple[str, str, str]] | None:

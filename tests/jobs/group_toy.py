@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ubq.config.schema import Config, DiffusionTraining, RunConfig
-from ubq.distributed import place
+from ubq.distributed import rank_info
 from ubq.errors import StageError
 from ubq.jobs.console import QuietConsole
 from ubq.jobs.run import start_run
@@ -54,8 +54,8 @@ class Fit(Stage):
 def happen(step: int) -> None:
     """What ``TOY_EVENT`` asks for."""
     at, rank, what = os.environ.get("TOY_EVENT", "-1:0:").split(":")
-    spot = place()
-    if step != int(at) or (spot is not None and (spot.rank != int(rank) or spot.restarts)):
+    info = rank_info()
+    if step != int(at) or (info is not None and (info.rank != int(rank) or info.restarts)):
         return
     if what == "fail":
         raise StageError("the data of this host are gone", "mount them")

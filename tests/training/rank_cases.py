@@ -128,7 +128,7 @@ def out_of_memory() -> dict[str, Any]:
     group, loss = distributed.group(), task.loss
 
     def scarce(samples: Tensor, draws: Any) -> Tensor:
-        if group is not None and group.place.rank == group.place.size - 1 and len(samples) > 2:
+        if group is not None and group.info.rank == group.info.size - 1 and len(samples) > 2:
             raise MemoryError
         return loss(samples, draws)
 
@@ -153,7 +153,7 @@ def main(folder: Path, names: list[str]) -> None:
     group = distributed.join("cpu")
     for name in names:
         found = CASES[name]()
-        if group.place.rank == 0:
+        if group.info.rank == 0:
             torch.save(found, folder / f"{name}.pt")
     distributed.leave()
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.training import rank_cases
-from ubq.distributed import Place, first_host, place
+from ubq.distributed import RankInfo, first_host, rank_info
 
 ROOT = Path(__file__).parents[2]
 
@@ -91,12 +91,12 @@ def test_a_rank_without_memory_makes_all_of_them_go_on_in_smaller_parts(by_two: 
 
 def test_ranks_are_those_of_torchrun_or_of_a_step_of_slurm() -> None:
     torchrun = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
-    assert place(torchrun) == Place(3, 4, 1, 2)
+    assert rank_info(torchrun) == RankInfo(3, 4, 1, 2)
     step = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"}
-    assert place({**step, "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}) == Place(5, 8, 1, 4)
-    assert place({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) is None, "a batch script is one process"
-    assert place({"RANK": "0", "WORLD_SIZE": "1"}) is None
-    assert place({}) is None
+    assert rank_info({**step, "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}) == RankInfo(5, 8, 1, 4)
+    assert rank_info({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}) is None, "a batch script is one process"
+    assert rank_info({"RANK": "0", "WORLD_SIZE": "1"}) is None
+    assert rank_info({}) is None
 
 
 @pytest.mark.parametrize(

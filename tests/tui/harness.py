@@ -154,4 +154,4 @@ def screen_text(app: UbqApp) -> str:
 
 def messages(app: UbqApp) -> str:
     """What the app has to say."""
-    return app.said
+    return app.notice

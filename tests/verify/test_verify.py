@@ -181,7 +181,7 @@ def test_a_good_file_passes_every_mark_and_the_report_says_how(judge, folder: Pa
     report = judge(
         folder / "good.pt",
         picture=folder / "samples.png",
-        kept=folder / "report.npz",
+        evidence=folder / "report.npz",
         latents=torch.zeros(60, LATENT),
         progress=lambda *x: seen.append(x),
     )

@@ -44,10 +44,12 @@ class Quality:
 
 def compare(maps: Tensor, reference: Tensor, held_out: Tensor) -> Quality:
     """Quality of maps (N, 1, 70, 70) beside as many of the reference, row by row from the same noise."""
-    found = ratio_interval(maps, reference, held_out)
-    own, wanted = (sliced_wasserstein(x, held_out).mean for x in (maps, reference))
-    within = found.upper <= WITHIN
-    return Quality(own, wanted, found.value, found.lower, found.upper, within, len(maps), len(held_out))
+    ratio = ratio_interval(maps, reference, held_out)
+    own_distance, reference_distance = (sliced_wasserstein(x, held_out).mean for x in (maps, reference))
+    within = ratio.upper <= WITHIN
+    return Quality(
+        own_distance, reference_distance, ratio.value, ratio.lower, ratio.upper, within, len(maps), len(held_out)
+    )
 
 
 class Noise:
@@ -58,12 +60,12 @@ class Noise:
 
     def batches(self, steps: int) -> list[tuple[Tensor, Tensor]]:
         """(x_T, step_noise (steps-1, B, 1, L)) of each batch; x_T does not depend on ``steps``."""
-        found = []
+        batches = []
         for start in range(0, self.count, BATCH):
             pairs = range(start, min(start + BATCH, self.count))
             x_T, step_noise = pair_noise(self.seed, pairs, steps, self.length, stochastic=True)
-            found.append((torch.from_numpy(x_T), torch.from_numpy(step_noise)))
-        return found
+            batches.append((torch.from_numpy(x_T), torch.from_numpy(step_noise)))
+        return batches
 
 
 def ancestral_maps(model: FloatModel, noise: Noise, progress: Callable[[], None] = lambda: None) -> Tensor:

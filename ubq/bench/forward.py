@@ -114,7 +114,7 @@ def measure_forward(
             return model
 
         take_turns({str(n): call(n) for n in counts}, rounds, warmup=0, progress=progress)
-    start = {n: statistics.median(w.start for w in found) for n, found in watches.items()}
-    rates = {n: statistics.median(w.rate for w in found) for n, found in watches.items()}
+    start = {n: statistics.median(w.start for w in measured) for n, measured in watches.items()}
+    rates = {n: statistics.median(w.rate for w in measured) for n, measured in watches.items()}
     one = rates[counts[0]] / counts[0]
     return ForwardResult(machine(), maps, rounds, start, rates, {n: rate / n / one for n, rate in rates.items()})

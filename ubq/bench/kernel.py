@@ -95,14 +95,14 @@ class KernelResult:
 
 def matrices_of(file: torch.jit.ScriptModule) -> list[Matrix]:
     """The matrix products with a weight of one U-Net step, read off the file's graph; it runs once for that."""
-    found = []
+    matrices = []
     modules = dict(file.named_modules())
     for layer in count_file(file).layers:
         if layer.quantised and part_of(layer.name) == "diffusion":
             weight = modules[layer.name].packed.unpack()[0]
             columns, inner = weight.shape[0], weight[0].numel()
-            found.append(Matrix(layer.macs // (columns * inner), inner, columns))
-    return found
+            matrices.append(Matrix(layer.macs // (columns * inner), inner, columns))
+    return matrices
 
 
 def gemm_calls(matrices: list[Matrix]) -> Callable[[], None]:
@@ -201,8 +201,8 @@ def measure_kernel(
         if onnxruntime and not missing_modules("onnx"):
             step = onnxruntime_step(unet, sizes.encoder_dim, sizes.diffusion_steps, threads, Path(folder))
             calls["onnxruntime"] = lambda: step(x, time)
-        found = take_turns(calls, rounds, warmup=3, progress=progress)
-    seconds = {name: timing.median for name, timing in found.items()}
+        timings = take_turns(calls, rounds, warmup=3, progress=progress)
+    seconds = {name: timing.median for name, timing in timings.items()}
     gmacs = sum(m.macs for m in matrices) / 1e9
     return KernelResult(
         subject=subject.title,

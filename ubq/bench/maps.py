@@ -127,20 +127,20 @@ def measure_maps(
 
 def figures_of(maps: Tensor, held_out: Tensor) -> MapFigures:
     """Every figure of maps (N, 1, 70, 70), m/s, beside held-out ones."""
-    own, real = variogram(maps), variogram(held_out)
+    own_variogram, held_out_variogram = variogram(maps), variogram(held_out)
     share = cuts(held_out)
     return MapFigures(
         maps=len(maps),
         lattice=lattice(maps),
-        variogram=own,
-        ratios=own.ratios(real),
-        difference=own.difference(real),
+        variogram=own_variogram,
+        ratios=own_variogram.ratios(held_out_variogram),
+        difference=own_variogram.difference(held_out_variogram),
         cuts=cuts(maps) / share if share else math.nan,
         distance=sliced_wasserstein(maps, held_out).mean,
     )
 
 
-def draw_variograms(found: MapsComparison, path: Path) -> None:
+def draw_variograms(comparison: MapsComparison, path: Path) -> None:
     """Draw variograms along x and along depth, held-out maps' in black; words stay English, as in ``samples.png``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -149,7 +149,10 @@ def draw_variograms(found: MapsComparison, path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2, sharey=True)
     for axis, way in zip(axes, ("x", "depth"), strict=True):
-        curves = {"held-out": found.held_out, **{name: of_set.variogram for name, of_set in found.sets.items()}}
+        curves = {
+            "held-out": comparison.held_out,
+            **{name: of_set.variogram for name, of_set in comparison.sets.items()},
+        }
         for name, of_set in curves.items():
             values = getattr(of_set, way)
             black = {"color": "black", "linewidth": 2.5} if name == "held-out" else {}

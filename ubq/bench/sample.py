@@ -107,7 +107,7 @@ def measure_sample(
         file(1, chosen)  # warm-up; of the float model one step is enough
         model.model.unet(torch.randn(1, 1, sizes.encoder_dim), torch.zeros(1, dtype=torch.int64))
         model.model(torch.zeros(1, sizes.encoder_dim))
-        found: dict[str, Timing] = take_turns(
+        timings: dict[str, Timing] = take_turns(
             {"float": lambda: model.pairs(1), "int8": lambda: file(1, chosen)},
             rounds,
             warmup=0,
@@ -125,8 +125,8 @@ def measure_sample(
         steps=chosen,
         float_steps=sizes.diffusion_steps,
         rounds=rounds,
-        ratio=found["float"].median / found["int8"].median,
-        float_seconds=found["float"].median,
-        int8_seconds=found["int8"].median,
+        ratio=timings["float"].median / timings["int8"].median,
+        float_seconds=timings["float"].median,
+        int8_seconds=timings["int8"].median,
         quality=quality,
     )

@@ -41,8 +41,8 @@ class ShareResult:
         head = ["turns a thread waits awake", "idle, steps/s", *(f"beside {n} busy" for n in busy if n)]
         rows = []
         for waiting, by_busy in self.rates.items():
-            kept = [f"{by_busy[n]:.2f} ({100 * by_busy[n] / by_busy[0]:.0f} %)" for n in busy if n]
-            rows.append([waiting, f"{by_busy[0]:.2f}", *kept])
+            cells = [f"{by_busy[n]:.2f} ({100 * by_busy[n] / by_busy[0]:.0f} %)" for n in busy if n]
+            rows.append([waiting, f"{by_busy[0]:.2f}", *cells])
         return (
             f"{markdown(head, rows)}\n\n{STAGE} of {self.preset}, {self.threads} threads, medians of {self.rounds} "
             f"rounds; busy: processes that count; {self.machine}"

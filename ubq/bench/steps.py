@@ -217,11 +217,11 @@ def _curves(paths: RunPaths, model: FloatModel, solvers: Sequence[Solver], count
         return Generator(whole.model, recipe).eval(), torch.backends.quantized.engine
 
     def of_int8(export: ExportConfig | None) -> tuple[Generator, str]:
-        found = load_qat(checkpoint)
-        generator = found.generator
+        loaded = load_qat(checkpoint)
+        generator = loaded.generator
         if export is not None:
             generator = offering(generator, export, sizes.diffusion_steps, sizes.objective)
-        return generator.eval(), found.recipe.quant.backend
+        return generator.eval(), loaded.recipe.quant.backend
 
     for solver in solvers:
         yield _Curve(FLOAT, solver, counts, partial(of_float, model, sampler(solver)))

@@ -201,7 +201,7 @@ def export_config(solver: str, steps: int) -> ExportConfig:
     return ExportConfig(solver=solver, steps=steps)  # type: ignore[arg-type]
 
 
-def default_backend(wanted: str) -> str:
+def default_backend(backend: str) -> str:
     """The engine asked for, or the fastest that this build of PyTorch has."""
     supported = torch.backends.quantized.supported_engines
-    return wanted or next(name for name in ("x86", "onednn", "qnnpack") if name in supported)
+    return backend or next(name for name in ("x86", "onednn", "qnnpack") if name in supported)

@@ -141,8 +141,8 @@ def measure_training(
                 train_process(run, stage, "prepare", steps)
                 for way in ways(processes):
                     together = processes if way == TOGETHER else 1
-                    found = train_process(run, stage, PLAIN if way == PLAIN else OURS, steps, processes=together)
-                    figures.append(Figures(stage, way, count, **found))
+                    measured = train_process(run, stage, PLAIN if way == PLAIN else OURS, steps, processes=together)
+                    figures.append(Figures(stage, way, count, **measured))
                     done += 1
                     progress(done, total)
         sizes = [_megabytes(root / "0" / name) for name in ("vel2_1_0.npy", "pairs/seis2_1_0.npy")]

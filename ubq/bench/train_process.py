@@ -24,7 +24,7 @@ from ubq.config.load import read_frozen
 from ubq.config.schema import Config, QatTraining, TrainingConfig
 from ubq.cpu import cores
 from ubq.data.files import data_files
-from ubq.distributed import join, place, threads_here
+from ubq.distributed import join, rank_info, threads_here
 from ubq.jobs.machine import peak_memory
 from ubq.model import GaussianDiffusion
 from ubq.model.parts import AUTOENCODER, DECODERS, SEISMIC, UNET
@@ -166,15 +166,15 @@ def plain_loop(config: Config, paths: RunPaths, stage: str, steps: int) -> Clock
         nn.utils.clip_grad_norm_(parameters, settings.grad_clip or math.inf)
         optimizer.step()
         with torch.no_grad():
-            for kept, parameter in zip(average, parameters, strict=True):
-                kept.lerp_(parameter, 1 - settings.ema_decay)
+            for averaged, parameter in zip(average, parameters, strict=True):
+                averaged.lerp_(parameter, 1 - settings.ema_decay)
         clock.tick()
     return clock
 
 
-def _whole(place: str, kind: str) -> Tensor:
+def _whole(location: str, kind: str) -> Tensor:
     """Every sample of every file, (N, ...) float32."""
-    return torch.from_numpy(np.concatenate([np.load(file.path) for file in data_files(place, kind)]))  # type: ignore[arg-type]
+    return torch.from_numpy(np.concatenate([np.load(file.path) for file in data_files(location, kind)]))  # type: ignore[arg-type]
 
 
 def _plain_task(
@@ -244,7 +244,7 @@ def main(run: Path, stage: str, way: str, steps: int) -> dict[str, float]:
     paths = RunPaths(run)
     config = endless(read_frozen(paths.config))
     torch.set_num_threads(threads_here(config.threads or cores()))
-    if place() is not None:
+    if rank_info() is not None:
         join("cpu")
     if way == "prepare":
         stand_in(config, paths, stage)
@@ -256,7 +256,7 @@ def main(run: Path, stage: str, way: str, steps: int) -> dict[str, float]:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    found = main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))
-    spot = place()
-    if spot is None or spot.rank == 0:
-        print(json.dumps(found))
+    result = main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    info = rank_info()
+    if info is None or info.rank == 0:
+        print(json.dumps(result))

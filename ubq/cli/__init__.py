@@ -61,16 +61,16 @@ class LazyGroup(TyperGroup):
         if cmd_name not in self.list_commands(ctx):
             return None
         module, _colon, attribute = COMMANDS[cmd_name].partition(":")
-        found = getattr(importlib.import_module(module), attribute)
-        if not isinstance(found, typer.Typer):
+        entry_point = getattr(importlib.import_module(module), attribute)
+        if not isinstance(entry_point, typer.Typer):
             single = typer.Typer(add_completion=False)
-            single.command(cmd_name)(found)
-            found = single
-        for info in found.registered_commands:
+            single.command(cmd_name)(entry_point)
+            entry_point = single
+        for info in entry_point.registered_commands:
             if info.callback and not hasattr(info.callback, "expands"):
                 info.callback = _expanding(info.callback)
                 info.callback.expands = True  # type: ignore[attr-defined]
-        command = _translated(typer.main.get_command(found))
+        command = _translated(typer.main.get_command(entry_point))
         command.name = cmd_name
         return command
 
@@ -122,8 +122,8 @@ def _module_exists(name: str) -> bool:
     return name in sys.modules or importlib.util.find_spec(name) is not None
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(value: bool) -> None:
+    if value:
         from ubq import __version__
 
         say(f"ubq {__version__}")

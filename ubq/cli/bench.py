@@ -116,7 +116,7 @@ def steps(
     """Distance to held-out maps against sampling steps, and the fewest steps that lose nothing."""
     from ubq.jobs.status import find_run
 
-    folder, wanted = find_run(run, runs_dir), _numbers(counts, "--steps")
+    folder, step_counts = find_run(run, runs_dir), _numbers(counts, "--steps")
     names = [name.strip() for name in solvers.split(",") if name.strip()]
     for name in names:
         _check_solver(name, "--solvers")
@@ -124,7 +124,7 @@ def steps(
     from ubq.bench.timing import cpu_threads
 
     with cpu_threads(threads), progress(_("drawing"), _("batches")) as show:
-        result = measure_steps(folder, maps=maps, seed=seed, solvers=names, steps=wanted, progress=show)  # type: ignore[arg-type]
+        result = measure_steps(folder, maps=maps, seed=seed, solvers=names, steps=step_counts, progress=show)  # type: ignore[arg-type]
     picture = out or folder / "bench-steps.png"
     draw_curves(result, picture)
     _print(result, as_json, picture=str(picture))
@@ -146,8 +146,8 @@ def train(
     """Time to the first step, steps/s and peak memory of every training stage, beside a plain loop."""
     from ubq.bench.train import STAGES, measure_training
 
-    wanted = [s.strip() for s in stages.split(",") if s.strip()] or list(STAGES)
-    for name in wanted:
+    names = [s.strip() for s in stages.split(",") if s.strip()] or list(STAGES)
+    for name in names:
         if name not in STAGES:
             raise UsageError(
                 _("there is no training stage {name}").format(name=name),
@@ -155,7 +155,7 @@ def train(
             )
     with progress(_("measuring"), _("processes")) as show:
         result = measure_training(
-            preset, wanted, _numbers(files, "--files"), steps=train_steps, gathers=gathers, threads=threads,
+            preset, names, _numbers(files, "--files"), steps=train_steps, gathers=gathers, threads=threads,
             processes=nproc, progress=show,
         )  # fmt: skip
     _print(result, as_json)

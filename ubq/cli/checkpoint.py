@@ -66,10 +66,10 @@ def weights(
     from ubq.durable import replacing
     from ubq.upstream.container import bare_weights
 
-    found = bare_weights(file)
+    tensors = bare_weights(file)
     with replacing(output) as temporary:
-        torch.save(found, temporary)
-    entries = {n: len(v) for n, v in found.items() if isinstance(v, dict)}
+        torch.save(tensors, temporary)
+    entries = {n: len(v) for n, v in tensors.items() if isinstance(v, dict)}
     shown = ", ".join(f"{name} ({count})" for name, count in entries.items())
     say(_("wrote {file}; tensors: {entries}").format(file=output, entries=shown))
 

@@ -148,10 +148,10 @@ def _forward(velocity: Path, out: Path, workers: int, shard: Shard) -> tuple[int
         progress(_("forward modelling"), _("maps")) as show,
     ):
 
-        def note(done: int, of: int) -> None:
+        def note(done: int, count: int) -> None:
             nonlocal total
-            total = of
-            show(done, of)
+            total = count
+            show(done, count)
 
         finished = forward_files(velocity, out, workers, note, lambda: signals.received is not None, shard)
     if not finished:

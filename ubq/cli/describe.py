@@ -80,14 +80,14 @@ def _to_repeat(shot: Snapshot) -> str:
     stage = next((s for s in shot.state.stages if s.state == "running"), None)
     if stage is None:
         return _("no stage was at work, nothing is repeated")
-    kept = stage.last_checkpoint or 0
-    lost = max(stage.step - kept, 0)
-    if not kept:
+    checkpoint = stage.last_checkpoint or 0
+    lost = max(stage.step - checkpoint, 0)
+    if not checkpoint:
         text = _("{stage} has no checkpoint and starts over: {lost} steps are repeated")
     else:
         text = _("{stage} goes on from step {step}: {lost} steps are repeated")
-    told = text.format(stage=stage.name, step=kept, lost=lost)
-    return told + (f" ({duration(lost / stage.rate)})" if stage.rate and lost else "")
+    message = text.format(stage=stage.name, step=checkpoint, lost=lost)
+    return message + (f" ({duration(lost / stage.rate)})" if stage.rate and lost else "")
 
 
 def _stage_line(stage: StageState, width: int, shot: Snapshot) -> str:

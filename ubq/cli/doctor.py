@@ -46,13 +46,13 @@ def doctor(
     checks = [*mistakes, *examine(config, run)]
     status = worst(checks)
     if as_json:
-        found = {
+        result = {
             "target": target or "",
             "run": str(run) if run else None,
             "status": status,
             "checks": [c.as_dict() for c in checks],
         }
-        say_json(found)
+        say_json(result)
     else:
         _print(checks)
     if status == "failed":
@@ -119,10 +119,10 @@ def _print(checks: list[Check]) -> None:
     width = max(len(word) for word, _style in words.values())
     area = ""
     for check in checks:
-        own, _dot, name = check.id.partition(".")
-        if own != area:
-            console.print(Text(own, style="bold"))
-            area = own
+        check_area, _dot, name = check.id.partition(".")
+        if check_area != area:
+            console.print(Text(check_area, style="bold"))
+            area = check_area
         word, style = words[check.status]
         line = Text("  ")
         line.append(f"{word:<{width}}", style=style)

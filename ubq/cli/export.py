@@ -103,9 +103,9 @@ def checkpoint(
     """
     wanted_formats = _formats(formats or [], no_quantize)
     asked_for_new = no_quantize or any((solver, steps, step_choices, name, backend, family, formats))
-    there = _exported_folder(source, runs_dir) if bundle and not asked_for_new else None
-    if there is not None:
-        _bundle(there, out, as_json)
+    exported = _exported_folder(source, runs_dir) if bundle and not asked_for_new else None
+    if exported is not None:
+        _bundle(exported, out, as_json)
         return
     path = _checkpoint_file(source, runs_dir, no_quantize)
     from ubq.data.families import FAMILIES
@@ -115,14 +115,14 @@ def checkpoint(
     if family and family not in FAMILIES:
         raise UsageError(_("{name} is not an OpenFWI family").format(name=family), ", ".join(FAMILIES))
     changes = {"solver": solver, "steps": steps, "step_choices": tuple(step_choices or ())}
-    wanted = {key: value for key, value in changes.items() if value}
+    changed = {key: value for key, value in changes.items() if value}
     run = _run_of(path)
     if is_qat(path):
-        generator, recipe = _from_qat(path, wanted, backend)
+        generator, recipe = _from_qat(path, changed, backend)
     elif no_quantize and run is not None and path.name in _FLOAT_FILES.values():
-        generator, recipe = _from_float_run(run, wanted, backend)
+        generator, recipe = _from_float_run(run, changed, backend)
     elif no_quantize:
-        generator, recipe = _from_float(path, wanted, backend, normalization, weights, decoder_checkpoint, family)
+        generator, recipe = _from_float(path, changed, backend, normalization, weights, decoder_checkpoint, family)
     else:
         raise CheckpointError(
             _("{path} is not a QAT checkpoint, so there are no int8 weights to write").format(path=path),
@@ -176,26 +176,26 @@ def digest(
         raise UsageError(_("{path} does not exist").format(path=file), _("give the .pt of exported_models"))
     from ubq.export.readback.digest import digest as digest_of
 
-    found = digest_of(file)
+    sha256 = digest_of(file)
     if as_json:
-        say_json({"file": str(file), "weights_sha256": found})
+        say_json({"file": str(file), "weights_sha256": sha256})
     else:
-        say(found)
+        say(sha256)
 
 
-def _formats(further: list[str], no_quantize: bool) -> tuple[str, ...]:
+def _formats(formats: list[str], no_quantize: bool) -> tuple[str, ...]:
     """The formats asked for, TorchScript first; none for the configured ones."""
     from ubq.export.formats import OTHER_FORMATS, require_formats
     from ubq.export.runtimes import TORCHSCRIPT
 
     known = (TORCHSCRIPT.name, *OTHER_FORMATS)
-    unknown = [name for name in further if name not in known]
+    unknown = [name for name in formats if name not in known]
     if unknown:
         raise UsageError(_("--format {name}: no such format").format(name=unknown[0]), ", ".join(known))
-    if set(further) - {TORCHSCRIPT.name} and no_quantize:
+    if set(formats) - {TORCHSCRIPT.name} and no_quantize:
         raise UsageError(_("the float model is written as TorchScript only"), _("leave --format or --no-quantize out"))
-    require_formats(further)
-    return tuple(dict.fromkeys((TORCHSCRIPT.name, *further))) if further else ()
+    require_formats(formats)
+    return tuple(dict.fromkeys((TORCHSCRIPT.name, *formats))) if formats else ()
 
 
 def _exported_folder(source: str, runs_dir: Path) -> Path | None:
@@ -258,10 +258,10 @@ def _checkpoint_file(source: str, runs_dir: Path, float_too: bool) -> Path:
         raise CheckpointError(_("{path} does not exist").format(path=source), _("give a checkpoint or a run"))
     run = find_run(source, runs_dir)
     paths = RunPaths(run)
-    found = [paths.checkpoints(QatDiffusion.name) / FINAL]
+    candidates = [paths.checkpoints(QatDiffusion.name) / FINAL]
     if float_too:
-        found += [paths.checkpoints(stage) / file for stage, file in _FLOAT_FILES.items()]
-    for path in found:
+        candidates += [paths.checkpoints(stage) / file for stage, file in _FLOAT_FILES.items()]
+    for path in candidates:
         if path.is_file():
             return path
     raise CheckpointError(
@@ -281,7 +281,7 @@ def _run_of(path: Path) -> Path | None:
     return run if folder.parent.name == "checkpoints" and (run / "config.toml").is_file() else None
 
 
-def _from_qat(path: Path, wanted: dict[str, Any], backend: str) -> tuple[Generator, Recipe]:
+def _from_qat(path: Path, changed: dict[str, Any], backend: str) -> tuple[Generator, Recipe]:
     """Generator of a QAT checkpoint with another sampler or engine where asked for."""
     from dataclasses import replace
 
@@ -308,20 +308,20 @@ def _from_qat(path: Path, wanted: dict[str, Any], backend: str) -> tuple[Generat
                 _("train for it: ubq run --set quant.backend={new}").format(new=backend),
             )
         recipe = replace(recipe, quant=quant)
-    if wanted:
-        _refuse_other_steps(recipe, wanted, path)
-        if "solver" in wanted and "steps" not in wanted:
-            wanted = {"steps": 0, **wanted}  # the default of another solver is another one
-        recipe = replace(recipe, export=_checked("export", recipe.export, wanted))
+    if changed:
+        _refuse_other_steps(recipe, changed, path)
+        if "solver" in changed and "steps" not in changed:
+            changed = {"steps": 0, **changed}  # the default of another solver is another one
+        recipe = replace(recipe, export=_checked("export", recipe.export, changed))
         sizes = recipe.sizes
         loaded.generator.sampler = Sampler(sizes.diffusion_steps, sizes.objective, recipe.export, recipe.distilled)
     return loaded.generator, recipe
 
 
-def _refuse_other_steps(recipe: Recipe, wanted: dict[str, Any], path: Path) -> None:
+def _refuse_other_steps(recipe: Recipe, changed: dict[str, Any], path: Path) -> None:
     """Raises UsageError where another sampler is asked for than the one that a U-Net is distilled for."""
-    own = {"solver": recipe.export.sampler, "steps": recipe.export.steps}
-    if recipe.distilled and any(value != own.get(name) for name, value in wanted.items()):
+    trained = {"solver": recipe.export.sampler, "steps": recipe.export.steps}
+    if recipe.distilled and any(value != trained.get(name) for name, value in changed.items()):
         raise UsageError(
             _("{path} is distilled to {steps} steps of ddim and draws in no others").format(
                 path=path, steps=recipe.export.steps
@@ -332,7 +332,7 @@ def _refuse_other_steps(recipe: Recipe, wanted: dict[str, Any], path: Path) -> N
 
 def _from_float(
     path: Path,
-    wanted: dict[str, Any],
+    changed: dict[str, Any],
     backend: str,
     normalization: str,
     weights: str,
@@ -357,7 +357,7 @@ def _from_float(
         sizes=imported.sizes,
         normalization=for_config(_checked("data", DataConfig(), data)),
         quant=_checked("quant", QuantConfig(), {"backend": backend} if backend else {}),
-        export=_checked("export", ExportConfig(), wanted),
+        export=_checked("export", ExportConfig(), changed),
     )
     with torch.device("meta"):
         model = UBDiff(imported.sizes)
@@ -365,7 +365,7 @@ def _from_float(
     return deployable(model, recipe, keep_model=False), recipe
 
 
-def _from_float_run(run: Path, wanted: dict[str, Any], backend: str) -> tuple[Generator, Recipe]:
+def _from_float_run(run: Path, changed: dict[str, Any], backend: str) -> tuple[Generator, Recipe]:
     """Generator of a run's float model, as pretrained or imported."""
     from dataclasses import replace
 
@@ -393,8 +393,8 @@ def _from_float_run(run: Path, wanted: dict[str, Any], backend: str) -> tuple[Ge
             _("the run {run} has no model to export yet").format(run=run.name),
             _("go on with it: {command}").format(command=run_command("resume", run)),
         )
-    _refuse_other_steps(recipe, wanted, run)
-    recipe = replace(recipe, export=_checked("export", recipe.export, wanted))
+    _refuse_other_steps(recipe, changed, run)
+    recipe = replace(recipe, export=_checked("export", recipe.export, changed))
     with torch.device("meta"):
         model = UBDiff(recipe.sizes)
     deployed = tuple(part for parts in DEPLOYED.values() for part in parts)

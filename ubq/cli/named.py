@@ -100,17 +100,17 @@ NAMED = (
 def with_named_options(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command every option of :data:`NAMED`; it gets them as ``options``, ``{"--epochs": 30, "--lr": None}``."""
     hints = get_type_hints(function, include_extras=True)
-    own = [
+    own_parameters = [
         p.replace(annotation=hints[p.name])
         for p in inspect.signature(function).parameters.values()
         if p.name != "options"
     ]
-    parameters = [*own, *(n.parameter for n in NAMED)]
+    parameters = [*own_parameters, *(n.parameter for n in NAMED)]
 
     @functools.wraps(function)
-    def command(**given: Any) -> None:
-        options = {n.option: given.pop(n.name) for n in NAMED}
-        function(**given, options=options)
+    def command(**values: Any) -> None:
+        options = {n.option: values.pop(n.name) for n in NAMED}
+        function(**values, options=options)
 
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -16,14 +16,14 @@ RunName = Annotated[
 ]
 
 
-def _found(given: Path | None) -> Path:
-    return runs_dir(given)
+def _runs_dir(value: Path | None) -> Path:
+    return runs_dir(value)
 
 
 RunsDir = Annotated[
     Path,
     typer.Option(
-        "--runs-dir", callback=_found, help="Folder that holds the runs; default: run.dir of the configuration here."
+        "--runs-dir", callback=_runs_dir, help="Folder that holds the runs; default: run.dir of the configuration here."
     ),
 ]
 HERE: Any = None

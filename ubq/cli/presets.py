@@ -96,13 +96,13 @@ def show(
     loaded = load_config(name, isolated=True)
     data = _data_set(loaded.config.data.family)
     if as_json:
-        found = {
+        document = {
             "name": name,
             "data": data,
             "config": as_tables(loaded.config),
             "provenance": dict(loaded.provenance),
         }
-        say_json(found)
+        say_json(document)
         return
     say(as_toml(loaded.config, loaded.provenance) if resolved else file.read_text(encoding="utf-8-sig"), end="")
     say("")
@@ -157,17 +157,17 @@ def memory(
     from ubq.stages import PIPELINE
     from ubq.stages.estimate import LAYOUTS, layouts
 
-    found = {}
+    memory_by_preset = {}
     for name in names or SIZES:
         config = load_config(str(_file(name)), isolated=True).config
-        found[name] = layouts(config, [stage.name for stage in PIPELINE if stage.applies(config)])
+        memory_by_preset[name] = layouts(config, [stage.name for stage in PIPELINE if stage.applies(config)])
     if as_json:
-        say_json(found)
+        say_json(memory_by_preset)
         return
     head = [_("preset"), *(_("{count} devices, GB each").format(count=count) for count in LAYOUTS)]
     say(" | ".join(["", *head, _("checkpoint GB"), _("disk GB"), ""]).strip())
     say("|---" * (len(head) + 2) + "|")
-    for name, facts in found.items():
+    for name, facts in memory_by_preset.items():
         cells = [
             " / ".join(dict.fromkeys(f"{facts['devices'][count][kind] / 1e9:.1f}" for kind in ("plain", "least")))
             for count in LAYOUTS

@@ -144,10 +144,10 @@ def _begun(out: Path, facts: Mapping[str, Any]) -> bool:
     """
     from ubq.durable import plain, read_object
 
-    told = read_object(out / FACTS)
-    if told and any(told.get(key) != plain(value) for key, value in facts.items() if key != "file"):
+    begun = read_object(out / FACTS)
+    if begun and any(begun.get(key) != plain(value) for key, value in facts.items() if key != "file"):
         raise UsageError(_("{folder} already holds other pairs").format(folder=out), _("choose another folder"))
-    return bool(told)
+    return bool(begun)
 
 
 def exported_file(source: str | None, runs_dir: Path) -> Path:

@@ -162,10 +162,10 @@ def _check_options(words: list[str], names: list[str]) -> None:
     """Raise where a command would not understand its options: now, and not when the job begins."""
     from ubq.cli import app
 
-    found: Any = typer.main.get_command(app)
+    click_command: Any = typer.main.get_command(app)
     for name in names:
-        found = found.get_command(None, name)
-    found.make_context(command("ubq", *names), [*words[len(names) :], "--shard", "1/1"])
+        click_command = click_command.get_command(None, name)
+    click_command.make_context(command("ubq", *names), [*words[len(names) :], "--shard", "1/1"])
 
 
 def _show(done: Submitted, run: Path | None, as_json: bool) -> None:

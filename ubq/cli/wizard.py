@@ -26,7 +26,7 @@ def wizard(
     config_file: Annotated[
         Path, typer.Option("--config", help="Configuration file to write; default: ./ubq.toml.")
     ] = Path("ubq.toml"),
-    given: Annotated[
+    runs_dir_option: Annotated[
         Path | None,
         typer.Option("--runs-dir", help="Folder that holds the runs; default: run.dir of the configuration here."),
     ] = None,
@@ -37,7 +37,7 @@ def wizard(
     from ubq.config.runs import runs_dir
     from ubq.jobs.status import find_run
 
-    folder_of_runs = runs_dir(given, config_file)
+    folder_of_runs = runs_dir(runs_dir_option, config_file)
     if preset and not presets.find(preset):
         raise UsageError(_("{name} is not a preset").format(name=preset), "ubq presets list")
     folder = find_run(run, folder_of_runs) if run else None

@@ -87,20 +87,20 @@ def _with_key(text: str, path: keys.Path, value: object) -> str:
 
     reason: object = _("its layout is unusual")
     try:
-        wanted = tomllib.loads(text)
-        table: Any = wanted
+        expected = tomllib.loads(text)
+        table: Any = expected
         for parent in path[:-1]:
             table = table.setdefault(parent, {})
         table[path[-1]] = value
     except (TypeError, AttributeError, ValueError, RecursionError) as error:
         raise UsageError(_("cannot set {name}: {reason}").format(name=".".join(path), reason=error)) from error
     # A new table as a header where that reads the same, else as a dotted key. Only an exact result counts.
-    for place in (_under_headers, _dotted_in_table, _dotted_at_top):
+    for insert in (_under_headers, _dotted_in_table, _dotted_at_top):
         try:
             document = tomlkit.parse(text)
-            place(document, path, value)
+            insert(document, path, value)
             result = tomlkit.dumps(document)
-            if tomllib.loads(result) == wanted:
+            if tomllib.loads(result) == expected:
                 return result
         except (TOMLKitError, TypeError, AttributeError, ValueError) as error:
             reason = error

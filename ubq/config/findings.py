@@ -36,8 +36,8 @@ class Finding:
 
     def __str__(self) -> str:
         head = self.location + (f": {self.key}" if self.key and self.key not in self.location else "")
-        given = self.given if len(self.given) <= 60 else self.given[:57] + "..."
-        text = f"{head} = {given}: {self.allowed}" if self.key else f"{head}: {self.allowed}"
+        value = self.given if len(self.given) <= 60 else self.given[:57] + "..."
+        text = f"{head} = {value}: {self.allowed}" if self.key else f"{head}: {self.allowed}"
         return f"{text} ({self.suggestion})" if self.suggestion else text
 
     def as_dict(self) -> dict[str, str | int | None]:

@@ -67,7 +67,7 @@ def typed(options: Mapping[str, object]) -> dict[str, object]:
     Args:
         options: ``{"--epochs": 30, "--convert-conv1d": False, "--lr": None}``; None: not typed.
     """
-    found: dict[str, object] = {}
+    overrides: dict[str, object] = {}
     for flag in FLAGS:
         value = options.get(flag.option)
         if value is None or not flag.key:
@@ -76,5 +76,5 @@ def typed(options: Mapping[str, object]) -> dict[str, object]:
         if flag.switch:
             shown = flag.option if value else f"--no-{flag.option[2:]}"
             value = flag.switch[0] if value else flag.switch[1]
-        found[flag.key] = Given(value, shown)
-    return found
+        overrides[flag.key] = Given(value, shown)
+    return overrides

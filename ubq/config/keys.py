@@ -130,22 +130,28 @@ def _resolve(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 @cache
 def all_keys() -> Mapping[Path, Key]:
     """Every key and table, tables before their keys, in the schema's order."""
-    found: dict[Path, Key] = {}
+    keys: dict[Path, Key] = {}
 
     def walk(path: Path, table: Mapping[str, Any]) -> None:
         # Plain keys first: in TOML a table's own keys stand before its sub-tables.
         properties = {k: _resolve(v) for k, v in table["properties"].items()}
         for name, schema in sorted(properties.items(), key=lambda item: "properties" in item[1]):
-            own = (*path, name)
+            key_path = (*path, name)
             kind = "array" if schema.get("type") == "array" else KIND.get(schema.get("type", ""), "string")
-            found[own] = Key(
-                own, kind, words(schema), _choices(schema), schema.get("default"), schema.get("description", ""), schema
+            keys[key_path] = Key(
+                key_path,
+                kind,
+                words(schema),
+                _choices(schema),
+                schema.get("default"),
+                schema.get("description", ""),
+                schema,
             )
             if "properties" in schema:
-                walk(own, schema)
+                walk(key_path, schema)
 
     walk((), json_schema())
-    return found
+    return keys
 
 
 def leaves() -> Mapping[Path, Key]:
@@ -164,9 +170,9 @@ def siblings(path: Path) -> Sequence[str]:
     return [p[-1] for p in all_keys() if p[:-1] == path[:-1]]
 
 
-def did_you_mean(given: str, among: Sequence[str]) -> str:
+def did_you_mean(text: str, among: Sequence[str]) -> str:
     """The closest of ``among``, or an empty string."""
-    close = difflib.get_close_matches(given.lower(), [a.lower() for a in among], n=1, cutoff=0.6)
+    close = difflib.get_close_matches(text.lower(), [a.lower() for a in among], n=1, cutoff=0.6)
     return next((a for a in among if close and a.lower() == close[0]), "")
 
 

@@ -107,9 +107,9 @@ def inherit(layer: Layer) -> Layer:
     ``steps`` that a lower layer set, since steps would win.
     """
     for path, entry in list(layer.entries.items()):
-        for own in qat_heirs(path):
-            if own not in layer.entries and own[:2] not in layer.entries:
-                layer.put(own, entry.value, entry.source, path)
+        for heir in qat_heirs(path):
+            if heir not in layer.entries and heir[:2] not in layer.entries:
+                layer.put(heir, entry.value, entry.source, path)
     for path, entry in list(layer.entries.items()):
         steps = (*path[:-1], "steps")
         if path[-1] == "epochs" and steps in all_keys() and steps not in layer.entries:
@@ -122,7 +122,7 @@ def key_lines(text: str) -> dict[Path, int]:
 
     Lines are gathered until they parse alone, which leaves all of TOML's grammar to ``tomllib``.
     """
-    found: dict[Path, int] = {}
+    line_of: dict[Path, int] = {}
     table: Path = ()
     statement, start = "", 0
     for number, line in enumerate(text.splitlines(), start=1):
@@ -139,13 +139,13 @@ def key_lines(text: str) -> dict[Path, int]:
                 name = next(iter(inner))
                 table, inner = (*table, name), inner[name]
                 inner = inner[0] if isinstance(inner, list) and inner else inner
-            found.setdefault(table, start)
+            line_of.setdefault(table, start)
         else:
             for path, _value in flatten(parsed):
                 for depth in range(len(table) + 1, len(table) + len(path) + 1):
-                    found.setdefault((*table, *path)[:depth], start)
+                    line_of.setdefault((*table, *path)[:depth], start)
         statement, start = "", 0
-    return found
+    return line_of
 
 
 def read_layer(file: FilePath, shown: str = "", provenance: str = "", text: str | None = None) -> Layer:
@@ -160,8 +160,8 @@ def read_layer(file: FilePath, shown: str = "", provenance: str = "", text: str 
     layer = Layer()
     shown = shown or str(file)
 
-    def unreadable(allowed: str, line: int | None = None, given: str = "") -> Layer:
-        layer.findings.append(Finding(file=shown, line=line, key="", given=given, allowed=allowed))
+    def unreadable(allowed: str, line: int | None = None, value: str = "") -> Layer:
+        layer.findings.append(Finding(file=shown, line=line, key="", given=value, allowed=allowed))
         return layer
 
     try:
@@ -183,9 +183,9 @@ def read_layer(file: FilePath, shown: str = "", provenance: str = "", text: str 
         at = re.search(r"\(at line (\d+), column \d+\)", str(error))
         line = int(at[1]) if at else (len(text.splitlines()) if "end of document" in str(error) else None)
         all_lines = text.splitlines()
-        given = all_lines[line - 1].strip() if line and line <= len(all_lines) else ""
+        bad_line = all_lines[line - 1].strip() if line and line <= len(all_lines) else ""
         reason = re.sub(r"\s*\(at .*\)$", "", str(error))
-        return unreadable(_("not valid TOML: {reason}").format(reason=reason), line, given)
+        return unreadable(_("not valid TOML: {reason}").format(reason=reason), line, bad_line)
     for path, value in flatten(values):
         line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
         layer.put(path, value, Source(provenance or (f"{shown}:{line}" if line else shown), shown, line))

@@ -98,9 +98,9 @@ def load_config(
         ConfigError: with every mistake of every layer.
     """
     above = Layer()
-    own = None if isolated else user_file()
-    if own is not None:
-        above.over(inherit(read_layer(own)))
+    user_config = None if isolated else user_file()
+    if user_config is not None:
+        above.over(inherit(read_layer(user_config)))
     project = Path(PROJECT_FILE) if project_file is None else project_file
     has_project = project_file is not None or (not isolated and project.is_file())
     if has_project:
@@ -167,13 +167,13 @@ def _extended(entry: Entry, relative_to: Path, chain: tuple[str, ...]) -> Layer:
     """The layer that the presets named by ``entry`` make together, each with what it extends."""
     layer = Layer()
 
-    def bad(given: object, allowed: str, suggestion: str = "") -> None:
+    def bad(value: object, allowed: str, suggestion: str = "") -> None:
         layer.findings.append(
             Finding(
                 file=entry.source.file,
                 line=entry.source.line,
                 key="extends",
-                given=keys.toml_value(given),
+                given=keys.toml_value(value),
                 allowed=allowed,
                 suggestion=suggestion,
             )
@@ -199,12 +199,12 @@ def _extended(entry: Entry, relative_to: Path, chain: tuple[str, ...]) -> Layer:
             bad(name, _("presets that do not extend each other in a circle: {loop}").format(loop=loop))
             continue
         shipped = not presets.is_path(name)
-        own = read_layer(file, str(file), f"preset {name}" if shipped else "")
-        own = inherit(own)
-        below = own.entries.pop(("extends",), None)
+        preset_layer = read_layer(file, str(file), f"preset {name}" if shipped else "")
+        preset_layer = inherit(preset_layer)
+        below = preset_layer.entries.pop(("extends",), None)
         if below:
             layer.over(_extended(below, file.parent, (*chain, identity)))
-        layer.over(own)
+        layer.over(preset_layer)
     return layer
 
 
@@ -244,10 +244,10 @@ def _validate(values: Layer) -> Config:
                 if problem["type"] == "contradiction":
                     for c in problem["ctx"]["contradictions"]:
                         table = tuple(str(p) for p in problem["loc"])
-                        found = _contradiction(c, table, entries)
+                        finding = _contradiction(c, table, entries)
                         involved = {(*table, *k.split(".")) for k in c.keys}
                         if complete and not involved & bad:
-                            findings.append(found)
+                            findings.append(finding)
                         bad |= involved | _set_aside(involved, entries)
                 else:
                     findings += _mistakes(_known(problem["loc"]), entries, bad)
@@ -289,7 +289,7 @@ def _mistakes(path: keys.Path, entries: dict[keys.Path, Entry], bad: set[keys.Pa
     for p, entry in hit.items():
         if entry.written_as == p:  # else inherited from [qat]: said there
             by_file.setdefault(entry.source.file, {})[p] = entry
-    found = []
+    findings = []
     for written in by_file.values():
         entry = next(iter(written.values()))
         value = entry.value if path in written else nested({p[len(path) :]: e for p, e in written.items()})
@@ -302,7 +302,7 @@ def _mistakes(path: keys.Path, entries: dict[keys.Path, Entry], bad: set[keys.Pa
         elif key is not None and isinstance(value, str) and key.kind in ("integer", "float", "boolean"):
             bare = value.lower() if key.kind == "boolean" else value
             suggestion = _("without quotes: {value}").format(value=bare) if _fits(key, bare) else ""
-        found.append(
+        findings.append(
             Finding(
                 file=entry.source.file,
                 line=entry.source.line,
@@ -312,16 +312,16 @@ def _mistakes(path: keys.Path, entries: dict[keys.Path, Entry], bad: set[keys.Pa
                 suggestion=suggestion,
             )
         )
-    return found
+    return findings
 
 
 def _set_aside(paths: Iterable[keys.Path], entries: dict[keys.Path, Entry]) -> set[keys.Path]:
     """Take ``paths`` out of ``entries``, with all that was written by the same keys."""
     origins = {entries[p].written_as for p in paths if p in entries}
-    gone = {p for p, entry in entries.items() if entry.written_as in origins}
-    for path in gone:
+    removed = {p for p, entry in entries.items() if entry.written_as in origins}
+    for path in removed:
         del entries[path]
-    return gone
+    return removed
 
 
 def _fits(key: keys.Key, text: str) -> bool:
@@ -355,14 +355,14 @@ def _contradiction(c: Contradiction, table: keys.Path, entries: Mapping[keys.Pat
 
 def _missing_extras(config: Config, entries: Mapping[keys.Path, Entry]) -> list[Finding]:
     """Values whose optional package is not installed here."""
-    wanted: list[tuple[keys.Path, str]] = [(("export", "formats"), f) for f in config.export.formats]
-    wanted.append((("tracking",), config.tracking))
-    found = []
-    for path, extra in wanted:
+    extras: list[tuple[keys.Path, str]] = [(("export", "formats"), f) for f in config.export.formats]
+    extras.append((("tracking",), config.tracking))
+    findings = []
+    for path, extra in extras:
         missing = missing_modules(extra)
         if missing:
             source = entries[path].source if path in entries else DEFAULT
-            found.append(
+            findings.append(
                 Finding(
                     file=source.file,
                     line=source.line,
@@ -372,21 +372,21 @@ def _missing_extras(config: Config, entries: Mapping[keys.Path, Entry]) -> list[
                     suggestion=install_line(extra),
                 )
             )
-    return found
+    return findings
 
 
 def _provenance(config: Config, values: Layer) -> dict[str, str]:
     """Where each key of ``config`` comes from."""
-    found = {}
+    provenance = {}
     for path in keys.leaves():
         entry = values.entries.get(path)
         if entry is None:
-            found[".".join(path)] = DEFAULT.text
+            provenance[".".join(path)] = DEFAULT.text
         elif entry.written_as == path:
-            found[".".join(path)] = entry.source.text
+            provenance[".".join(path)] = entry.source.text
         else:
-            found[".".join(path)] = f"{entry.source.text} ({'.'.join(entry.written_as)})"
-    return found
+            provenance[".".join(path)] = f"{entry.source.text} ({'.'.join(entry.written_as)})"
+    return provenance
 
 
 def write_frozen(config: Config, provenance: Mapping[str, str] | None = None) -> str:

@@ -56,15 +56,15 @@ def _table(path: keys.Path) -> str:
     rows = [f"## [{table.name}]" if table else "## Top level", ""]
     if table:
         rows += [table.help, ""]
-    own = {p: k for p, k in keys.leaves().items() if p[:-1] == path}
+    own_keys = {p: k for p, k in keys.leaves().items() if p[:-1] == path}
     if path[:1] == ("qat",) and path[1:] in {(part,) for part in QAT_PARTS}:
-        named = [f"{', '.join(options[k.name])} sets `{k.name}`" for k in own.values() if k.name in options]
+        named = [f"{', '.join(options[k.name])} sets `{k.name}`" for k in own_keys.values() if k.name in options]
         rows += ["The keys of `[qat]`, but for `decoders` and `diffusion` themselves.", *(f"{n}." for n in named), ""]
-        own = {p: k for p, k in own.items() if not qat_heirs(("qat", p[-1]))}
-    if not own:
+        own_keys = {p: k for p, k in own_keys.items() if not qat_heirs(("qat", p[-1]))}
+    if not own_keys:
         return "\n".join(rows)
     rows += ["| key | default | allowed | meaning | old option |", "|---|---|---|---|---|"]
-    for key in own.values():
+    for key in own_keys.values():
         cells = [f"`{key.path[-1]}`", f"`{keys.toml_value(key.default)}`", key.allowed, key.help]
         rows.append("| " + " | ".join(map(_cell, cells)) + f" | {', '.join(options.get(key.name, []))} |")
     return "\n".join(rows) + "\n"

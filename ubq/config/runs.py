@@ -38,26 +38,26 @@ def expanded(path: str) -> str:
     Raises:
         UsageError: there is no such home folder.
     """
-    found = os.path.expanduser(path)
-    if found.startswith("~"):
+    full = os.path.expanduser(path)
+    if full.startswith("~"):
         raise UsageError(
             _("{path}: there is no home folder for the ~").format(path=path),
             _("write the whole path, or: ./{path}").format(path=path),
         )
-    return found
+    return full
 
 
-def runs_dir(given: Path | None = None, project_file: Path | None = None) -> Path:
+def runs_dir(folder: Path | None = None, project_file: Path | None = None) -> Path:
     """Folder of the runs: the one given, else ``run.dir`` of the configuration here, else ``runs``.
 
     A configuration that cannot be read is passed over: what looks at runs must not fail for it.
 
     Args:
-        given: what ``--runs-dir`` says.
+        folder: what ``--runs-dir`` says.
         project_file: project configuration instead of ./ubq.toml.
     """
-    if given is not None:
-        return Path(expanded(str(given)))
+    if folder is not None:
+        return Path(expanded(str(folder)))
     named = os.environ.get("UBQ_RUN__DIR", "").strip("\"'") or _dir_of(project_file or Path(PROJECT_FILE))
     return Path(expanded(named or _dir_of(user_file()) or DEFAULT))
 
@@ -78,9 +78,9 @@ def _dir_of(file: Path | None, depth: int = 0) -> str:
     below = values.get("extends")
     for name in reversed([below] if isinstance(below, str) else below if isinstance(below, list) else []):
         if isinstance(name, str) and presets.is_path(name) and depth < 8:
-            found = _dir_of(file.parent / os.path.expanduser(name), depth + 1)
-            if found:
-                return found
+            folder = _dir_of(file.parent / os.path.expanduser(name), depth + 1)
+            if folder:
+                return folder
     return ""
 
 

@@ -116,20 +116,20 @@ class DataConfig(Table):
 
     @model_validator(mode="after")
     def _pairs_and_ranges(self) -> DataConfig:
-        found: list[Contradiction] = []
+        problems: list[Contradiction] = []
         if self.train_seismic and not self.train_velocity:
             # Without velocity maps pairs are synthesised; given gathers must not be passed over in silence.
             text = "train_velocity beside train_seismic (the same folder where it holds both)"
-            found.append(Contradiction(("train_seismic", "train_velocity"), text))
+            problems.append(Contradiction(("train_seismic", "train_velocity"), text))
         for held_out in ("val_velocity", "val_seismic"):
             if getattr(self, held_out) and not self.train_velocity:
-                found.append(Contradiction((held_out, "train_velocity"), "held-out data only beside train_velocity"))
+                problems.append(Contradiction((held_out, "train_velocity"), "held-out data only beside train_velocity"))
         if isinstance(self.normalization, tuple):
             low, high, slow, fast = self.normalization
             if not (low < high and 0 < slow < fast):
                 text = "[amplitude min, amplitude max, velocity min, velocity max], each minimum below its maximum"
-                found.append(Contradiction(("normalization",), text))
-        refuse(found)
+                problems.append(Contradiction(("normalization",), text))
+        refuse(problems)
         return self
 
 
@@ -182,20 +182,20 @@ class ModelConfig(Table):
 
     @model_validator(mode="after")
     def _widths_divide(self) -> ModelConfig:
-        found: list[Contradiction] = []
+        problems: list[Contradiction] = []
         unet = self.unet_dim or self.encoder_dim
         if any(unet * m % self.norm_groups for m in (1, *self.dim_mults)):
             text = f"multiples of norm_groups ({self.norm_groups}) for every width of the U-Net"
             key = "unet_dim" if self.unet_dim else "encoder_dim"
-            found.append(Contradiction((key, "norm_groups", "dim_mults"), text))
+            problems.append(Contradiction((key, "norm_groups", "dim_mults"), text))
         if self.seismic_latent % self.seismic_heads:
             text = f"a multiple of seismic_heads ({self.seismic_heads})"
-            found.append(Contradiction(("seismic_latent", "seismic_heads"), text))
+            problems.append(Contradiction(("seismic_latent", "seismic_heads"), text))
         halvings = 2 ** (len(self.dim_mults) - 1)
         if self.encoder_dim % halvings:
             text = f"a multiple of {halvings}: each further level of dim_mults halves the latent"
-            found.append(Contradiction(("encoder_dim", "dim_mults"), text))
-        refuse(found)
+            problems.append(Contradiction(("encoder_dim", "dim_mults"), text))
+        refuse(problems)
         return self
 
 
@@ -409,9 +409,9 @@ class QatConfig(QatTraining):
         merged = dict(values)
         for key, value in values.items():
             for _qat, part, _key in qat_heirs(("qat", key)):
-                own = merged.get(part, {})
-                if isinstance(own, dict):
-                    merged[part] = {key: value, **own}
+                part_values = merged.get(part, {})
+                if isinstance(part_values, dict):
+                    merged[part] = {key: value, **part_values}
         return merged
 
 
@@ -497,14 +497,14 @@ class ExportConfig(Table):
 
     @model_validator(mode="after")
     def _torchscript_always(self) -> ExportConfig:
-        found: list[Contradiction] = []
+        problems: list[Contradiction] = []
         if "torchscript" not in self.formats:
-            found.append(Contradiction(("formats",), 'an array that holds "torchscript"; the others come beside it'))
+            problems.append(Contradiction(("formats",), 'an array that holds "torchscript"; the others come beside it'))
         if len(set(self.formats)) < len(self.formats):
-            found.append(Contradiction(("formats",), "each format once"))
+            problems.append(Contradiction(("formats",), "each format once"))
         if "/" in self.name or self.name.startswith("."):
-            found.append(Contradiction(("name",), "a file name without a folder"))
-        refuse(found)
+            problems.append(Contradiction(("name",), "a file name without a folder"))
+        refuse(problems)
         return self
 
 
@@ -555,19 +555,19 @@ class Config(Table):
 
     @model_validator(mode="after")
     def _steps_were_trained(self) -> Config:
-        found: list[Contradiction] = []
+        problems: list[Contradiction] = []
         trained = self.model.diffusion_steps
         ancestral = self.export.solver == "ddpm"
         for key, counts in (("steps", (self.export.steps,)), ("step_choices", self.export.step_choices)):
             keys = (f"export.{key}", "export.solver", "model.diffusion_steps")
             if ancestral and any(n not in (0, trained) for n in counts):
                 text = f"{trained}, all steps of training, with solver ddpm"
-                found.append(Contradiction(keys, text, 'fewer steps: export.solver = "dpmpp2m"'))
+                problems.append(Contradiction(keys, text, 'fewer steps: export.solver = "dpmpp2m"'))
             elif any(n > trained for n in counts):
-                found.append(Contradiction(keys, f"at most model.diffusion_steps ({trained})"))
+                problems.append(Contradiction(keys, f"at most model.diffusion_steps ({trained})"))
         if self.run.name and not is_run_name(self.run.name):
-            found.append(Contradiction(("run.name",), "a folder name without a path; the folder above is run.dir"))
-        refuse([*found, *self._against_distillation(), *self._against_modelling()])
+            problems.append(Contradiction(("run.name",), "a folder name without a path; the folder above is run.dir"))
+        refuse([*problems, *self._against_distillation(), *self._against_modelling()])
         return self
 
     def _against_modelling(self) -> list[Contradiction]:
@@ -584,21 +584,21 @@ class Config(Table):
         steps, export = self.distill.steps, self.export
         if not steps:
             return []
-        found: list[Contradiction] = []
+        problems: list[Contradiction] = []
         off = "without distillation: distill.steps = 0"
         if export.solver not in ("auto", "ddim"):
             text = f'"auto" with distill.steps = {steps}: a distilled U-Net takes steps of ddim'
-            found.append(Contradiction(("export.solver", "distill.steps"), text, off))
+            problems.append(Contradiction(("export.solver", "distill.steps"), text, off))
         if export.steps not in (0, steps):
             text = f"0 or {steps}: the U-Net is distilled to distill.steps alone"
-            found.append(Contradiction(("export.steps", "distill.steps"), text, off))
+            problems.append(Contradiction(("export.steps", "distill.steps"), text, off))
         if set(export.step_choices) - {steps}:
             text = "an empty array: a distilled U-Net offers distill.steps alone"
-            found.append(Contradiction(("export.step_choices", "distill.steps"), text, off))
+            problems.append(Contradiction(("export.step_choices", "distill.steps"), text, off))
         if not steps < self.distill.teacher_steps <= self.model.diffusion_steps:
             text = f"more than distill.steps ({steps}), at most model.diffusion_steps ({self.model.diffusion_steps})"
-            found.append(Contradiction(("distill.teacher_steps", "distill.steps", "model.diffusion_steps"), text))
+            problems.append(Contradiction(("distill.teacher_steps", "distill.steps", "model.diffusion_steps"), text))
         if self.model.objective == "noise":
             text = '"v" or "x0" with distill.steps: from pure noise a predicted noise says nothing of the latent'
-            found.append(Contradiction(("model.objective", "distill.steps"), text, off))
-        return found
+            problems.append(Contradiction(("model.objective", "distill.steps"), text, off))
+        return problems

@@ -100,7 +100,7 @@ def open_array(path: Path, kind: Kind, sample_shape: tuple[int, ...] | None = No
     Raises:
         DataError: not a ``.npy`` file, truncated, wrong dtype or shape, no samples.
     """
-    wanted = sample_shape or SHAPES[kind]
+    expected = sample_shape or SHAPES[kind]
     if path.exists() and not path.is_file():
         raise DataError(_("{path} is not a file").format(path=path), _("remove it, or give another folder"))
     try:
@@ -127,8 +127,8 @@ def open_array(path: Path, kind: Kind, sample_shape: tuple[int, ...] | None = No
         ) from error
     if dtype.kind not in "fiu" or dtype.itemsize > 8:
         raise _not_numbers(path, dtype)
-    if len(shape) != len(wanted) + 1 or shape[1:] != wanted:
-        raise _other_shape(path, kind, shape, wanted)
+    if len(shape) != len(expected) + 1 or shape[1:] != expected:
+        raise _other_shape(path, kind, shape, expected)
     if shape[0] < 1:
         raise DataError(_("{path} has no samples").format(path=path), _("remove it"))
     if fortran_order:
@@ -136,7 +136,7 @@ def open_array(path: Path, kind: Kind, sample_shape: tuple[int, ...] | None = No
             _("{path} is stored in Fortran order").format(path=path),
             _("save it with numpy.save(path, numpy.ascontiguousarray(array))"),
         )
-    array = ArrayFile(path, shape[0], wanted, dtype.str, offset)
+    array = ArrayFile(path, shape[0], expected, dtype.str, offset)
     if size < offset + shape[0] * array.sample_bytes:
         raise _truncated(path)
     return array
@@ -182,7 +182,7 @@ def _not_numbers(path: Path, dtype: np.dtype) -> DataError:
     return DataError(_("{path} holds {dtype}, not float32").format(path=path, dtype=dtype), fix)
 
 
-def _other_shape(path: Path, kind: Kind, shape: tuple[int, ...], wanted: tuple[int, ...]) -> DataError:
+def _other_shape(path: Path, kind: Kind, shape: tuple[int, ...], expected: tuple[int, ...]) -> DataError:
     other = next((k for k, s in SHAPES.items() if k != kind and shape[1:] == s), None)
     if other:
         return DataError(
@@ -192,13 +192,13 @@ def _other_shape(path: Path, kind: Kind, shape: tuple[int, ...], wanted: tuple[i
             _("velocity maps are given as --train-label (data.train_velocity), gathers as --train-data"),
         )
     fix = _("reshape it, or name the right folder")
-    if shape[1:] == wanted[1:] or shape == wanted:
+    if shape[1:] == expected[1:] or shape == expected:
         fix = _("save it with its missing axis: array[{axes}]").format(
-            axes=":, None" if shape[1:] == wanted[1:] else "None"
+            axes=":, None" if shape[1:] == expected[1:] else "None"
         )
     return DataError(
         _("{path} has shape {shape}, but {kind} files have {wanted}").format(
-            path=path, shape=shape, kind=_kind_text(kind), wanted="(N, " + ", ".join(map(str, wanted)) + ")"
+            path=path, shape=shape, kind=_kind_text(kind), wanted="(N, " + ", ".join(map(str, expected)) + ")"
         ),
         fix,
     )

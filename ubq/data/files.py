@@ -1,4 +1,4 @@
-"""THE rule of which files of a place are data, and in what order.
+"""THE rule of which files of a location are data, and in what order.
 
 The loader, ``prepare``'s validation and its fingerprint, the preflight, ``ubq doctor``, the wizard and ``ubq data
 inspect`` all ask here. Light: names alone, no file is opened and neither numpy nor torch is imported.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ubq.config.schema import Config, DataConfig, Family
 
 PLACES = ("data.train_seismic", "data.train_velocity", "data.val_seismic", "data.val_velocity")
-"""The keys that name places of data."""
+"""The keys that name data locations."""
 _WANTED: dict[Kind, str] = {"velocity": "model1.npy, vel2_1_0.npy", "seismic": "data1.npy, seis2_1_0.npy"}
 OPENFWI = "https://openfwi-lanl.github.io"
 _SHOWN = 3
@@ -49,62 +49,65 @@ class Matched:
         return self.velocity.id
 
 
-def data_files(place: str | Path, kind: Kind) -> list[DataFile]:
-    """Files of one kind in a place, in the order of their numbers.
+def data_files(location: str | Path, kind: Kind) -> list[DataFile]:
+    """Files of one kind in a location, in the order of their numbers.
 
-    A place is a folder that holds them, or whose subfolders do; a single file; or a pattern (``maps/model*.npy``). In a
-    folder the names alone decide (``ubq.data.families``): what else lies there counts for nothing.
+    A location is a folder that holds them, or whose subfolders do; a single file; or a pattern (``maps/model*.npy``).
+    In a folder the names alone decide (``ubq.data.families``): what else lies there counts for nothing.
 
     Raises:
-        DataError: the place is missing or unreadable, holds none, or two of one name.
+        DataError: the location is missing or unreadable, holds none, or two of one name.
     """
-    path = Path(place).expanduser()
+    path = Path(location).expanduser()
     try:
         if path.is_file():
             parsed = parse_name(path.name)
             return [DataFile(path, parsed[1] if parsed and parsed[0] == kind else None)]
         candidates = _candidates(path, kind)
-        if not candidates and (missing := missing_place(path)):
+        if not candidates and (missing := missing_path(path)):
             raise missing
-        found: dict[FileId, Path] = {}
+        path_of: dict[FileId, Path] = {}
         for candidate in candidates:
             id = _id_of(candidate, kind)
             if id is None:
                 continue
-            if id in found:
+            if id in path_of:
                 raise DataError(
-                    _("{first} and {second} have the same name").format(first=found[id], second=candidate),
+                    _("{first} and {second} have the same name").format(first=path_of[id], second=candidate),
                     _("name one folder, not the folder above both"),
                 )
-            found[id] = candidate
-        if not found:
+            path_of[id] = candidate
+        if not path_of:
             raise _none_found(path, kind, candidates)
     except OSError as error:
         raise DataError(_("cannot read {path}: {why}").format(path=path, why=error.strerror or error)) from error
-    return [DataFile(found[id], id) for id in sorted(found)]
+    return [DataFile(path_of[id], id) for id in sorted(path_of)]
 
 
-def has_files(place: str | Path, kind: Kind) -> bool:
+def has_files(location: str | Path, kind: Kind) -> bool:
     """Whether a folder (or its subfolders) or a pattern has files of one kind."""
-    path = Path(place).expanduser()
+    path = Path(location).expanduser()
     return not path.is_file() and any(_id_of(p, kind) is not None for p in _candidates(path, kind))
 
 
 def match_files(velocity: str | Path, seismic: str | Path) -> list[Matched]:
-    """The velocity files of one place, each with its partner in the other; either may be empty, and is the other then.
+    """The velocity files of one location, each with its partner in the other.
 
+    Either location may be empty, and is the other then.
     Maps without gathers are no fault: the autoencoder and the U-Net learn from maps alone. Gathers without a map are.
 
     Raises:
-        DataError: as ``data_files``; no place is given, or a seismic file has no map.
+        DataError: as ``data_files``; no location is given, or a seismic file has no map.
     """
     velocity, seismic = str(velocity), str(seismic)
     if not velocity and not seismic:
         raise DataError(_("no data folder is given"), _("give data.train_velocity and data.train_seismic"))
-    gone = [error for place in (velocity, seismic) if place and (error := missing_place(Path(place).expanduser()))]
-    if gone:
-        fixes = dict.fromkeys(error.fix for error in gone)
-        raise DataError(joined("; ", (error.message for error in gone)), joined(" ", fixes))
+    errors = [
+        error for location in (velocity, seismic) if location and (error := missing_path(Path(location).expanduser()))
+    ]
+    if errors:
+        fixes = dict.fromkeys(error.fix for error in errors)
+        raise DataError(joined("; ", (error.message for error in errors)), joined(" ", fixes))
     maps = data_files(velocity or seismic, "velocity")
     if seismic in ("", velocity) and not has_files(velocity, "seismic"):
         return [Matched(file, None) for file in maps]
@@ -127,18 +130,18 @@ def match_files(velocity: str | Path, seismic: str | Path) -> list[Matched]:
 
 
 def files_of(data: DataConfig) -> list[Path]:
-    """Every file that a configuration's data consist of; a place that cannot be read stands for itself."""
-    found: list[Path] = []
+    """Every file that a configuration's data consist of; a location that cannot be read stands for itself."""
+    paths: list[Path] = []
     for velocity, seismic in ((data.train_velocity, data.train_seismic), (data.val_velocity, data.val_seismic)):
         if not (velocity or seismic):
             continue
         try:
             pairs = match_files(velocity, seismic)
         except DataError:
-            found += [Path(place).expanduser() for place in (velocity, seismic) if place]
+            paths += [Path(location).expanduser() for location in (velocity, seismic) if location]
         else:
-            found += [f.path for pair in pairs for f in (pair.velocity, pair.seismic) if f]
-    return list(dict.fromkeys(path.resolve() for path in found))
+            paths += [f.path for pair in pairs for f in (pair.velocity, pair.seismic) if f]
+    return list(dict.fromkeys(path.resolve() for path in paths))
 
 
 def _id_of(path: Path, kind: Kind) -> FileId | None:
@@ -154,25 +157,25 @@ def _candidates(folder: Path, kind: Kind) -> list[Path]:
     """``.npy`` files of the folder itself or, where it has none of this kind, of its subfolders; a pattern's files."""
     if not folder.is_dir():
         return sorted(folder.parent.glob(folder.name)) if _is_pattern(folder) else []
-    here = sorted(folder.glob("*.npy"))
-    if any(_id_of(path, kind) is not None for path in here):
-        return here
-    return here + sorted(path for path in folder.glob("*/*.npy") if not path.parent.name.startswith("."))
+    files = sorted(folder.glob("*.npy"))
+    if any(_id_of(path, kind) is not None for path in files):
+        return files
+    return files + sorted(path for path in folder.glob("*/*.npy") if not path.parent.name.startswith("."))
 
 
-def missing_place(path: Path) -> DataError | None:
-    """What to say of a place that is not there: what may have been meant, else how far the path leads."""
+def missing_path(path: Path) -> DataError | None:
+    """What to say of a path that is not there: what may have been meant, else how far the path leads."""
     try:
         if path.exists() or _is_pattern(path):
             return None
         known = next(parent for parent in path.absolute().parents if parent.is_dir())
-        there = {found.name.lower(): found for found in _visible(known)}
+        entries = {entry.name.lower(): entry for entry in _visible(known)}
     except OSError:
         return None  # who reads it says what is wrong
-    wanted, *rest = path.absolute().relative_to(known).parts
-    close = get_close_matches(wanted.lower(), there, n=1)
+    missing, *rest = path.absolute().relative_to(known).parts
+    close = get_close_matches(missing.lower(), entries, n=1)
     if close:
-        meant = there[close[0]]
+        meant = entries[close[0]]
         meant = meant.joinpath(*rest) if meant.joinpath(*rest).exists() else meant
         fix = _("did you mean {close}?").format(close=meant)
     else:
@@ -180,13 +183,13 @@ def missing_place(path: Path) -> DataError | None:
     return DataError(_("{path} does not exist").format(path=path), fix)
 
 
-def _none_found(place: Path, kind: Kind, candidates: list[Path]) -> DataError:
+def _none_found(location: Path, kind: Kind, candidates: list[Path]) -> DataError:
     """What is there instead, and what to do about it."""
     name = _("velocity") if kind == "velocity" else _("seismic")
     if any(parse_name(path.name) for path in candidates):
         return DataError(
             _("{path} holds files of the other kind only ({names}), no {kind} file").format(
-                path=place, names=_listed([p.name for p in candidates if parse_name(p.name)]), kind=name
+                path=location, names=_listed([p.name for p in candidates if parse_name(p.name)]), kind=name
             ),
             _("give the folder of the {kind} files too: --train-label for velocity, --train-data for seismic").format(
                 kind=name
@@ -195,18 +198,18 @@ def _none_found(place: Path, kind: Kind, candidates: list[Path]) -> DataError:
     if candidates:
         return DataError(
             _("{path} holds {names}, not named as OpenFWI names its {kind} files ({wanted})").format(
-                path=place, names=_listed([p.name for p in candidates]), kind=name, wanted=_WANTED[kind]
+                path=location, names=_listed([p.name for p in candidates]), kind=name, wanted=_WANTED[kind]
             ),
             _("rename them, or give one file itself: {path}").format(path=candidates[0]),
         )
-    if not place.is_dir():
-        return DataError(_("no file matches {path}").format(path=place), _("check the path"))
-    others = Counter(p.suffix.lower() or p.name for p in _visible(place))
+    if not location.is_dir():
+        return DataError(_("no file matches {path}").format(path=location), _("check the path"))
+    others = Counter(p.suffix.lower() or p.name for p in _visible(location))
     if not others:
-        return DataError(_("{path} is empty").format(path=place), _("check the path"))
+        return DataError(_("{path} is empty").format(path=location), _("check the path"))
     shown = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(_SHOWN))
     return DataError(
-        _("{path} holds no .npy file, but {others}").format(path=place, others=shown),
+        _("{path} holds no .npy file, but {others}").format(path=location, others=shown),
         _("unpack archives; write arrays of another format with numpy.save, one array a file"),
     )
 
@@ -234,14 +237,14 @@ def find_data_set(family: Family, below: Path = Path()) -> tuple[Path, Path] | N
         family: ``curvefault-a`` is looked for as ``CurveFault-A``, ``CurveFault_A``, ``curvefault-a`` ...
         below: folder to look in.
     """
-    wanted = family.replace("-", "")
+    folder_name = family.replace("-", "")
     for home in (*(below / name for name in _HOMES), _KAGGLE):
         try:
             folders = sorted(p for p in home.iterdir() if p.is_dir())
         except OSError:
             continue
         for folder in folders:
-            if folder.name.lower().replace("-", "").replace("_", "") != wanted:
+            if folder.name.lower().replace("-", "").replace("_", "") != folder_name:
                 continue
             for seismic, velocity in _LAYOUTS:
                 places = folder / seismic, folder / velocity
@@ -254,10 +257,10 @@ def with_data_found(config: Config) -> Config:
     """The configuration, its data filled in where none are given, none are to be synthesised, and the set lies here."""
     if config.data.train_velocity or config.data.synth_samples:
         return config
-    found = find_data_set(config.data.family)
-    if found is None:
+    folders = find_data_set(config.data.family)
+    if folders is None:
         return config
-    places = {"train_seismic": str(found[0].absolute()), "train_velocity": str(found[1].absolute())}
+    places = {"train_seismic": str(folders[0].absolute()), "train_velocity": str(folders[1].absolute())}
     return config.model_copy(update={"data": config.data.model_copy(update=places)})
 
 

@@ -144,17 +144,17 @@ class Split:
             DataError: a side has none left.
         """
         maps = self.train.files[0].velocity.path.parent
-        there = next((pair.seismic.path.parent for pair in self.train.files if pair.seismic), maps)
-        found = Split(self.train.with_seismic(), self.val.with_seismic(), self.rule, self.sha256)
-        for side, name in ((found.train, _("training")), (found.val, _("held-out"))):
+        gathers = next((pair.seismic.path.parent for pair in self.train.files if pair.seismic), maps)
+        complete = Split(self.train.with_seismic(), self.val.with_seismic(), self.rule, self.sha256)
+        for side, name in ((complete.train, _("training")), (complete.val, _("held-out"))):
             if not len(side):
                 raise DataError(
                     _("no {side} map has shot gathers, of which the seismic decoder learns").format(side=name),
                     _("model them: {command}").format(
-                        command=shlex.join(["ubq", "data", "forward", "--velocity", str(maps), "--out", str(there)])
+                        command=shlex.join(["ubq", "data", "forward", "--velocity", str(maps), "--out", str(gathers)])
                     ),
                 )
-        return found
+        return complete
 
 
 def open_pairs(
@@ -262,17 +262,17 @@ def _all_of(files: Sequence[FilePair]) -> Pairs:
 def open_files(
     velocity: str | Path, seismic: str | Path, need_seismic: bool, seismic_shape: tuple[int, ...] = SEISMIC_SHAPE
 ) -> list[FilePair]:
-    """The velocity files of one place with their partners in another (``ubq.data.files.match_files``), opened.
+    """The velocity files of one location with their partners in another (``ubq.data.files.match_files``), opened.
 
     Raises:
         DataError: as :func:`open_pairs`.
     """
     pairs = []
-    for found in match_files(velocity, seismic):
-        maps = open_array(found.velocity.path, "velocity")
+    for match in match_files(velocity, seismic):
+        maps = open_array(match.velocity.path, "velocity")
         gathers = None
-        if need_seismic and found.seismic is not None:
-            gathers = open_array(found.seismic.path, "seismic", seismic_shape)
+        if need_seismic and match.seismic is not None:
+            gathers = open_array(match.seismic.path, "seismic", seismic_shape)
             if gathers.samples != maps.samples:
                 raise DataError(
                     _("{seismic} has {given} samples, but {velocity} has {wanted}").format(
@@ -284,5 +284,5 @@ def open_files(
                         )
                     ),
                 )
-        pairs.append(FilePair(maps, gathers, found.id, paired=found.seismic is not None))
+        pairs.append(FilePair(maps, gathers, match.id, paired=match.seismic is not None))
     return pairs

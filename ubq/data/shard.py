@@ -29,8 +29,8 @@ class Shard:
         """
         if not text:
             return cls(1, 1)
-        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
-        shard = cls(*map(int, found.groups())) if found else cls(0)
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+        shard = cls(*map(int, match.groups())) if match else cls(0)
         if not 1 <= shard.number <= shard.count:
             raise UsageError(
                 _("--shard {text}: no part of a whole").format(text=text), _("write it as 1/8, 2/8, ... 8/8")

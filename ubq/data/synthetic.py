@@ -224,7 +224,7 @@ def write_synthetic(
     report = progress or (lambda done, total: None)
     plan = shard.of(_plan(family, train, val, out))
     total = sum(file.samples for file in plan)
-    wanted = asdict(SyntheticSet(family, seed, train, val))
+    requested = asdict(SyntheticSet(family, seed, train, val))
     manifest = out / MANIFEST
     try:
         # The manifest comes first: what is there before it, but for one that is being written, is not ours.
@@ -232,14 +232,14 @@ def write_synthetic(
         written = parse_json(manifest.read_bytes()) if manifest.exists() else None
         if written is None and foreign:
             raise DataError(_("{folder} is not empty").format(folder=out), _("choose another folder"))
-        if written not in (None, wanted):
+        if written not in (None, requested):
             if not replace:
                 raise DataError(
                     _("{folder} already holds other synthetic maps").format(folder=out), _("choose another folder")
                 )
             _clear(out)
         out.mkdir(parents=True, exist_ok=True)
-        write_atomic(manifest, dump_json(wanted, indent=1))
+        write_atomic(manifest, dump_json(requested, indent=1))
         done = 0
         for file in plan:
             file.path.parent.mkdir(exist_ok=True)

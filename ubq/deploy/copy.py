@@ -145,13 +145,13 @@ def _state(
     done = connection.run(_STATE, target.path, *(f.name for f in files))
     if done.code:
         raise _failed(target, done)
-    found: dict[str, dict[str, _FileThere]] = {"final": {}, "part": {}}
+    files_there: dict[str, dict[str, _FileThere]] = {"final": {}, "part": {}}
     for line in done.stdout.splitlines():
         words = line.split()
         if len(words) < 4:
             raise StageError(_("{host} has no sha256sum").format(host=target.host), _("install coreutils there"))
-        found[words[1]][files[int(words[0])].name] = _FileThere(int(words[2]), words[3])
-    return found["final"], found["part"]
+        files_there[words[1]][files[int(words[0])].name] = _FileThere(int(words[2]), words[3])
+    return files_there["final"], files_there["part"]
 
 
 def _resume_at(file: BundleFile, part: _FileThere | None) -> int:

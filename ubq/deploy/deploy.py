@@ -71,12 +71,12 @@ def deploy(
         # files of other runtimes from an earlier version would still be found by generate.py
         needed = [*outdated(connection, target, others), *needed]
         copied = copy_files(connection, target, needed, system.free_bytes, progress)
-        told = None
+        sample = None
         if smoke:
             install = install_line(runtime, target.host, python)
-            told = sample_there(connection, target, machine.executable, runtime, install)
+            sample = sample_there(connection, target, machine.executable, runtime, install)
             machine = look_at_python(connection, python)
-        return Deployed(runtime, machine, copied, told)
+        return Deployed(runtime, machine, copied, sample)
 
 
 def _files_for(bundle: Bundle, runtime: Runtime) -> tuple[list[BundleFile], list[BundleFile]]:

@@ -29,11 +29,11 @@ def versions() -> dict:
         from importlib.metadata import PackageNotFoundError, version
     except ImportError:  # before Python 3.8
         return {}
-    found: dict = {}
+    installed: dict = {}
     for name in LIBRARIES:
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            installed[name] = version(name)
+    return installed
 
 
 def cpu_parts() -> list:
@@ -73,7 +73,7 @@ def memory_mb() -> int:
 
 def main() -> None:
     """Print what was found."""
-    found = {
+    facts = {
         "python": list(sys.version_info[:3]),
         "executable": sys.executable,
         "bits": 8 * struct.calcsize("P"),
@@ -85,7 +85,7 @@ def main() -> None:
         "temperature": temperature(),
         "throttled": throttled(),
     }
-    print(json.dumps(found))
+    print(json.dumps(facts))
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def look_at_python(connection: Connection, python: str) -> Machine:
         UbqError: the connection failed.
     """
     candidates = [python] if python else [f"{VENV}/bin/python", "python3"]
-    done = connection.run(_PYTHON, *candidates, given=Path(look.__file__).read_bytes())
+    done = connection.run(_PYTHON, *candidates, stdin=Path(look.__file__).read_bytes())
     host = connection.host
     if done.code == 127:
         raise PreflightError(
@@ -128,8 +128,8 @@ def look_at_python(connection: Connection, python: str) -> Machine:
             ),
         )  # fmt: skip
     try:
-        found = json.loads(done.stdout)
-        machine = Machine(**{**found, "python": tuple(found["python"])})
+        facts = json.loads(done.stdout)
+        machine = Machine(**{**facts, "python": tuple(facts["python"])})
     except (ValueError, TypeError, KeyError) as error:
         raise PreflightError(
             _("{python} on {host} does not work: {error}").format(

@@ -34,11 +34,11 @@ def sample_there(connection: Connection, target: Target, python: str, runtime: R
     """
     done = connection.run(_GENERATE, target.path, python, str(_PAIRS), runtime.name)
     try:
-        found = json.loads(done.stdout.strip().splitlines()[-1]) if done.code == 0 else None
+        sample = json.loads(done.stdout.strip().splitlines()[-1]) if done.code == 0 else None
     except (ValueError, IndexError):
-        found = None
-    if isinstance(found, Mapping):
-        return dict(found)
+        sample = None
+    if isinstance(sample, Mapping):
+        return dict(sample)
     if done.code in _ILLEGAL or "Illegal instruction" in done.stderr:
         raise StageError(
             _("{runtime} stops with an illegal instruction on {host}").format(runtime=runtime.title, host=target.host),
@@ -50,9 +50,9 @@ def sample_there(connection: Connection, target: Target, python: str, runtime: R
             _("close other programs there, or export a smaller preset"),
         )
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    said = next((line for line in reversed(lines) if line.startswith("generate.py:")), lines[-1] if lines else "")
+    error = next((line for line in reversed(lines) if line.startswith("generate.py:")), lines[-1] if lines else "")
     raise StageError(
-        _("the sample run failed on {host}: {error}").format(host=target.host, error=said or f"exit {done.code}"),
+        _("the sample run failed on {host}: {error}").format(host=target.host, error=error or f"exit {done.code}"),
         _("see it there: ssh {host} 'cd {path} && {python} generate.py'").format(
             host=target.host, path=target.path, python=python
         ),

@@ -84,18 +84,18 @@ class Connection:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
         )  # fmt: skip
 
-    def run(self, script: str, *arguments: str, given: bytes = b"") -> Finished:
+    def run(self, script: str, *arguments: str, stdin: bytes = b"") -> Finished:
         """Run a shell script there.
 
         Args:
             script: for ``sh``.
             arguments: its ``$1``, ``$2`` ...
-            given: for its standard input.
+            stdin: for its standard input.
 
         Raises:
             UbqError: the connection failed or broke; what the command itself says is left to the caller.
         """
-        return self._finish(script, arguments, lambda stream: _write(stream, given))
+        return self._finish(script, arguments, lambda stream: _write(stream, stdin))
 
     def send(self, script: str, *arguments: str, source: BinaryIO, progress: Callable[[int], None]) -> Finished:
         """Run a shell script there with the rest of an open file as its standard input.
@@ -136,10 +136,10 @@ class Connection:
                 process.wait()
                 raise
             errors.seek(0)
-            said = errors.read().decode(errors="replace")
+            stderr = errors.read().decode(errors="replace")
         if process.returncode == _SSH_FAILED:
-            raise connection_error(said, self.host)
-        return Finished(process.returncode, out.decode(errors="replace"), said)
+            raise connection_error(stderr, self.host)
+        return Finished(process.returncode, out.decode(errors="replace"), stderr)
 
 
 def _write(stream: IO[bytes], data: bytes) -> None:

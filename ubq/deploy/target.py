@@ -36,12 +36,12 @@ def parse_target(text: str) -> Target:
     Raises:
         UsageError: it is not of that form.
     """
-    found = _TARGET.fullmatch(text)
-    if found is None or "\n" in text or "\0" in text:
+    match = _TARGET.fullmatch(text)
+    if match is None or "\n" in text or "\0" in text:
         raise UsageError(_("{text} is no target").format(text=text), _("write it as pi@raspberrypi.local:/home/pi/ubq"))
-    path = found["path"]
+    path = match["path"]
     if path == "~" or path.startswith("~/"):  # ssh starts in the home folder
         path = path[2:] or "."
     if path.startswith("-"):
         path = f"./{path}"
-    return Target(found["host"].replace("[", "").replace("]", ""), path)
+    return Target(match["host"].replace("[", "").replace("]", ""), path)

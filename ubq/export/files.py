@@ -73,12 +73,12 @@ def export_generator(
     time_tables, facts_json = recipe.quant.time_tables, json.dumps(facts.to_json())
     write_torchscript(source, model, recipe.quant.backend, time_tables, facts=facts_json)
     weights = digest(model) if quantise else None
-    further = write_other_formats(generator, model, formats, time_tables, facts_json, weights) if weights else []
+    other_formats = write_other_formats(generator, model, formats, time_tables, facts_json, weights) if weights else []
     size = model.stat().st_size
     info, guide = folder / f"{name}_info.txt", folder / GUIDE
-    write_atomic(info, info_text(facts, size, sha256(model), weights, [f.name for f in further]).encode())
-    write_atomic(guide, guide_text(facts, size, [f.name for f in further]).encode())
-    others = (*further, info, guide)
+    write_atomic(info, info_text(facts, size, sha256(model), weights, [f.name for f in other_formats]).encode())
+    write_atomic(guide, guide_text(facts, size, [f.name for f in other_formats]).encode())
+    others = (*other_formats, info, guide)
     return ExportedFiles(model, write_manifest(folder, facts, (model, *others), weights), others, facts, weights)
 
 

@@ -37,9 +37,9 @@ def other_format_files(model: Path, formats: Collection[str]) -> list[Path]:
 
 def remove_other_formats(model: Path, formats: Collection[str]) -> None:
     """Remove what an earlier export left beside ``NAME.pt`` in formats that are not written any more: it would load."""
-    kept = other_format_files(model, formats)
+    written = other_format_files(model, formats)
     for file in other_format_files(model, OTHER_FORMATS):
-        if file not in kept:
+        if file not in written:
             file.unlink(missing_ok=True)
 
 

@@ -32,9 +32,9 @@ torch.save({{"velocity": velocity, "seismic": seismic}}, "pair.pt")
 
 
 def info_text(
-    facts: Facts, file_bytes: int, file_sha256: str, weights_sha256: str | None, further: Sequence[str] = ()
+    facts: Facts, file_bytes: int, file_sha256: str, weights_sha256: str | None, other_files: Sequence[str] = ()
 ) -> str:
-    """``<name>_info.txt``: the facts in a few lines; ``further`` names the files of other formats."""
+    """``<name>_info.txt``: the facts in a few lines; ``other_files`` names the files of other formats."""
     model, ranges = facts.model, facts.normalization
     lines = [
         (_("file"), f"{facts.name}.pt"),
@@ -55,8 +55,8 @@ def info_text(
     ]
     if weights_sha256:
         lines.append(("weights_sha256", weights_sha256))
-    if further:
-        lines.append((_("the same weights for other runtimes"), ", ".join(further)))
+    if other_files:
+        lines.append((_("the same weights for other runtimes"), ", ".join(other_files)))
     calls = [
         "forward(batch_size=1, steps=0) -> (velocity, seismic)",
         "sample(x_T (B, 1, L), step_noise (steps-1, B, 1, L), steps) -> latent (B, 1, L)",
@@ -71,10 +71,10 @@ def info_text(
     return table + "\n" + _("calls") + ":\n" + "".join(f"  {call}\n" for call in calls)
 
 
-def guide_text(facts: Facts, file_bytes: int, further: Sequence[str] = ()) -> str:
+def guide_text(facts: Facts, file_bytes: int, other_files: Sequence[str] = ()) -> str:
     """``deployment_guide.md``: from the training box to a generated pair on a Raspberry Pi 4 or 5.
 
-    ``further`` names the files of other formats.
+    ``other_files`` names the files of other formats.
     """
     file = f"{facts.name}.pt"
     need = TORCHSCRIPT.memory_mb(file_bytes)
@@ -137,7 +137,7 @@ def guide_text(facts: Facts, file_bytes: int, further: Sequence[str] = ()) -> st
             ),
         ),
     ]
-    if f"{facts.name}.onnx" in further:
+    if f"{facts.name}.onnx" in other_files:
         parts.insert(
             2,
             _(

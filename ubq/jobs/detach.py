@@ -16,7 +16,7 @@ from pathlib import Path
 from ubq.config.runs import command, run_command
 from ubq.errors import NO_SPACE, UbqError
 from ubq.i18n import gettext as _
-from ubq.jobs.owner import Owner, alive, held_by, here, holder, read_owner, settle, unwritable
+from ubq.jobs.owner import Owner, alive, held_by, holder, pid_is_local, read_owner, settle, unwritable
 from ubq.jobs.state import RUNNING, read_state
 
 PREFLIGHT_WAIT_S = 5.0
@@ -101,7 +101,7 @@ def stop_run(run: Path, now: bool = False, timeout: float = 600.0, tell: Callabl
     owner = holder(run)
     if owner is None:
         return False
-    if not here(owner):
+    if not pid_is_local(owner):
         stop = run_command("stop", run.absolute())
         if owner.host == socket.gethostname():
             raise UbqError(

@@ -134,15 +134,15 @@ def _as_spelled(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any
     spelled = {}
     for key, value in old.items():
         if key.startswith("input ") and key not in new:
-            place = key.removeprefix("input ")
-            key = next((k for k in new if k.startswith("input ") and _same_place(place, k.removeprefix("input "))), key)
-        elif tuple(key.split(".")) in paths() and _same_place(value, new.get(key)):
+            path = key.removeprefix("input ")
+            key = next((k for k in new if k.startswith("input ") and _same_path(path, k.removeprefix("input "))), key)
+        elif tuple(key.split(".")) in paths() and _same_path(value, new.get(key)):
             value = new[key]
         spelled[key] = value
     return spelled
 
 
-def _same_place(old: object, new: object) -> bool:
+def _same_path(old: object, new: object) -> bool:
     """Whether an absolute path may be what a relative one meant."""
     if not (isinstance(old, str) and isinstance(new, str) and old and os.path.isabs(new)):
         return False

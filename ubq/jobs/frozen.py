@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ubq.stages.paths import RunPaths
 
 
-def freeze(config: Config, paths: RunPaths, preset: str, here: bool = True) -> Config:
+def freeze(config: Config, paths: RunPaths, preset: str, on_this_machine: bool = True) -> Config:
     """The configuration as the run keeps it: everything that was left to this machine is fixed.
 
     Paths become absolute, so that the run goes on from any working folder. The thread count and the device are those of
@@ -31,17 +31,17 @@ def freeze(config: Config, paths: RunPaths, preset: str, here: bool = True) -> C
         config: as configured.
         paths: of the run.
         preset: name of the preset it came from.
-        here: whether the run starts on this machine; else the thread count is left to the one where it does.
+        on_this_machine: whether the run starts on this machine; else the thread count is left to the one where it does.
     """
     config = with_absolute_paths(with_data_found(config), Path())
     threads, device = config.threads, config.device
     if (not threads or device == "auto") and paths.config.is_file():
         with contextlib.suppress(UsageError):  # one that this ubq cannot read is replaced
-            kept = load_frozen(paths)
-            threads = threads or kept.threads
-            device = kept.device if device == "auto" else device
+            earlier = load_frozen(paths)
+            threads = threads or earlier.threads
+            device = earlier.device if device == "auto" else device
     changed = {
-        "threads": threads or (cores() if here else 0),
+        "threads": threads or (cores() if on_this_machine else 0),
         "device": device,
         "run": config.run.model_copy(
             update={"name": paths.root.absolute().name, "dir": str(paths.root.absolute().parent)}
@@ -72,12 +72,12 @@ def load_frozen(paths: RunPaths, overrides: Mapping[str, object] | None = None) 
 
 def _first_working_folder(config: Config, paths: RunPaths) -> Path:
     """Where a run was started whose paths are relative: ubq 0.1.0 froze them as they were given."""
-    above, given = paths.root.absolute().parent, Path(config.run.dir)
-    if not given.is_absolute():
-        given = Path(os.path.normpath(given))
-        if given.parts and above.parts[-len(given.parts) :] == given.parts:
-            return Path(*above.parts[: -len(given.parts)])
-        if not given.parts:
+    above, run_dir = paths.root.absolute().parent, Path(config.run.dir)
+    if not run_dir.is_absolute():
+        run_dir = Path(os.path.normpath(run_dir))
+        if run_dir.parts and above.parts[-len(run_dir.parts) :] == run_dir.parts:
+            return Path(*above.parts[: -len(run_dir.parts)])
+        if not run_dir.parts:
             return above
     return Path()
 
@@ -100,28 +100,28 @@ def with_absolute_paths(config: Config, folder: Path) -> Config:
     return config
 
 
-def write_sources(paths: RunPaths, given: Config, provenance: Mapping[str, str], frozen: Config) -> None:
+def write_sources(paths: RunPaths, config: Config, provenance: Mapping[str, str], frozen: Config) -> None:
     """Write where each value of ``config.toml`` came from: ``sources.json``, dotted key -> source.
 
     Args:
         paths: of the run.
-        given: what it was started with.
+        config: what it was started with.
         provenance: where that came from, key by key; what is not said here stays as it was.
         frozen: what the run keeps.
     """
     from ubq.config.rendering import values_of
 
-    before, known = values_of(given), read_object(paths.sources)
-    found = {**known, **provenance}
+    before, known = values_of(config), read_object(paths.sources)
+    sources = {**known, **provenance}
     for path, value in values_of(frozen).items():
         key = ".".join(path)
         if key in provenance and value != before[path]:
-            found[key] = "this machine"
-        elif found.get(key, "").startswith(f"{paths.config}:"):  # read back from the run itself
-            found[key] = known.get(key, "")
-    found = {key: source for key, source in found.items() if source}
-    if found != known:
-        write_atomic(paths.sources, dump_json(found, indent=1))
+            sources[key] = "this machine"
+        elif sources.get(key, "").startswith(f"{paths.config}:"):  # read back from the run itself
+            sources[key] = known.get(key, "")
+    sources = {key: source for key, source in sources.items() if source}
+    if sources != known:
+        write_atomic(paths.sources, dump_json(sources, indent=1))
 
 
 def write_config(paths: RunPaths, config: Config) -> None:

@@ -47,8 +47,8 @@ def peak_memory() -> int:
 
 def this_machine() -> dict[str, str | int]:
     """What a figure was measured on; the GPU only where this process has used one."""
-    found: dict[str, str | int] = {"host": platform.node(), "cpu": processor(), "cores": cores()}
+    facts: dict[str, str | int] = {"host": platform.node(), "cpu": processor(), "cores": cores()}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
-        found |= {"gpu": torch.cuda.get_device_name(), "gpu_memory": torch.cuda.max_memory_allocated()}
-    return found
+        facts |= {"gpu": torch.cuda.get_device_name(), "gpu_memory": torch.cuda.max_memory_allocated()}
+    return facts

@@ -147,7 +147,7 @@ def read_owner(run: Path) -> Owner | None:
         return None
 
 
-def here(owner: Owner) -> bool:
+def pid_is_local(owner: Owner) -> bool:
     """Whether an owner's process id means the same process to this one."""
     return owner.host == socket.gethostname() and owner.namespace in ("", pid_namespace())
 
@@ -158,7 +158,7 @@ def looked_up(owner: Owner, run: Path) -> bool | None:
         if owner.boot == boot_id():
             if owner.folder and owner.folder != folder_identity(run):
                 return False
-            return start_token(owner.pid) == owner.start if here(owner) else None
+            return start_token(owner.pid) == owner.start if pid_is_local(owner) else None
         if not on_network(run):  # another machine of the same name cannot reach a local disk: this one has rebooted
             return False
     return None
@@ -374,8 +374,8 @@ class Hold:
         if self.lost:
             return False
         try:
-            found = parse_json((self.run / OWNER).read_bytes())
-            self.lost = not isinstance(found, dict) or found.get("token") != self.owner.token
+            owner = parse_json((self.run / OWNER).read_bytes())
+            self.lost = not isinstance(owner, dict) or owner.get("token") != self.owner.token
         except FileNotFoundError:
             self.lost = not self._restore_owner()
         except OSError:

@@ -48,12 +48,12 @@ class Planned:
     """Checkpoints of these very values, set aside earlier, that it goes on from."""
 
     def as_dict(self) -> dict[str, Any]:
-        found = {"name": self.name, "action": self.action, "step": self.step, "reasons": list(self.reasons)}
+        record = {"name": self.name, "action": self.action, "step": self.step, "reasons": list(self.reasons)}
         if self.aside:
-            found["superseded"] = list(self.aside)
+            record["superseded"] = list(self.aside)
         if self.aside or self.discards:
-            found["discards_seconds"] = round(self.discards, 1)
-        return found
+            record["discards_seconds"] = round(self.discards, 1)
+        return record
 
 
 @dataclass(frozen=True)

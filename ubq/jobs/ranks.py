@@ -62,7 +62,7 @@ class Leader:
 
     def processes(self) -> list[dict[str, Any]]:
         """Rank, host and process id of every rank."""
-        return [self.group.wait(f"rank/{rank}") for rank in range(self.group.place.size)]
+        return [self.group.wait(f"rank/{rank}") for rank in range(self.group.info.size)]
 
     def begin(self, stage: str, config: Config, paths: RunPaths, step: int) -> None:
         """Have the others train a stage, from the checkpoint of ``step``."""
@@ -81,24 +81,24 @@ class Leader:
         with contextlib.suppress(RuntimeError, LostProcessError):
             self.group.tell(END, True)
             end = time.monotonic() + END_WAIT_S
-            for rank in range(1, self.group.place.size):
+            for rank in range(1, self.group.info.size):
                 self.group.wait(f"left/{rank}", lambda: time.monotonic() > end)
 
     def reason(self, error: LostProcessError) -> StageError | None:
         """Why another process ended; ``None`` where torchrun starts the group again."""
-        spot = self.group.place
+        info = self.group.info
         with contextlib.suppress(RuntimeError, LostProcessError):
             end = time.monotonic() + ERROR_WAIT_S
-            told = self.group.wait(FAILURE, lambda: time.monotonic() > end)
-            if told:
-                told = restored(told)
+            failure = self.group.wait(FAILURE, lambda: time.monotonic() > end)
+            if failure:
+                failure = restored(failure)
                 return StageError(
                     _("process {rank} on {host}: {message}").format(
-                        rank=told["rank"], host=told["host"], message=told["message"]
+                        rank=failure["rank"], host=failure["host"], message=failure["message"]
                     ),
-                    told["fix"],
+                    failure["fix"],
                 )
-        if spot.restarts < spot.most_restarts:
+        if info.restarts < info.most_restarts:
             return None
         return StageError(
             _("a process of the group ended without a word: {error}").format(error=error),
@@ -127,15 +127,15 @@ class _FollowerContext:
     def latest(self) -> tuple[int, dict[str, object]] | None:
         if not self._step:
             return None
-        found = self._checkpoints.latest()
-        if found is None or found[0] != self._step:
+        checkpoint = self._checkpoints.latest()
+        if checkpoint is None or checkpoint[0] != self._step:
             raise StageError(
                 _("{host} does not see checkpoint {step} in {folder}").format(
                     host=socket.gethostname(), step=self._step, folder=self._checkpoints.folder
                 ),
                 _("keep the run's folder on a file system that all hosts share"),
             )
-        return found
+        return checkpoint
 
     def stop_requested(self) -> bool:
         return self._stop.received is not None
@@ -155,14 +155,14 @@ def follow(device: str, stages: Sequence[Stage]) -> int:
     """
     with StopSignals() as stop:
         group = distributed.join(device)
-        group.tell(f"rank/{group.place.rank}", distributed.this_rank())
+        group.tell(f"rank/{group.info.rank}", distributed.this_rank())
         number = 1
         try:
             while True:
                 order = _next(group, number, stop)
                 if order is None:
                     with contextlib.suppress(RuntimeError):
-                        group.tell(f"left/{group.place.rank}", True)
+                        group.tell(f"left/{group.info.rank}", True)
                     return EXIT_OK
                 _follow_stage(order, stages, stop)
                 number += 1
@@ -172,7 +172,7 @@ def follow(device: str, stages: Sequence[Stage]) -> int:
 
 def _next(group: Group, number: int, stop: StopSignals) -> dict[str, Any] | None:
     """The next stage that trains; ``None`` at the end, and where this rank was asked to stop while it waited."""
-    return group.wait(f"stage/{number}", lambda: stop.received is not None or group.told(END) is not None)
+    return group.wait(f"stage/{number}", lambda: stop.received is not None or group.value(END) is not None)
 
 
 def _follow_stage(order: dict[str, Any], stages: Sequence[Stage], stop: StopSignals) -> None:
@@ -190,14 +190,14 @@ def _gone(group: Group, error: BaseException) -> int:
     """A rank cannot go on: say why, unless the first one has ended before it."""
     if isinstance(error, LostProcessError):
         with contextlib.suppress(RuntimeError, LostProcessError):
-            if group.told(END) is not None:
+            if group.value(END) is not None:
                 return EXIT_OK
         return EXIT_STAGE_FAILED
     message = error.message if isinstance(error, UbqError) else f"{type(error).__name__}: {error}".splitlines()[0]
-    told = {**distributed.this_rank(), "message": message, "fix": getattr(error, "fix", "")}
+    failure = {**distributed.this_rank(), "message": message, "fix": getattr(error, "fix", "")}
     with contextlib.suppress(RuntimeError):
-        if group.told(FAILURE) is None:
-            group.tell(FAILURE, storable(told))
+        if group.value(FAILURE) is None:
+            group.tell(FAILURE, storable(failure))
     print(_("error: {error}").format(error=message), file=sys.stderr)
     return EXIT_STAGE_FAILED
 
@@ -212,20 +212,20 @@ def torchrun_command(
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(nproc), "--nnodes", nnodes]
     command += ["--max-restarts", str(restarts)]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", rendezvous] if rendezvous else ["--standalone"]
-    kept, skip = [], False
+    passed_on, skip = [], False
     for argument in arguments:
-        own = argument.split("=")[0] in LAUNCH_OPTIONS
-        if not own and not skip:
-            kept.append(argument)
-        skip = own and "=" not in argument
-    if kept[:1] == ["run"]:  # the run keeps the number for a later start
-        kept += ["--set", f"distributed.nproc={nproc}"]
-    return [*command, "-m", "ubq", *kept]
+        launch_option = argument.split("=")[0] in LAUNCH_OPTIONS
+        if not launch_option and not skip:
+            passed_on.append(argument)
+        skip = launch_option and "=" not in argument
+    if passed_on[:1] == ["run"]:  # the run keeps the number for a later start
+        passed_on += ["--set", f"distributed.nproc={nproc}"]
+    return [*command, "-m", "ubq", *passed_on]
 
 
 def in_group() -> bool:
     """Whether this process was started as one of a group, were it of one."""
-    return distributed.place() is not None or "TORCHELASTIC_RUN_ID" in os.environ
+    return distributed.rank_info() is not None or "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def launch(command: Sequence[str], run: Path) -> int:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from ubq.config.runs import run_command
 from ubq.cpu import wait_asleep
-from ubq.distributed import LostProcessError, place
+from ubq.distributed import LostProcessError, rank_info
 from ubq.durable import LineFile, read_rows
 from ubq.errors import (
     EXIT_MARK_FAILED,
@@ -132,12 +132,12 @@ def start_run(
     selection = selection or Selection()
     selection.check(config, stages)
     wait_asleep()
-    spot = place()
-    if spot is not None and spot.rank:
+    info = rank_info()
+    if info is not None and info.rank:
         return follow(config.device, stages)
-    leader = Leader(config.device) if spot is not None else None
+    leader = Leader(config.device) if info is not None else None
     try:
-        if spot is not None and spot.restarts and (failed := _failed_before(paths)):
+        if info is not None and info.restarts and (failed := _failed_before(paths)):
             return failed
         code = _start(config, paths, preset, selection, preflight, stages, console, command, leader, provenance or {})
         return code if leader is None else ended_in(code)
@@ -197,11 +197,11 @@ def _held(
     provenance: Mapping[str, str],
 ) -> int:
     """Plan and run, while this process holds the run."""
-    given, config = config, freeze(config, paths, preset)
+    requested, config = config, freeze(config, paths, preset)
     state = read_state(paths.state)
     planned = plan(config, paths, stages, state, selection)
     check_discards(planned, selection, stages)
-    write_sources(paths, given, provenance, config)
+    write_sources(paths, requested, provenance, config)
     console = console or console_for(sys.stdout, paths.log)
     try:
         whole = not (selection.only or selection.until)
@@ -479,9 +479,9 @@ class _Runner:
         """Bring files and state to the step the stage starts from."""
         why = "; ".join(item.reasons)
         entry = self._starting_entry(item, old, store)
-        kept = item.step if item.action == RESUME else -1  # a stage may write a row of step 0
-        self.metrics.keep(lambda row: row.get("stage") != item.name or _step(row) <= kept)
-        self.tracking.begin(item.name, entry.generation, max(kept, 0))
+        last_step = item.step if item.action == RESUME else -1  # a stage may write a row of step 0
+        self.metrics.keep(lambda row: row.get("stage") != item.name or _step(row) <= last_step)
+        self.tracking.begin(item.name, entry.generation, max(last_step, 0))
         entry.state, entry.error, entry.ended = RUNNING, None, None
         entry.started = entry.started or now()
         entry.fingerprint = item.values

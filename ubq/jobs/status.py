@@ -166,7 +166,7 @@ def _best_effort(raw: dict[str, Any], folder: Path) -> RunState:
 
 def run_folders(runs_dir: Path) -> list[Path]:
     """Folders of the runs in a folder, newest first; one that cannot be looked into is listed last."""
-    found: list[tuple[float, str, Path]] = []
+    runs: list[tuple[float, str, Path]] = []
     try:
         folders = list(runs_dir.iterdir()) if runs_dir.is_dir() else []
     except OSError as error:
@@ -181,8 +181,8 @@ def run_folders(runs_dir: Path) -> list[Path]:
         except OSError:
             times, holds_run = [0.0], folder.is_dir()
         if holds_run:
-            found.append((-max(times, default=0.0), folder.name, folder))
-    return [folder for _time, _name, folder in sorted(found)]
+            runs.append((-max(times, default=0.0), folder.name, folder))
+    return [folder for _time, _name, folder in sorted(runs)]
 
 
 def _is_file(path: Path) -> bool:

@@ -76,8 +76,8 @@ class TensorBoard:
 
     def row(self, stage: str, step: int, figures: Mapping[str, object]) -> None:
         if stage not in self._writers:  # stages without figures get no file
-            place, purge = str(self._folder / stage), self._purge[stage]
-            self._writers[stage] = self._open(place, purge_step=purge, flush_secs=15)
+            folder, purge = str(self._folder / stage), self._purge[stage]
+            self._writers[stage] = self._open(folder, purge_step=purge, flush_secs=15)
         for name, value in figures.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 self._writers[stage].add_scalar(name, value, step)

@@ -74,16 +74,16 @@ def real_floor(
         repeats: draws that are averaged.
     """
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    distances = []
     for _ in range(repeats):
         if train is not None:
             chosen = torch.randperm(len(train), generator=generator)[: count or len(held_out)]
-            found.append(sliced_wasserstein(train[chosen], held_out, seed=seed))
+            distances.append(sliced_wasserstein(train[chosen], held_out, seed=seed))
         else:
             order = torch.randperm(len(held_out), generator=generator)
             half = len(held_out) // 2
-            found.append(sliced_wasserstein(held_out[order[:half][:count]], held_out[order[half:]], seed=seed))
-    levels = tuple(float(x) for x in np.mean([d.levels for d in found], axis=0))
+            distances.append(sliced_wasserstein(held_out[order[:half][:count]], held_out[order[half:]], seed=seed))
+    levels = tuple(float(x) for x in np.mean([d.levels for d in distances], axis=0))
     return Distance(float(np.mean(levels)), levels)
 
 
@@ -114,9 +114,9 @@ def ratio_interval(
     rng = np.random.default_rng(seed)
     logs = []
     for _ in range(resamples):
-        own = _counts(rng, len(maps))
-        real = _counts(rng, len(held_out))
-        ratio = _ratio(slices.distance(0, own, real).mean, slices.distance(1, own, real).mean)
+        weights = _counts(rng, len(maps))
+        real_weights = _counts(rng, len(held_out))
+        ratio = _ratio(slices.distance(0, weights, real_weights).mean, slices.distance(1, weights, real_weights).mean)
         logs.append(np.log(ratio))
     return _interval(value, np.asarray(logs), confidence)
 
@@ -217,9 +217,12 @@ class Slices:
         """Distance of one candidate set, its maps and the reference's counted with the weights given (N,), (M,)."""
         levels = []
         for gaps_RX, order_RX, count in self._levels[candidate]:
-            own = torch.ones(count) if weights is None else weights
-            real = torch.ones(self._count) if real_weights is None else real_weights
-            share = torch.cat([own / own.sum(), -real / real.sum()]).float() / self._patches
+            map_weights = torch.ones(count) if weights is None else weights
+            reference_weights = torch.ones(self._count) if real_weights is None else real_weights
+            share = (
+                torch.cat([map_weights / map_weights.sum(), -reference_weights / reference_weights.sum()]).float()
+                / self._patches
+            )
             per_patch = share.repeat_interleave(self._patches)
             area = 0.0
             for gaps_X, order_X in zip(gaps_RX, order_RX, strict=True):  # row by row: no second copy of everything

@@ -27,14 +27,14 @@ def physics_reference(
     return forward(velocity), forward(np.broadcast_to(rows, velocity.shape).copy())
 
 
-def physics_errors(seismic: np.ndarray, own: np.ndarray, direct: np.ndarray) -> NDArray[np.float64]:
+def physics_errors(seismic: np.ndarray, modelled: np.ndarray, direct: np.ndarray) -> NDArray[np.float64]:
     """E of each pair: |s - F| / |F - D| over its whole gather s, physical amplitudes.
 
     0 obeys the wave equation; 1 knows the direct wave only.
 
     Args:
         seismic: (N, S, T, R), s.
-        own: (N, S, T, R), F, of ``physics_reference``.
+        modelled: (N, S, T, R), F, of ``physics_reference``.
         direct: (N, S, T, R), D.
 
     Returns:
@@ -44,5 +44,5 @@ def physics_errors(seismic: np.ndarray, own: np.ndarray, direct: np.ndarray) -> 
     def norms(differences: np.ndarray) -> NDArray[np.float64]:
         return np.linalg.norm(differences.reshape(len(differences), -1).astype(np.float64), axis=1)
 
-    wrong, reflected = norms(seismic - own), norms(own - direct)
+    wrong, reflected = norms(seismic - modelled), norms(modelled - direct)
     return np.divide(wrong, reflected, out=np.where(wrong > 0, np.inf, 0.0), where=reflected > 0)

@@ -27,8 +27,8 @@ class Variogram:
         """These values over the reference's, lag by lag; of a reference that is ``EMPTY`` there, as if it were not."""
         least = EMPTY * max(*reference.x, *reference.depth)
 
-        def over(own: tuple[float, ...], real: tuple[float, ...]) -> tuple[float, ...]:
-            return tuple(1 + (a - b) / max(b, least) for a, b in zip(own, real, strict=True))
+        def over(values: tuple[float, ...], real: tuple[float, ...]) -> tuple[float, ...]:
+            return tuple(1 + (a - b) / max(b, least) for a, b in zip(values, real, strict=True))
 
         return Variogram(over(self.x, reference.x), over(self.depth, reference.depth))
 
@@ -48,11 +48,13 @@ def variogram(maps: Tensor, lags: int = LAGS) -> Variogram:
     """
     if maps.ndim != 4 or maps.shape[1] != 1 or len(maps) < 2 or min(maps.shape[2:]) <= lags:
         raise ValueError(f"needs at least 2 maps (N, 1, H, W) larger than {lags} cells, not {tuple(maps.shape)}")
-    own = maps.double() - maps.double().mean(0)
+    centred = maps.double() - maps.double().mean(0)
 
     def along(axis: int) -> tuple[float, ...]:
-        cells = own.shape[axis]
-        gaps = (own.narrow(axis, lag, cells - lag) - own.narrow(axis, 0, cells - lag) for lag in range(1, lags + 1))
+        cells = centred.shape[axis]
+        gaps = (
+            centred.narrow(axis, lag, cells - lag) - centred.narrow(axis, 0, cells - lag) for lag in range(1, lags + 1)
+        )
         return tuple(0.5 * float(gap.square().mean()) for gap in gaps)
 
     return Variogram(x=along(3), depth=along(2))

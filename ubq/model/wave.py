@@ -264,8 +264,8 @@ class WaveEquation(nn.Module):
         Each variable becomes a times itself plus b times what drives it (Komatitsch & Martin 2007).
         """
         layer, length = self.absorbing_cells, cells + 2 * (self.absorbing_cells + self.halo)
-        place = torch.arange(length, dtype=torch.float64)
-        inwards = torch.minimum(place, length - 1 - place)
+        index = torch.arange(length, dtype=torch.float64)
+        inwards = torch.minimum(index, length - 1 - index)
         depth = ((self.halo + layer - inwards) / layer).clamp(0.0, 1.0)
         damping = (-3.0 * fastest * math.log(self.reflection) / (2.0 * layer * self.cell)) * depth.square()
         shift = (math.pi * self.peak_frequency) * (1.0 - depth)

@@ -192,37 +192,37 @@ def count_model(generator: Generator, quant: QuantConfig) -> Coverage:
 
 def _leaves(generator: Generator) -> dict[str, nn.Module]:
     """Modules that compute and hold no module that does; a fake-quantised layer is one, with its observers."""
-    found: dict[str, nn.Module] = {}
+    modules: dict[str, nn.Module] = {}
 
     def visit(name: str, module: nn.Module) -> None:
         children = list(module.named_children())
         if isinstance(module, QuantLayer) or not children:
             if not isinstance(module, nn.Identity) and part_of(name):
-                found[name] = module
+                modules[name] = module
             return
         for child_name, child in children:
             visit(f"{name}.{child_name}" if name else child_name, child)
 
     visit("", generator)
-    return found
+    return modules
 
 
 def differences(model: Coverage, exported: Coverage) -> list[str]:
     """What the exported graph does otherwise than the model says; empty when they agree."""
-    found = []
+    problems = []
     ours, theirs = ({x.name: x for x in c.layers} for c in (model, exported))
     for name in sorted(ours.keys() | theirs.keys()):
         a, b = ours.get(name), theirs.get(name)
         if a is None or b is None:
-            found.append(f"{name}: only in the {'exported graph' if a is None else 'model'}")
+            problems.append(f"{name}: only in the {'exported graph' if a is None else 'model'}")
         elif (a.quantised, a.weighted) != (b.quantised, b.weighted):
             words = {True: "int8", False: "float"}
-            found.append(f"{name}: {words[a.quantised]} in the model, {words[b.quantised]} in the exported graph")
+            problems.append(f"{name}: {words[a.quantised]} in the model, {words[b.quantised]} in the exported graph")
         elif a.weighted and (a.parameters, a.macs) != (b.parameters, b.macs):
-            found.append(f"{name}: {a.parameters}, {a.macs} MACs in the model, {b.parameters}, {b.macs} exported")
+            problems.append(f"{name}: {a.parameters}, {a.macs} MACs in the model, {b.parameters}, {b.macs} exported")
     if model.activation_macs != exported.activation_macs:
-        found.append(f"activation MACs: {model.activation_macs} in the model, {exported.activation_macs} exported")
-    return found
+        problems.append(f"activation MACs: {model.activation_macs} in the model, {exported.activation_macs} exported")
+    return problems
 
 
 def require_equal(model: Coverage, exported: Coverage) -> None:
@@ -231,11 +231,11 @@ def require_equal(model: Coverage, exported: Coverage) -> None:
     Raises:
         StageError: the file does not compute what the model's count says.
     """
-    found = differences(model, exported)
-    if found:
+    problems = differences(model, exported)
+    if problems:
         raise StageError(
             _("the exported graph differs from the model in {count} places, first: {first}").format(
-                count=len(found), first=found[0]
+                count=len(problems), first=problems[0]
             ),
             _("this is a defect of ubq: please report it with quantization_analysis.json"),
         )

@@ -191,9 +191,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _assign(generator: Generator, state: Mapping[str, Tensor], parts: Sequence[str], path: Path) -> None:
-    wanted = {n for n in generator.state_dict() if part_of(n) in parts}
-    if wanted != set(state):
-        odd = sorted(wanted ^ set(state))
+    expected = {n for n in generator.state_dict() if part_of(n) in parts}
+    if expected != set(state):
+        odd = sorted(expected ^ set(state))
         raise CheckpointError(
             _("{path} does not fit its own sizes: {count} tensors differ, {name} first").format(
                 path=path, count=len(odd), name=odd[0]

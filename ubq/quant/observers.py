@@ -77,7 +77,7 @@ class Recording:
         return any(recording._next is not None for recording in cls._active)
 
     @classmethod
-    def said(cls, observer: RangeObserver) -> tuple[Tensor, Tensor]:
+    def grid_of(cls, observer: RangeObserver) -> tuple[Tensor, Tensor]:
         """The observer's grid: that of a replay where there is one, else as it is now."""
         grid = None
         for recording in reversed(cls._active):
@@ -133,7 +133,7 @@ class RangeObserver(nn.Module):
 
     def grid(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point, scalars; of what is computed again those of the first time."""
-        return Recording.said(self) if Recording._active else self._present_grid()
+        return Recording.grid_of(self) if Recording._active else self._present_grid()
 
     def _present_grid(self) -> tuple[Tensor, Tensor]:
         """Of the range as it is; computed anew only where that has changed."""

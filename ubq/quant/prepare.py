@@ -93,12 +93,12 @@ def calibrate(model: nn.Module, passes: Iterable[Callable[[], object]]) -> None:
 
 def kept_float(generator: Generator, quant: QuantConfig) -> tuple[str, ...]:
     """``quant.keep_float`` with every further layer that is in float although nothing else keeps it there."""
-    further = [
+    others = [
         name
         for name, layer in generator.named_modules()
         if isinstance(layer, WEIGHT_LAYERS) and not why_float(name, layer, quant)
     ]
-    return (*quant.keep_float, *further)
+    return (*quant.keep_float, *others)
 
 
 def restore_float(generator: Generator, names: Iterable[str]) -> None:

@@ -94,13 +94,13 @@ def layer_sensitivities(
         parts: names of ``DEPLOYED``.
         worst: layers of each part that are measured, two evaluations each; None: all of them.
     """
-    found: list[Sensitivity] = []
+    sensitivities: list[Sensitivity] = []
     with phase_set(generator, "float"):
         for part in parts:
             layers = {n: layer for n, layer in quant_layers(generator).items() if part_of(n) == part}
             if layers:
-                found += _part_sensitivities(layers, part, _runner(generator, part, inputs), worst)
-    return sorted(found, key=lambda s: -s.alone)
+                sensitivities += _part_sensitivities(layers, part, _runner(generator, part, inputs), worst)
+    return sorted(sensitivities, key=lambda s: -s.alone)
 
 
 def _part_sensitivities(
@@ -191,7 +191,7 @@ def layers_to_keep_float(
     """
     if quant.max_quality_loss == 0:
         return ()
-    kept: list[str] = []
+    in_float: list[str] = []
     layers = quant_layers(generator)
     ranked = layer_sensitivities(generator, inputs, parts)
     with phase_set(generator, "frozen"):
@@ -205,10 +205,10 @@ def layers_to_keep_float(
                 return part_error(generator, part, inputs) <= quant.max_quality_loss
 
             count = bisect.bisect_left(range(len(queue)), True, key=holds)  # with all of them in float it holds
-            kept += queue[:count]
+            in_float += queue[:count]
             for i, name in enumerate(queue):
                 layers[name].phase = "float" if i < count else "frozen"
-    return tuple(kept)
+    return tuple(in_float)
 
 
 def as_table(sensitivities: Iterable[Sensitivity]) -> str:

@@ -57,10 +57,10 @@ def offered_steps(export: ExportConfig, diffusion_steps: int) -> tuple[int, ...]
         UsageError: more steps than the training process has.
     """
     default = export.default_steps(diffusion_steps)
-    wanted = [default, *export.step_choices]
+    counts = [default, *export.step_choices]
     if export.solver == "ddpm":
-        wanted.append(diffusion_steps)
-    too_many = [n for n in wanted if n > diffusion_steps]
+        counts.append(diffusion_steps)
+    too_many = [n for n in counts if n > diffusion_steps]
     if too_many:
         raise UsageError(
             _("{steps} sampling steps, but the model has {trained}").format(
@@ -68,7 +68,7 @@ def offered_steps(export: ExportConfig, diffusion_steps: int) -> tuple[int, ...]
             ),
             _("lower export.steps and export.step_choices"),
         )
-    return (default, *sorted(set(wanted) - {default}))
+    return (default, *sorted(set(counts) - {default}))
 
 
 def log_snr(alphas_cumprod: Tensor) -> Tensor:
@@ -87,8 +87,8 @@ def spaced_times(alphas_cumprod: Tensor, steps: int) -> Tensor:
     start = max(lam[-1], MIN_LAMBDA)
     chosen = {trained - 1, 0}
     for i in range(1, steps - 1):
-        wanted = start + (lam[0] - start) * i / (steps - 1)
-        chosen.add(min(range(trained), key=lambda t: abs(lam[t] - wanted)))
+        target = start + (lam[0] - start) * i / (steps - 1)
+        chosen.add(min(range(trained), key=lambda t: abs(lam[t] - target)))
     # rounding makes neighbours fall together: split the widest gaps until there are enough
     times = sorted(chosen)
     while len(times) < steps:
@@ -106,8 +106,8 @@ def angle_even_times(alphas_cumprod: Tensor, steps: int) -> Tensor:
     gets an equal share of it; the last share leads to clean data.
     """
     angle = torch.acos(alphas_cumprod.sqrt())  # rises with time
-    wanted = angle[-1] * torch.arange(steps, 0, -1, dtype=torch.float64) / steps
-    return (angle[None, :] - wanted[:, None]).abs().argmin(dim=1)
+    angles = angle[-1] * torch.arange(steps, 0, -1, dtype=torch.float64) / steps
+    return (angle[None, :] - angles[:, None]).abs().argmin(dim=1)
 
 
 def make_schedule(

@@ -66,8 +66,8 @@ def _shifts(scale: Tensor) -> Tensor:
 
 
 def _with_weight(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    given = None if bias is None else nn.Parameter(bias.detach())
-    return conv2d_of(nn.Parameter(weight.detach()), given, *conv_geometry(conv))
+    bias_parameter = None if bias is None else nn.Parameter(bias.detach())
+    return conv2d_of(nn.Parameter(weight.detach()), bias_parameter, *conv_geometry(conv))
 
 
 @torch.no_grad()

@@ -60,10 +60,10 @@ class Facts:
         return {"format_version": FORMAT_VERSION, **asdict(self)}
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Facts:
+    def from_json(cls, values: Mapping[str, Any]) -> Facts:
         """Facts as read from JSON; raises a KeyError for one that is missing."""
         return cls(
-            **{f.name: found[f.name] if f.default is MISSING else found.get(f.name, f.default) for f in fields(cls)}
+            **{f.name: values[f.name] if f.default is MISSING else values.get(f.name, f.default) for f in fields(cls)}
         )
 
 

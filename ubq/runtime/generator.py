@@ -109,11 +109,11 @@ class LoadedModel(ABC):
             UsageError: the file cannot model gathers, or the maps are none.
         """
         self.check_gathers("wave")
-        wanted = tuple(self.facts["velocity_shape"])
-        if velocity.shape[1:] != wanted or not (np.isfinite(velocity).all() and (velocity > 0).all()):
+        map_shape = tuple(self.facts["velocity_shape"])
+        if velocity.shape[1:] != map_shape or not (np.isfinite(velocity).all() and (velocity > 0).all()):
             raise UsageError(
                 _("gathers are modelled for maps (B, {shape}) of positive velocities").format(
-                    shape=", ".join(map(str, wanted))
+                    shape=", ".join(map(str, map_shape))
                 )
             )
         return self.solve(np.asarray(velocity, np.float32))
@@ -242,10 +242,10 @@ class LoadedModel(ABC):
             raise UsageError(
                 _("x_T has shape {shape}, not (B, 1, {length})").format(shape=x_T.shape, length=self.latent_length)
             )
-        wanted = (steps - 1, *x_T.shape)
-        if self.stochastic and (step_noise is None or step_noise.shape != wanted):
+        expected = (steps - 1, *x_T.shape)
+        if self.stochastic and (step_noise is None or step_noise.shape != expected):
             raise UsageError(
-                _("step_noise must have shape {wanted}: one draw for each step but the last").format(wanted=wanted)
+                _("step_noise must have shape {wanted}: one draw for each step but the last").format(wanted=expected)
             )
 
 

@@ -51,8 +51,8 @@ class OnnxGenerator(SteppingGenerator):
         self._inputs = {i.name for i in self._unet.get_inputs()}
 
     def unet(self, x: Array, time: NDArray[np.int64]) -> Array:
-        given = {"x": x, "time": time}
-        return self._unet.run(None, {name: given[name] for name in self._inputs})[0]
+        inputs = {"x": x, "time": time}
+        return self._unet.run(None, {name: inputs[name] for name in self._inputs})[0]
 
     def decode_normalised(self, latent: Array) -> tuple[Array, Array]:
         velocity, seismic = self._decoders.run(None, {"latent": latent})

@@ -74,14 +74,14 @@ class TorchScriptGenerator(LoadedModel):
             return self.module.gathers(_tensor(velocity)).numpy()
 
 
-def _engine(wanted: str, made_for: str) -> str:
+def _engine(requested: str, made_for: str) -> str:
     supported = [name for name in torch.backends.quantized.supported_engines if name != "none"]
-    if wanted and wanted not in supported:
+    if requested and requested not in supported:
         raise UsageError(
-            _("this PyTorch has no quantised engine {name}").format(name=wanted),
+            _("this PyTorch has no quantised engine {name}").format(name=requested),
             _("use --backend {engines}").format(engines=_(" or ").join(supported)),
         )
-    return wanted or next((name for name in (made_for, "qnnpack") if name in supported), supported[0])
+    return requested or next((name for name in (made_for, "qnnpack") if name in supported), supported[0])
 
 
 def _tensor(array: Array) -> torch.Tensor:

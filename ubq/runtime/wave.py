@@ -210,8 +210,8 @@ class WaveEquation:
     def _profiles(self, cells: int, fastest: float, step: float) -> tuple[Array, Array]:
         """Coefficients of the layers' variables along one axis, (cells + 2 layers + 2 halos,)."""
         layer, length = self.absorbing_cells, cells + 2 * (self.absorbing_cells + HALO)
-        place = np.arange(length, dtype=np.float64)
-        inwards = np.minimum(place, length - 1 - place)
+        index = np.arange(length, dtype=np.float64)
+        inwards = np.minimum(index, length - 1 - index)
         depth = np.clip((HALO + layer - inwards) / layer, 0.0, 1.0)
         damping = (-3.0 * fastest * math.log(REFLECTION) / (2.0 * layer * self.cell)) * depth**2
         shift = (math.pi * self.peak_frequency) * (1.0 - depth)

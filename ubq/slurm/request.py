@@ -43,9 +43,9 @@ class Request:
         except (TypeError, UsageError):
             return cls()
 
-    def changed(self, given: Mapping[str, Any]) -> Request:
+    def changed(self, values: Mapping[str, Any]) -> Request:
         """With other values; those that are None stay."""
-        return dataclasses.replace(self, **{k: v for k, v in given.items() if v is not None})
+        return dataclasses.replace(self, **{k: v for k, v in values.items() if v is not None})
 
     @property
     def warning(self) -> int:
@@ -62,8 +62,8 @@ def seconds(time: str) -> int:
     """
     if not time:
         return 0
-    found = _TIME.fullmatch(time)
-    days, first, second, third = found.groups() if found else (None,) * 4
+    match = _TIME.fullmatch(time)
+    days, first, second, third = match.groups() if match else (None,) * 4
     numbers = [int(n) for n in (first, second, third) if n is not None]
     # D-H[:M[:S]], H:M:S, M[:S]
     units = (3600, 60, 1) if days or len(numbers) == 3 else (60, 1)
@@ -76,19 +76,19 @@ def seconds(time: str) -> int:
     return total
 
 
-def parse_options(given: Sequence[str]) -> dict[str, str]:
+def parse_options(texts: Sequence[str]) -> dict[str, str]:
     """``KEY=VALUE`` or ``KEY``, other options of ``sbatch``.
 
     Raises:
         UsageError: one of them is no such option.
     """
-    found = {}
-    for text in given:
+    options = {}
+    for text in texts:
         key, _equals, value = text.lstrip("-").partition("=")
         if not _OPTION.fullmatch(key) or not value.isprintable():
             raise UsageError(
                 _("--sbatch {option}: no long option of sbatch").format(option=text),
                 _("write it as --sbatch KEY=VALUE or --sbatch KEY, as --sbatch constraint=a100"),
             )
-        found[key] = value
-    return found
+        options[key] = value
+    return options

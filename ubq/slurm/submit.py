@@ -80,7 +80,7 @@ def submit_run(
     words += [*(["--yes"] if yes else []), *([] if preflight else ["--no-preflight"])]
     text = batch_script(request, run.absolute().name, words, run.absolute() / "slurm-%j.out", tasks)
     try:
-        frozen = freeze(config, paths, preset, here=False)
+        frozen = freeze(config, paths, preset, on_this_machine=False)
         with _writing(run):
             write_sources(paths, config, provenance, frozen)
             write_config(paths, frozen)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ubq.config.schema import Config
 from ubq.cpu import cores, memory_available
-from ubq.distributed import place, threads_here
+from ubq.distributed import rank_info, threads_here
 from ubq.errors import PreflightError
 from ubq.i18n import gettext as _
 
@@ -51,14 +51,14 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
-    spot = place()
-    if device.type == "cuda" and spot is not None and spot.local_size > 1:
+    info = rank_info()
+    if device.type == "cuda" and info is not None and info.local_size > 1:
         if device.index is not None:
             raise PreflightError(
-                _("device {name} is one GPU, and there are {count} processes").format(name=name, count=spot.local_size),
+                _("device {name} is one GPU, and there are {count} processes").format(name=name, count=info.local_size),
                 "--device cuda",
             )
-        device = torch.device("cuda", spot.local_rank)
+        device = torch.device("cuda", info.local_rank)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise PreflightError(_("device {name} is not available on this machine").format(name=name), "--device cpu")
     return device
@@ -125,7 +125,7 @@ def device_memory(device: str) -> tuple[bool, int]:
     """Whether training runs on a GPU, and the bytes that are free for it."""
     import torch
 
-    found = find_device(device)
-    if found.type == "cuda":
-        return True, torch.cuda.mem_get_info(found)[0]
+    torch_device = find_device(device)
+    if torch_device.type == "cuda":
+        return True, torch.cuda.mem_get_info(torch_device)[0]
     return False, memory_available()

@@ -91,10 +91,10 @@ def draw_teacher(context: StageContext, unet: nn.Module, recipe: Recipe, device:
     config, settings = context.config, context.config.distill
     file = context.paths.checkpoints(context.stage) / TEACHER
     total = HELD_OUT + settings.trajectories
-    of = _teacher_key(config, unet)
+    key = _teacher_key(config, unet)
     stored = load_tensors(file) if file.is_file() else {}
     known = (
-        stored["latents"] if stored and torch.equal(stored["of"], of) else torch.empty(0, 1, recipe.sizes.encoder_dim)
+        stored["latents"] if stored and torch.equal(stored["of"], key) else torch.empty(0, 1, recipe.sizes.encoder_dim)
     )
     if len(known) >= total:
         return
@@ -108,7 +108,7 @@ def draw_teacher(context: StageContext, unet: nn.Module, recipe: Recipe, device:
     saved = time.monotonic()
 
     def save() -> None:
-        save_tensors(file, {"of": of, "latents": torch.cat(parts)})
+        save_tensors(file, {"of": key, "latents": torch.cat(parts)})
 
     for first in range(AT_A_TIME * len(parts), total, AT_A_TIME):
         context.progress(first, total, phase="teacher")

@@ -126,7 +126,9 @@ def memory_of(config: Config, sizes: ModelSizes | None = None, devices: int = 1)
     def chain(batch: int) -> Tensor:
         return way_of(model.unet, sampler, empty(batch, 1, sizes.encoder_dim))[0].square().mean()
 
-    def of(parts: tuple[str, ...], loss: Callable[[int], Tensor], settings: TrainingConfig, qat: bool) -> StageMemory:
+    def stage_memory(
+        parts: tuple[str, ...], loss: Callable[[int], Tensor], settings: TrainingConfig, qat: bool
+    ) -> StageMemory:
         modules = [getattr(model, part) for part in parts]
         part = -(-settings.batch_size // min(settings.accumulate, settings.batch_size))
         if devices > 1:  # of one sample BatchNorm takes no statistics; with others' it does
@@ -141,25 +143,25 @@ def memory_of(config: Config, sizes: ModelSizes | None = None, devices: int = 1)
             checkpointed = _checkpointed_activations(model.unet, lambda: unet(part), qat)
         return StageMemory(parameters + buffers, 4 * parameters, activations, checkpointed)
 
-    found: dict[str, StageMemory] = {}
+    memory: dict[str, StageMemory] = {}
     if not imported(config):
-        found["train-autoencoder"] = of(AUTOENCODER, autoencoder, config.train.autoencoder, False)
-        found["train-seismic"] = of(SEISMIC, seismic, config.train.seismic, False)
-        found["train-diffusion"] = of(UNET, unet, config.train.diffusion, False)
+        memory["train-autoencoder"] = stage_memory(AUTOENCODER, autoencoder, config.train.autoencoder, False)
+        memory["train-seismic"] = stage_memory(SEISMIC, seismic, config.train.seismic, False)
+        memory["train-diffusion"] = stage_memory(UNET, unet, config.train.diffusion, False)
     if config.distill.steps:
-        found["distill"] = of(UNET, chain, config.distill.training, False)
+        memory["distill"] = stage_memory(UNET, chain, config.distill.training, False)
     if not config.pretrained.decoder_path:
-        found["qat-decoders"] = of(DECODERS, decoders, config.qat.decoders, True)
-    found["qat-diffusion"] = of(UNET, chain if config.distill.steps else unet, config.qat.diffusion, True)
+        memory["qat-decoders"] = stage_memory(DECODERS, decoders, config.qat.decoders, True)
+    memory["qat-diffusion"] = stage_memory(UNET, chain if config.distill.steps else unet, config.qat.diffusion, True)
     if config.qat.diffusion.distillation and not config.distill.steps:  # the float U-Net is there as well
-        alone = found["qat-diffusion"]
-        found["qat-diffusion"] = replace(alone, weights=2 * alone.weights)
-    return found
+        alone = memory["qat-diffusion"]
+        memory["qat-diffusion"] = replace(alone, weights=2 * alone.weights)
+    return memory
 
 
 def _activations(modules: list[nn.Module], loss: Callable[[], Tensor], qat: bool) -> int:
-    kept = ALLOCATOR_SHARE * kept_for_backward(modules, loss)
-    return int(FAKE_QUANT_SHARE * kept + _copied_bytes(modules) if qat else kept)
+    held = ALLOCATOR_SHARE * kept_for_backward(modules, loss)
+    return int(FAKE_QUANT_SHARE * held + _copied_bytes(modules) if qat else held)
 
 
 def _checkpointed_activations(unet: nn.Module, loss: Callable[[], Tensor], qat: bool) -> int:
@@ -177,9 +179,9 @@ def _checkpointed_activations(unet: nn.Module, loss: Callable[[], Tensor], qat: 
                 outside.keep(tensor)
             block = _Kept([unet])
             with block.counting():
-                found = forward(*arguments)
+                output = forward(*arguments)
             inside.append(block.bytes)
-            return found
+            return output
 
         return call
 
@@ -187,11 +189,11 @@ def _checkpointed_activations(unet: nn.Module, loss: Callable[[], Tensor], qat: 
     with torch.device("meta"), wrapped(blocks, measured), outside.counting():
         loss()
     share = FAKE_QUANT_SHARE if qat else 1.0
-    kept = ALLOCATOR_SHARE * (outside.bytes + share * max(inside) + 2 * outside.largest)
+    held = ALLOCATOR_SHARE * (outside.bytes + share * max(inside) + 2 * outside.largest)
     if not qat:
-        return int(kept)
+        return int(held)
     copies = [_copied_bytes([block]) for block in blocks]
-    return int(kept + _copied_bytes([unet]) - sum(copies) + max(copies))
+    return int(held + _copied_bytes([unet]) - sum(copies) + max(copies))
 
 
 def _copied_bytes(modules: list[nn.Module]) -> int:
@@ -208,10 +210,10 @@ def _copied_bytes(modules: list[nn.Module]) -> int:
 
 def kept_for_backward(modules: list[nn.Module], loss: Callable[[], Tensor]) -> int:
     """Bytes that the backward pass of ``loss`` keeps beyond the modules' own, and the largest twice for gradients."""
-    kept = _Kept(modules)
-    with kept.counting():
+    counter = _Kept(modules)
+    with counter.counting():
         loss()
-    return kept.bytes + 2 * kept.largest
+    return counter.bytes + 2 * counter.largest
 
 
 class _Kept:
@@ -263,12 +265,12 @@ def disk_needed(config: Config, names: Sequence[str], memory: Mapping[str, Stage
     final["import"] = sum(weights.values())
     final["qat-diffusion"] = sum(weights.values())  # the whole generator
     final["export"] = sum(weights.values()) * 5 // 4  # the float reference and the int8 file
-    most = there = 0
+    most = stored = 0
     for name in names:
         size, count = (memory[name].checkpoint, _checkpoints(config, name)) if name in memory else (0, 0)
-        own = final.get(name, 0)
-        most = max(most, there + count * size, there + min(count, config.run.keep_checkpoints) * size + own)
-        there += own
+        final_size = final.get(name, 0)
+        most = max(most, stored + count * size, stored + min(count, config.run.keep_checkpoints) * size + final_size)
+        stored += final_size
     return most
 
 
@@ -318,10 +320,10 @@ def estimate(config: Config, available: int = 0) -> dict[str, Any]:
     for stage in memory:
         training = training_of(config, stage)
         assert training is not None
-        of = samples + beside.get(stage, 0)
+        samples_per_epoch = samples + beside.get(stage, 0)
         if stage == "qat-diffusion" and distill.steps:
-            of = distill.trajectories
-        operations += 6 * by_stage[stage] * samples_seen(training, of)
+            samples_per_epoch = distill.trajectories
+        operations += 6 * by_stage[stage] * samples_seen(training, samples_per_epoch)
     if distill.steps:  # the teacher, forward alone
         operations += 2.0 * macs["diffusion"] * distill.teacher_steps * distill.trajectories
     return {

@@ -97,11 +97,11 @@ class Export(Stage):
         from ubq.export.manifest import listed_files
         from ubq.training.store import SUPERSEDED
 
-        wanted = set(self.outputs(config, paths))
+        expected = set(self.outputs(config, paths))
         aside = paths.checkpoints(self.name) / SUPERSEDED / "files"
         references = reference_file(config, paths).parent
         for file in [*listed_files(paths.exported), *(references.glob("*.pt") if references.is_dir() else ())]:
-            if file not in wanted and file.is_file():
+            if file not in expected and file.is_file():
                 aside.mkdir(parents=True, exist_ok=True)
                 os.replace(file, aside / f"{file.parent.name}-{file.name}")
 

@@ -100,9 +100,9 @@ def trained_parts(
     for part in parts:
         with torch.device("meta"):
             module = build_part(sizes, part)
-        own = {n.removeprefix(f"{part}."): t for n, t in state.items() if n.startswith(f"{part}.")}
+        part_state = {n.removeprefix(f"{part}."): t for n, t in state.items() if n.startswith(f"{part}.")}
         # assigned tensors are memory-mapped read-only pages: clone what will be trained or moved
-        module.load_state_dict({n: t.clone() for n, t in own.items()}, strict=True, assign=True)
+        module.load_state_dict({n: t.clone() for n, t in part_state.items()}, strict=True, assign=True)
         loaded[part] = module.to(device).eval()
     return loaded
 

@@ -46,12 +46,12 @@ def read_pretrained(config: Config) -> ImportedModel:
     )
 
 
-def decoders_problem(config: Config, found: ImportedModel | None) -> str:
+def decoders_problem(config: Config, imported_model: ImportedModel | None) -> str:
     """Why the decoders that the configuration names cannot be used; empty when they can, or when there are none.
 
     Args:
         config: of the run.
-        found: the model they are for, where one is imported; its decoders may be those.
+        imported_model: the model they are for, where one is imported; its decoders may be those.
 
     Raises:
         CheckpointError: the file is a QAT checkpoint, and cannot be read.
@@ -61,7 +61,7 @@ def decoders_problem(config: Config, found: ImportedModel | None) -> str:
     from ubq.upstream.importer import DECODER_SIZES
 
     path = Path(config.pretrained.decoder_path)
-    if not config.pretrained.decoder_path or (found and not is_qat(path)):
+    if not config.pretrained.decoder_path or (imported_model and not is_qat(path)):
         return ""
     if not is_qat(path):
         return _(
@@ -70,26 +70,26 @@ def decoders_problem(config: Config, found: ImportedModel | None) -> str:
     sizes, parts = sizes_and_parts(path)
     if missing := [part for part in ("velocity", "seismic") if part not in parts]:
         return _("{path} holds no {parts} decoder").format(path=path, parts=", ".join(missing))
-    wanted = found.sizes if found else ModelSizes.from_dict(config.model.model_dump())
-    odd = [key for key in ("encoder_dim", *DECODER_SIZES) if getattr(sizes, key) != getattr(wanted, key)]
+    expected = imported_model.sizes if imported_model else ModelSizes.from_dict(config.model.model_dump())
+    odd = [key for key in ("encoder_dim", *DECODER_SIZES) if getattr(sizes, key) != getattr(expected, key)]
     if not odd:
         return ""
     return _("the decoders of {path} are for another model: {key} is {theirs}, not {ours}").format(
-        path=path, key=odd[0], theirs=getattr(sizes, odd[0]), ours=getattr(wanted, odd[0])
+        path=path, key=odd[0], theirs=getattr(sizes, odd[0]), ours=getattr(expected, odd[0])
     )
 
 
-def ranges_of(config: Config, found: ImportedModel) -> Normalization:
+def ranges_of(config: Config, imported_model: ImportedModel) -> Normalization:
     """Ranges that the imported model is used with: the configured ones, or those of its code base."""
     from ubq.data.normalization import for_config
 
     data = config.data
     if data.normalization == "auto":
-        data = data.model_copy(update={"normalization": found.suggested_normalization})
+        data = data.model_copy(update={"normalization": imported_model.suggested_normalization})
     return for_config(data)
 
 
-def nothing_learned(config: Config, found: ImportedModel) -> str:
+def nothing_learned(config: Config, imported_model: ImportedModel) -> str:
     """Why the U-Net of a checkpoint looks as if it had never been trained; empty when it does not.
 
     Its diffusion loss is measured on latents of maps synthesised in the run's family, and compared with the loss of
@@ -100,12 +100,12 @@ def nothing_learned(config: Config, found: ImportedModel) -> str:
     from ubq.data.synthetic import synthesise_velocity
     from ubq.model import GaussianDiffusion
 
-    model, sizes = found.model(), found.sizes
+    model, sizes = imported_model.model(), imported_model.sizes
     maps = torch.from_numpy(synthesise_velocity(config.data.family, _PROBES, config.seed))
     diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, uniform=True)
     time = torch.linspace(0, sizes.diffusion_steps - 1, _PROBES).long()
     with torch.no_grad():
-        latents = model.encode(ranges_of(config, found).velocity(maps)).flatten(1)[:, None]
+        latents = model.encode(ranges_of(config, imported_model).velocity(maps)).flatten(1)[:, None]
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(config.seed))
         loss = diffusion.loss(model.unet, latents, time, noise)
         nothing = diffusion.weighted_error(torch.zeros_like(latents), diffusion.target(latents, time, noise), time)
@@ -114,7 +114,7 @@ def nothing_learned(config: Config, found: ImportedModel) -> str:
         return ""
     return _(
         "the U-Net of {path} was never trained: its diffusion loss is {share:.2f} times that of no prediction"
-    ).format(path=found.path, share=share)
+    ).format(path=imported_model.path, share=share)
 
 
 def find_the_diffusion_checkpoint() -> str:
@@ -152,39 +152,39 @@ class Import(Stage):
         from ubq.training.latents import save_latents
 
         config, paths = context.config, context.paths
-        found = read_pretrained(config)
-        if doubt := nothing_learned(config, found):
-            if found.of_decoders:
+        imported_model = read_pretrained(config)
+        if doubt := nothing_learned(config, imported_model):
+            if imported_model.of_decoders:
                 raise CheckpointError(doubt, find_the_diffusion_checkpoint())
             context.log(_("warning: {warning}").format(warning=doubt))
-        normalization = ranges_of(config, found)
+        normalization = ranges_of(config, imported_model)
         save_json(
             paths.checkpoints(self.name) / IMPORT_FACTS,
             {
-                "container": found.container,
-                "variant": found.variant,
-                "weights": found.weights_used,
-                "step": found.step,
-                "sizes": found.sizes.to_dict(),
+                "container": imported_model.container,
+                "variant": imported_model.variant,
+                "weights": imported_model.weights_used,
+                "step": imported_model.step,
+                "sizes": imported_model.sizes.to_dict(),
                 "normalization": normalization.to_dict(),
-                "notes": list(found.notes),
+                "notes": list(imported_model.notes),
             },
         )
         context.log(
             _("imported {container}: {parameters:.1f} M parameters, {weights} weights, {ranges} ranges").format(
-                container=found.container,
-                parameters=sum(found.parameters_per_part.values()) / 1e6,
-                weights=found.weights_used,
-                ranges=found.suggested_normalization
+                container=imported_model.container,
+                parameters=sum(imported_model.parameters_per_part.values()) / 1e6,
+                weights=imported_model.weights_used,
+                ranges=imported_model.suggested_normalization
                 if config.data.normalization == "auto"
                 else config.data.normalization,
             )
         )
-        save_tensors(paths.checkpoints(self.name) / IMPORTED, found.state)
+        save_tensors(paths.checkpoints(self.name) / IMPORTED, imported_model.state)
         device = use_device(config)
-        encoder = build_part(found.sizes, "encoder")
+        encoder = build_part(imported_model.sizes, "encoder")
         encoder.load_state_dict(
-            {n.removeprefix("encoder."): t for n, t in found.state.items() if n.startswith("encoder.")}
+            {n.removeprefix("encoder."): t for n, t in imported_model.state.items() if n.startswith("encoder.")}
         )
         sides = open_maps(config, paths, normalization, device, seismic=False)
         save_latents(

@@ -57,8 +57,8 @@ def layer_costs(paths: RunPaths, checkpoint: QatCheckpoint, worst: int | None) -
         DIFFUSION: met,
         DECODERS: decoder_inputs(latents),
     }
-    found: list[Sensitivity] = []
+    sensitivities: list[Sensitivity] = []
     for parts, inputs in inputs_of.items():
         held = [part for part in parts if part in checkpoint.parts]
-        found += layer_sensitivities(generator, inputs, held, worst)
-    return sorted(found, key=lambda s: -s.alone)
+        sensitivities += layer_sensitivities(generator, inputs, held, worst)
+    return sorted(sensitivities, key=lambda s: -s.alone)

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from ubq.config.schema import TrainingConfig
-from ubq.distributed import decided_by_first, first_alone, place
+from ubq.distributed import decided_by_first, first_alone, rank_info
 from ubq.figures import size
 from ubq.i18n import gettext as _
 from ubq.stages.base import StageContext
@@ -53,8 +53,8 @@ def _checkpointing(context: StageContext, task: Task, unet_evaluations: int) -> 
         return nullcontext()
 
     def decide() -> bool:
-        spot = place()
-        needed = memory_of(config, sizes_of(config, context.paths), spot.size if spot else 1)[context.stage]
+        info = rank_info()
+        needed = memory_of(config, sizes_of(config, context.paths), info.size if info else 1)[context.stage]
         _on_gpu, free = device_memory(config.device)
         chosen = needed.on(setting, free + needed.weights + PROCESS_BYTES)  # both are there already
         if chosen == needed:

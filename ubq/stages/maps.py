@@ -73,13 +73,13 @@ class NormalisedMaps:
 
     def seismic(self, samples: Tensor) -> Tensor:
         """(B, 5, 1000, 70), log-normalised to [-1, 1]."""
-        wanted, ahead, self._ahead = samples.tolist(), self._ahead, None
-        if ahead is not None and ahead[0] == wanted:
+        indices, ahead, self._ahead = samples.tolist(), self._ahead, None
+        if ahead is not None and ahead[0] == indices:
             batch = ahead[1].result()
         elif self._reader is not None:
-            batch = self._pinned_gathers(wanted)
+            batch = self._pinned_gathers(indices)
         else:
-            batch = self._pairs.seismic_batch(wanted)
+            batch = self._pairs.seismic_batch(indices)
         return self._normalization.seismic(batch.to(self._device, non_blocking=True))
 
     def _pinned_gathers(self, samples: list[int]) -> Tensor:
@@ -93,8 +93,8 @@ class NormalisedMaps:
     def prefetch_seismic(self, samples: Tensor) -> None:
         """Begin to read the gathers that will be asked for next."""
         if self._reader is not None:
-            wanted = samples.tolist()
-            self._ahead = wanted, self._reader.submit(self._pinned_gathers, wanted)
+            indices = samples.tolist()
+            self._ahead = indices, self._reader.submit(self._pinned_gathers, indices)
 
 
 def open_split(config: Config, paths: RunPaths, *, seismic: bool) -> Split:

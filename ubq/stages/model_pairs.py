@@ -84,9 +84,9 @@ def _draw(context: StageContext) -> None:
     count, device = wanted_pairs(config), use_device(config)
     parts = trained_parts(config, paths, (*UNET, *DEPLOYED["velocity"]), device, student=True)
     encoded = open_latents(paths, torch.device("cpu")).train
-    of = _key(config, parts, encoded)
+    key = _key(config, parts, encoded)
     known = _stored(paths.modelled / MODELLED_LATENTS)
-    if known and torch.equal(known["of"], of):
+    if known and torch.equal(known["of"], key):
         if len(known["latents"]) == count and all(maps.is_file() for maps, _g in modelled_files(config, paths)):
             return
     else:
@@ -98,7 +98,7 @@ def _draw(context: StageContext) -> None:
     latents = torch.where((chosen < 0)[:, None], 0.0, encoded[chosen])
     latents[chosen < 0] = sampled_latents(config, paths, parts["unet"], int((chosen < 0).sum()), device)
     _write_maps(config, paths, parts, latents, device)
-    tensors = {"of": of, "latents": latents[:count]}
+    tensors = {"of": key, "latents": latents[:count]}
     if (ids := sample_ids(paths)) is not None:
         rows = torch.from_numpy(ids.train)[chosen]
         tensors["samples"] = torch.where((chosen < 0)[:, None], -1, rows)[:count]
@@ -113,8 +113,8 @@ def _of_encoder(config: Config, available: int, count: int) -> Tensor:
 
     order = torch.randperm(available, generator=seeded_generator(config.seed, ModelPairs.name, "order"))
     chosen = torch.full((count,), -1)
-    own = order[: (count + 1) // 2]
-    chosen[: 2 * len(own) : 2] = own
+    training_maps = order[: (count + 1) // 2]
+    chosen[: 2 * len(training_maps) : 2] = training_maps
     return chosen
 
 
@@ -131,13 +131,13 @@ def sampled_latents(config: Config, paths: RunPaths, unet: nn.Module, count: int
     export = config.sampling if distilled else ExportConfig()
     recipe = Recipe(sizes, normalization_of(config, paths), config.quant, export, distilled)
     generator = generator_around(unet, recipe, device)
-    found = []
+    batches = []
     with torch.no_grad():
         for first in range(0, count, AT_A_TIME):
             draws = SampleDraws(config.seed, ModelPairs.name, range(first, first + AT_A_TIME))
             noise = draws.normal(1, sizes.encoder_dim).to(device)
-            found.append(generator.sample(noise, noise.new_empty(0), 0).flatten(1).cpu())
-    return torch.cat(found)[:count] if found else torch.empty(0, sizes.encoder_dim)
+            batches.append(generator.sample(noise, noise.new_empty(0), 0).flatten(1).cpu())
+    return torch.cat(batches)[:count] if batches else torch.empty(0, sizes.encoder_dim)
 
 
 def _write_maps(
@@ -177,12 +177,12 @@ def _key(config: Config, parts: dict[str, nn.Module], encoded: Tensor) -> Tensor
     """What decides the pairs, but for their number: (32,) uint8."""
     import torch
 
-    found = hashlib.sha256(repr((config.seed, config.distill.steps, seismic_shape(config))).encode())
-    found.update(repr((config.data.family, config.data.normalization)).encode())
+    digest = hashlib.sha256(repr((config.seed, config.distill.steps, seismic_shape(config))).encode())
+    digest.update(repr((config.data.family, config.data.normalization)).encode())
     tensors = [t for name in sorted(parts) for t in parts[name].state_dict().values()]
     for tensor in (*tensors, encoded):
-        found.update(tensor.detach().cpu().numpy().tobytes())
-    return torch.frombuffer(bytearray(found.digest()), dtype=torch.uint8)
+        digest.update(tensor.detach().cpu().numpy().tobytes())
+    return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
 
 
 def _stored(path: Path) -> dict[str, Tensor]:

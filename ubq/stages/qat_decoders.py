@@ -71,10 +71,10 @@ class QatDecoders(Stage):
 
         config, paths = context.config, context.paths
         device = use_device(config)
-        given = Path(config.pretrained.decoder_path)
-        if config.pretrained.decoder_path and is_qat(given):
+        decoder_path = Path(config.pretrained.decoder_path)
+        if config.pretrained.decoder_path and is_qat(decoder_path):
             first_alone()
-            self._take_over(context, given)
+            self._take_over(context, decoder_path)
             return
         generator, recipe = qat_generator(config, paths, DECODERS, device)
         model = decoders(generator)
@@ -96,22 +96,22 @@ class QatDecoders(Stage):
         save_qat(paths.checkpoints(self.name) / FINAL, generator, recipe, parts=TRAINED)
         write_stage_analysis(context, generator, recipe, inputs, TRAINED)
 
-    def _take_over(self, context: StageContext, given: Path) -> None:
+    def _take_over(self, context: StageContext, decoder_path: Path) -> None:
         """Use decoders that another run has trained, where they fit this one's model."""
         from ubq.quant.checkpoint import load_parts, save_qat, skeleton
 
         config, paths = context.config, context.paths
         recipe = recipe_of(config, paths)
         generator = skeleton(recipe)
-        held = load_parts(generator, given)
+        held = load_parts(generator, decoder_path)
         missing = sorted(set(TRAINED) - set(held))
         if missing:
             raise CheckpointError(
-                _("{path} holds no {parts} decoder").format(path=given, parts=", ".join(missing)),
+                _("{path} holds no {parts} decoder").format(path=decoder_path, parts=", ".join(missing)),
                 _("give a final_qat_decoders.pt as --decoder-checkpoint"),
             )
         save_qat(paths.checkpoints(self.name) / FINAL, generator, recipe, parts=TRAINED)
-        context.log(_("decoders taken over from {path}").format(path=given))
+        context.log(_("decoders taken over from {path}").format(path=decoder_path))
 
 
 def held_out_inputs(latents: Tensor) -> HeldOutInputs:

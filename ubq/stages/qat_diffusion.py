@@ -128,22 +128,22 @@ def _train_distilled(
 
     generator, recipe, inputs = calibrated()
     settings = settings_for(generator.unet, config.qat.diffusion)
-    own = ends_of(generator, held_out.noise)  # the layers are in float yet
-    untrained = end_error(generator, held_out.noise, own)
+    float_ends = ends_of(generator, held_out.noise)  # the layers are in float yet
+    untrained = end_error(generator, held_out.noise, float_ends)
     share = settings.distillation
     task = QatDistillTask(
         generator.unet,
         generator.sampler,
         train.towards(ends_of(generator, train.noise), share) if share else train,
-        held_out.towards(own, share),
+        held_out.towards(float_ends, share),
         settings,
     )
     run_training(context, task, settings, device, unet_evaluations=config.distill.steps)
     calibrate_on_way(generator, train.noise, settings)  # on the averaged weights, which are what is exported
-    trained = end_error(generator, held_out.noise, own)
+    trained = end_error(generator, held_out.noise, float_ends)
     context.event("end_error", calibrated=untrained, trained=trained)
     shown = _("{count} held-out latents end {trained:.2f} % from the float U-Net's, {untrained:.2f} % without training")
-    context.log(shown.format(count=len(own), trained=100 * trained, untrained=100 * untrained))
+    context.log(shown.format(count=len(float_ends), trained=100 * trained, untrained=100 * untrained))
     if trained > untrained:
         context.log(_("the calibrated weights are kept: training moved them further than rounding does"))
         del generator, task

@@ -110,7 +110,7 @@ class Verify(Stage):
             seed=config.seed,
             threads=config.threads,
             picture=paths.exported / "samples.png",
-            kept=paths.exported / EVIDENCE,
+            evidence=paths.exported / EVIDENCE,
             latents=load_latents(paths.latents, torch.device("cpu"), SampleIds.of(split)).val
             if paths.latents.is_file()
             else None,

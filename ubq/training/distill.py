@@ -1,8 +1,8 @@
 """Distillation of the U-Net to a few sampling steps: it learns to end where its teacher's many steps end.
 
 Direct distillation (Luhman & Luhman 2021) on the student's own way: all of its steps are in the graph, so that it
-meets, in training as in use, the states that it makes itself, and a later step learns to mend what the ones before it
-left. The teacher is the same U-Net with a deterministic solver; where it ends is drawn once.
+meets, in training as in use, the states that it makes itself, and a later step learns to correct what the ones before
+it left. The teacher is the same U-Net with a deterministic solver; where it ends is drawn once.
 
 Shapes: B batch, N noises, L latent length, K sampling steps of the student.
 """

@@ -49,7 +49,7 @@ def fit_head(branch: SeismicBranch, latents: Tensor, maps: Maps, batch_size: int
     group = distributed.group()
     parts = chosen.split(batch_size)
     if group is not None:  # each rank reads its share of the gathers
-        parts = parts[group.place.rank :: group.place.size]
+        parts = parts[group.info.rank :: group.info.size]
     for part in parts:
         features = decoder.features(projector(latents[part]))
         features = torch.cat([features, torch.ones_like(features[:, :1])], dim=1)

@@ -90,15 +90,15 @@ def load_latents(path: Path, device: torch.device, ids: SampleIds | None = None)
     return Latents(**{side: stored[side][chosen].to(device) for side, chosen in rows.items()})
 
 
-def _rows(path: Path, stored: Mapping[str, Tensor], side: str, wanted: np.ndarray) -> Tensor:
+def _rows(path: Path, stored: Mapping[str, Tensor], side: str, ids: np.ndarray) -> Tensor:
     """Where the latents of these samples lie."""
     if f"{side}_ids" not in stored:  # ubq 0.1.0 kept no ids: by position
-        if len(stored[side]) != len(wanted):
+        if len(stored[side]) != len(ids):
             raise _other_samples(path)
-        return torch.arange(len(wanted))
-    place = {sample: row for row, sample in enumerate(map(tuple, stored[f"{side}_ids"].tolist()))}
+        return torch.arange(len(ids))
+    row_of = {sample: row for row, sample in enumerate(map(tuple, stored[f"{side}_ids"].tolist()))}
     try:
-        return torch.tensor([place[sample] for sample in map(tuple, wanted.tolist())], dtype=torch.int64)
+        return torch.tensor([row_of[sample] for sample in map(tuple, ids.tolist())], dtype=torch.int64)
     except KeyError:
         raise _other_samples(path) from None
 

@@ -256,12 +256,12 @@ class _Training:
         for start, end in pairwise(bounds):
             part = indices[start:end]
             following = range(indices[end - 1] + 1, indices[end - 1] + 1 + len(part))
-            with self.ranks.part(part) as own:
+            with self.ranks.part(part) as local:
                 with self._autocast():
-                    loss = self.task.loss(self.order(own), SampleDraws(self.seed, self.loop.stage, own, part))
+                    loss = self.task.loss(self.order(local), SampleDraws(self.seed, self.loop.stage, local, part))
                 if following[-1] < self.steps * len(indices):
-                    self.task.prefetch(self.order(self.ranks.own(following)))
-                share = len(own) / len(indices)
+                    self.task.prefetch(self.order(self.ranks.own_indices(following)))
+                share = len(local) / len(indices)
                 (loss * share).backward()
             total += loss.detach().double() * share
         return total
@@ -291,13 +291,13 @@ class _Training:
 
     def _autocast(self) -> torch.autocast:
         kind = self.device.type
-        wanted = self.settings.amp and kind in self.task.bfloat16_on
-        return torch.autocast(kind, torch.bfloat16, enabled=wanted and _has_bfloat16(self.device))
+        requested = self.settings.amp and kind in self.task.bfloat16_on
+        return torch.autocast(kind, torch.bfloat16, enabled=requested and _has_bfloat16(self.device))
 
     def _report(self, loss: Tensor, norm: Tensor, phase: str) -> None:
         """Show a step. Figures of a GPU are read only where they are kept, or a checkpoint hangs on them."""
-        kept = self.step % self.run_config.log_every == 0 or self.step in (1, self.steps)
-        if self.device.type != "cpu" and not kept:
+        logged = self.step % self.run_config.log_every == 0 or self.step in (1, self.steps)
+        if self.device.type != "cpu" and not logged:
             self.last_loss = loss
             self.loop.progress(self.step, self.steps, phase=phase)
             return
@@ -305,7 +305,7 @@ class _Training:
         self._check_finite(value, _("the loss"), self.step - 1)
         self.last_loss = None
         self.loop.progress(self.step, self.steps, loss=value, phase=phase)
-        if kept:
+        if logged:
             self._check_finite(float(norm), _("the gradient"), self.step - 1)
             self.loop.metrics(self.step, loss=value, lr=self.optimizer.lr, grad_norm=float(norm), phase=phase)
 
@@ -350,10 +350,10 @@ class _Training:
         self.saver.save(self.step, payload, wait)
 
     def _restore(self) -> None:
-        found = self.loop.store.latest()
-        if found is None:
+        checkpoint = self.loop.store.latest()
+        if checkpoint is None:
             return
-        _step, payload = found
+        _step, payload = checkpoint
         self.task.model.load_state_dict(payload["model"])  # type: ignore[arg-type]
         self.average.load_state_dict(payload["average"])  # type: ignore[arg-type]
         self.optimizer.load_state_dict(payload["optimizer"])  # type: ignore[arg-type]

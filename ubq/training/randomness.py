@@ -76,8 +76,8 @@ class SampleDraws:
         the gradient (the low-discrepancy sampler of Kingma et al., 2021, Variational Diffusion Models; here a
         sample's own does not depend on its batch).
         """
-        places = [(self._offset + g * _GOLDEN) % 2**_WORD for g in self._indices]
-        return torch.tensor([place * steps >> _WORD for place in places])
+        points = [(self._offset + g * _GOLDEN) % 2**_WORD for g in self._indices]
+        return torch.tensor([point * steps >> _WORD for point in points])
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """Integers in [0, high), (B, *shape) int64: one a sample where no shape is given."""

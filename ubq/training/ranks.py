@@ -35,7 +35,7 @@ class Ranks(Protocol):
         """Work on one part of a batch, given as global sample indices: those of this rank."""
         ...
 
-    def own(self, part: Sequence[int]) -> Sequence[int]:
+    def own_indices(self, part: Sequence[int]) -> Sequence[int]:
         """This rank's indices of a part that is not yet worked on."""
         ...
 
@@ -73,7 +73,7 @@ class Alone:
     def part(self, part: Sequence[int]) -> Iterator[Sequence[int]]:
         yield part
 
-    def own(self, part: Sequence[int]) -> Sequence[int]:
+    def own_indices(self, part: Sequence[int]) -> Sequence[int]:
         return part
 
     def sum_(
@@ -88,7 +88,7 @@ class Several:
     """The ranks of a group."""
 
     def __init__(self, group: Group) -> None:
-        self.group, self.size, self.first = group, group.place.size, group.place.rank == 0
+        self.group, self.size, self.first = group, group.info.size, group.info.rank == 0
 
     @contextmanager
     def together(self, model: nn.Module) -> Iterator[None]:
@@ -98,11 +98,11 @@ class Several:
 
     @contextmanager
     def part(self, part: Sequence[int]) -> Iterator[Sequence[int]]:
-        with self.group.part(len(part)) as own:
-            yield part[own]
+        with self.group.part(len(part)) as share:
+            yield part[share]
 
-    def own(self, part: Sequence[int]) -> Sequence[int]:
-        return part[self.group.own(len(part))]
+    def own_indices(self, part: Sequence[int]) -> Sequence[int]:
+        return part[self.group.own_slice(len(part))]
 
     def sum_(
         self, parameters: Sequence[nn.Parameter], loss: Tensor, wishes: Callable[[], tuple[bool, bool]]

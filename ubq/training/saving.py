@@ -105,15 +105,15 @@ def on_host(payload: dict[str, object]) -> dict[str, object]:
             return same
         return type(value)(map(copied, value)) if isinstance(value, list | tuple) else value
 
-    found: dict[str, object] = copied(payload)
-    return found
+    payload_copy: dict[str, object] = copied(payload)
+    return payload_copy
 
 
-def _storages(value: object, found: dict[int, torch.UntypedStorage]) -> dict[int, torch.UntypedStorage]:
+def _storages(value: object, storages: dict[int, torch.UntypedStorage]) -> dict[int, torch.UntypedStorage]:
     """The storages of the tensors in nested dictionaries and lists, each once."""
     if isinstance(value, Tensor):
         storage = value.untyped_storage()
-        found[storage._cdata] = storage
+        storages[storage._cdata] = storage
     for inner in value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ():
-        _storages(inner, found)
-    return found
+        _storages(inner, storages)
+    return storages

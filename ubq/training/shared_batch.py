@@ -62,11 +62,11 @@ class _SharedBatchNorm(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, group: Group
     ) -> tuple[Tensor, Tensor, Tensor, float]:
         others = [d for d in range(x.dim()) if d != 1]
-        own = x.numel() / x.shape[1]
+        local_count = x.numel() / x.shape[1]
         variance_C, mean_C = torch.var_mean(_wide(x), others, correction=0)
         mean_C, variance_C = mean_C.double(), variance_C.double()
-        count = own / group.share
-        moments = group.sum_(torch.stack((mean_C, variance_C + mean_C.square())) * own) / count
+        count = local_count / group.share
+        moments = group.sum_(torch.stack((mean_C, variance_C + mean_C.square())) * local_count) / count
         variance_C = (moments[1] - moments[0].square()).clamp(min=0.0).to(weight.dtype)
         mean_C = moments[0].to(weight.dtype)
         ctx.save_for_backward(x, weight, mean_C, variance_C)
@@ -99,16 +99,16 @@ class _GatheredRows(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, group: Group) -> Tensor:
+    def forward(ctx: Any, maps: Tensor, group: Group) -> Tensor:
         ctx.group = group
-        return group.gather(own)
+        return group.gather(maps)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return ctx.group.own_rows(grads[0]) / ctx.group.share, None
 
 
-def whole_batch(own: Tensor) -> Tensor:
+def whole_batch(maps: Tensor) -> Tensor:
     """Maps (B, ...) of all ranks' samples, for a loss that each rank computes of all of them; has a graph."""
     group = sharing()
-    return own if group is None else _GatheredRows.apply(own, group)
+    return maps if group is None else _GatheredRows.apply(maps, group)

@@ -42,29 +42,31 @@ def patch_loss(result: Tensor, target: Tensor, draws: SampleDraws) -> Tensor:
         pyramids = [laplacian_pyramid(maps.float())[:LEVELS] for maps in (result, target)]
         bands = list(zip(*pyramids, strict=True))
         phase = draws.shared_integers(GRID, 2).tolist()
-        halves = [_distance(own, wanted, GRID >> level, phase, draws) for level, (own, wanted) in enumerate(bands)]
-        halves += [_misplaced(own, wanted) for own, wanted in bands]
+        halves = [
+            _distance(band, target_band, GRID >> level, phase, draws) for level, (band, target_band) in enumerate(bands)
+        ]
+        halves += [_misplaced(band, target_band) for band, target_band in bands]
     return torch.stack(halves).mean()
 
 
-def _distance(own: Tensor, wanted: Tensor, grid: int, phase: list[int], draws: SampleDraws) -> Tensor:
+def _distance(band: Tensor, target: Tensor, grid: int, phase: list[int], draws: SampleDraws) -> Tensor:
     """Sliced Wasserstein distance of the patches of one level whose corners have one phase on a grid."""
-    places = (own.shape[-1] - PATCH + 1) // grid
+    places = (band.shape[-1] - PATCH + 1) // grid
     rows_BP, columns_BP = (
-        (draws.integers(places, PATCHES_PER_MAP) * grid + of_axis % grid).to(own.device, non_blocking=True)
+        (draws.integers(places, PATCHES_PER_MAP) * grid + of_axis % grid).to(band.device, non_blocking=True)
         for of_axis in phase
     )
-    directions_DR = draws.shared_normal(PATCH * PATCH, PROJECTIONS).to(own.device, non_blocking=True)
+    directions_DR = draws.shared_normal(PATCH * PATCH, PROJECTIONS).to(band.device, non_blocking=True)
     directions_DR = directions_DR / directions_DR.norm(dim=0)
-    own_XR, wanted_XR = (_patches(maps, rows_BP, columns_BP) @ directions_DR for maps in (own, wanted))
-    gap = (own_XR.sort(dim=0).values - wanted_XR.sort(dim=0).values).abs().mean()
-    return gap / wanted_XR.std().clamp(min=1e-6)
+    band_XR, target_XR = (_patches(maps, rows_BP, columns_BP) @ directions_DR for maps in (band, target))
+    gap = (band_XR.sort(dim=0).values - target_XR.sort(dim=0).values).abs().mean()
+    return gap / target_XR.std().clamp(min=1e-6)
 
 
-def _misplaced(own: Tensor, wanted: Tensor) -> Tensor:
+def _misplaced(band: Tensor, target: Tensor) -> Tensor:
     """Difference of the mean amplitude around each place, in the target's mean amplitude."""
-    around_own, around_wanted = (F.avg_pool2d(band.abs(), PATCH, PATCH // 2) for band in (own, wanted))
-    return (around_own - around_wanted).abs().mean() / around_wanted.mean().clamp(min=1e-6)
+    around_band, around_target = (F.avg_pool2d(level.abs(), PATCH, PATCH // 2) for level in (band, target))
+    return (around_band - around_target).abs().mean() / around_target.mean().clamp(min=1e-6)
 
 
 def _patches(maps: Tensor, rows_BP: Tensor, columns_BP: Tensor) -> Tensor:

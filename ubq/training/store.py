@@ -201,15 +201,15 @@ class CheckpointStore:
 
     def superseded(self) -> list[tuple[Path, dict[str, Any]]]:
         """What was set aside, the last first: the folder, and the facts it was moved with."""
-        found = []
+        sets = []
         for folder in sorted(self._sets(), key=lambda p: -int(p.name)):
             try:
                 facts = parse_json((folder / FACTS).read_bytes())
             except (OSError, ValueError):
                 continue
             if isinstance(facts, dict) and self.within(folder).steps():
-                found.append((folder, facts))
-        return found
+                sets.append((folder, facts))
+        return sets
 
     def within(self, folder: Path) -> CheckpointStore:
         """A store of what was set aside into a folder."""
@@ -233,10 +233,10 @@ class CheckpointStore:
         """Remove the checkpoints, finished or not, that were not set aside."""
         self._sound.clear()
         self._damaged.clear()
-        own = [p for p in self.folder.iterdir() if p.is_dir() and p.name.startswith(_OWN)]
-        for path in sorted(own):
+        folders = [p for p in self.folder.iterdir() if p.is_dir() and p.name.startswith(_OWN)]
+        for path in sorted(folders):
             self._remove(path)
-        if own:
+        if folders:
             sync_folder(self.folder)
 
     def _sets(self) -> list[Path]:

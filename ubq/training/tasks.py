@@ -54,9 +54,9 @@ def amplitude_error(predicted: Tensor, target: Tensor, normalization: Normalizat
         normalization: of both.
     """
     gain_T1 = torch.linspace(0.0, 1.0, target.shape[2], device=target.device)[:, None]
-    own = normalization.unseismic(target) * gain_T1
-    wrong = normalization.unseismic(predicted.float()) * gain_T1 - own
-    energy = own.square().flatten(1).sum(1).clamp(min=1e-12)
+    amplitude = normalization.unseismic(target) * gain_T1
+    wrong = normalization.unseismic(predicted.float()) * gain_T1 - amplitude
+    energy = amplitude.square().flatten(1).sum(1).clamp(min=1e-12)
     return (wrong.square().flatten(1).sum(1) / energy).mean()
 
 

@@ -36,12 +36,12 @@ def checks_text(checks: Sequence[Mapping[str, Any]]) -> Text:
 
 
 def key_of(check: Mapping[str, Any], config: Config) -> str:
-    """The key whose answer mends what a check found; empty where none of the wizard's does."""
-    given = values_of(config)
+    """The key whose answer fixes what a check found; empty where none of the wizard's does."""
+    values = values_of(config)
     inputs = questions.INPUTS if check["id"].split(".")[0] in ("data", "checkpoint") else ()
-    named = [n for n in sorted(inputs) if (value := given[tuple(n.split("."))]) and str(value) in check["figure"]]
+    named = [n for n in sorted(inputs) if (value := values[tuple(n.split("."))]) and str(value) in check["figure"]]
     if named:
-        return max(named, key=lambda n: len(str(given[tuple(n.split("."))])))
+        return max(named, key=lambda n: len(str(values[tuple(n.split("."))])))
     asked = {q.key.name for step in questions.steps() for q in step.questions}
     return next((key for key in check.get("apply", {}) if key in asked), _KEY_OF.get(check["id"], ""))
 
@@ -101,29 +101,29 @@ def estimate_text(answer: Mapping[str, Any], threads: int) -> Text:
     return text
 
 
-def checkpoint_text(found: Mapping[str, Any]) -> Text:
+def checkpoint_text(facts: Mapping[str, Any]) -> Text:
     """What a checkpoint holds."""
-    if "error" in found:
-        return Text(f"! {found['error']} {found['fix']}".rstrip())
+    if "error" in facts:
+        return Text(f"! {facts['error']} {facts['fix']}".rstrip())
     text = Text()
-    if found["problem"]:
-        text.append(f"! {found['problem']}\n", style="bold")
-    sizes = found["sizes"]
+    if facts["problem"]:
+        text.append(f"! {facts['problem']}\n", style="bold")
+    sizes = facts["sizes"]
     text.append(
         _("{container}, variant {variant}, ({dim}; {mults})").format(
-            container=found["container"],
-            variant=found["variant"],
+            container=facts["container"],
+            variant=facts["variant"],
             dim=sizes.get("encoder_dim"),
             mults=", ".join(map(str, sizes.get("dim_mults", ()))),
         )
     )
-    total = found["parameters"]["total"]
+    total = facts["parameters"]["total"]
     text.append(
-        "\n" + _("{count:.1f} M parameters, {weights} weights").format(count=total / 1e6, weights=found["weights"])
+        "\n" + _("{count:.1f} M parameters, {weights} weights").format(count=total / 1e6, weights=facts["weights"])
     )
-    text.append("\n" + _("ranges of {name}").format(name=found["normalization"]))
-    if found["absent"]:
-        text.append("\n! " + _("absent: {parts}").format(parts=", ".join(found["absent"])))
-    for note in found["notes"]:
+    text.append("\n" + _("ranges of {name}").format(name=facts["normalization"]))
+    if facts["absent"]:
+        text.append("\n! " + _("absent: {parts}").format(parts=", ".join(facts["absent"])))
+    for note in facts["notes"]:
         text.append(f"\n{note}")
     return text

@@ -63,7 +63,7 @@ class UbqApp(App[int]):
         Binding("f4", "toggle_bell", _("bell on or off"), id="app.bell", show=False),
     ]
 
-    said: reactive[str] = reactive("")
+    notice: reactive[str] = reactive("")
     """What :class:`Messages` shows."""
 
     def __init__(
@@ -239,10 +239,10 @@ class UbqApp(App[int]):
         markup: bool = True,
     ) -> None:
         """Say something in the line that screens keep for it (:class:`Messages`), for some seconds."""
-        self.said = f"{'' if severity == 'information' else '! '}{message}"
+        self.notice = f"{'' if severity == 'information' else '! '}{message}"
         if self._quiet is not None:
             self._quiet.stop()
-        self._quiet = self.set_timer(5.0 if timeout is None else timeout, lambda: setattr(self, "said", ""))
+        self._quiet = self.set_timer(5.0 if timeout is None else timeout, lambda: setattr(self, "notice", ""))
 
     def copy(self, text: str) -> None:
         """Copy through the terminal (OSC 52), which reaches the user's own machine over SSH, and say so."""
@@ -275,7 +275,7 @@ class UbqApp(App[int]):
         shown = "\n".join([*lines[:MOST_SHOWN], *(["  …"] if len(lines) > MOST_SHOWN else [])])
         question = _("{file} holds values of an earlier configuration:\n{values}\nPut them over {preset}?")
         answers = (
-            ("alone", _("{preset} alone; the file is kept as {kept}").format(preset=preset, kept=draft.kept.name)),
+            ("alone", _("{preset} alone; the file is kept as {kept}").format(preset=preset, kept=draft.backup.name)),
             ("keep", _("keep these values")),
         )
 

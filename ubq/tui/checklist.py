@@ -98,12 +98,12 @@ def in_words(checks: Sequence[Check], folder: Path) -> list[Check]:
 def _preflight(folder: Path) -> list[Check]:
     """What the checks before the start found, where it was not in order."""
     names = {f.name for f in dataclasses.fields(Check)}
-    found: list[Check] = []
+    checks: list[Check] = []
     for entry in cast("list[dict[str, Any]]", snapshot(folder).state.preflight):
         if entry.get("status") in ("warning", "failed") and {"id", "figure"} <= set(entry):
             check = Check(**{k: v for k, v in entry.items() if k in names})
-            found.append(dataclasses.replace(check, id=f"preflight.{check.id}"))
-    return found
+            checks.append(dataclasses.replace(check, id=f"preflight.{check.id}"))
+    return checks
 
 
 def _reported(folder: Path) -> dict[str, Check]:
@@ -128,7 +128,7 @@ def _reported(folder: Path) -> dict[str, Check]:
 
 def file_lines(folder: Path) -> list[Line]:
     """Exported files and pictures with their sizes."""
-    found = []
+    lines = []
     paths = RunPaths(folder)
     try:
         files = sorted(p for p in paths.exported.iterdir() if p.is_file())
@@ -139,8 +139,8 @@ def file_lines(folder: Path) -> list[Line]:
         detail = printable(str(path.absolute()))
         if path.suffix == ".png":
             detail += "\n" + _("Enter shows it here in coarse dots.")
-        found.append(Line(f"file:{path}", printable(f"{path}  {size}"), detail, str(path)))
-    return found
+        lines.append(Line(f"file:{path}", printable(f"{path}  {size}"), detail, str(path)))
+    return lines
 
 
 def next_lines(folder: Path) -> list[Line]:
@@ -215,11 +215,11 @@ class ChecklistScreen(Screen[None]):
         options = self.query_one(OptionList)
         held = options.highlighted_option.id if options.highlighted_option else None
         options.clear_options()
-        found = [c for c in checks if c.id.startswith("marks.")]
+        mark_checks = [c for c in checks if c.id.startswith("marks.")]
         others = [c for c in checks if not c.id.startswith("marks.")]
         order = {"failed": 0, "warning": 1, "ok": 2}
         groups = [
-            (_("success marks"), [check_line(c) for c in sorted(found, key=lambda c: order[c.status])]),
+            (_("success marks"), [check_line(c) for c in sorted(mark_checks, key=lambda c: order[c.status])]),
             (_("the run"), [check_line(c) for c in sorted(others, key=lambda c: order[c.status])]),
             (_("files"), file_lines(self.folder)),
             (_("next"), next_lines(self.folder)),
@@ -238,17 +238,17 @@ class ChecklistScreen(Screen[None]):
         options.highlighted = (
             ids.index(held) if held and held in ids else next((i for i, n in enumerate(ids) if n), None)
         )
-        self.query_one("#summary-line", Static).update(self._summary(found))
+        self.query_one("#summary-line", Static).update(self._summary(mark_checks))
 
-    def _summary(self, found: Sequence[Check]) -> str:
-        if not found:
+    def _summary(self, mark_checks: Sequence[Check]) -> str:
+        if not mark_checks:
             return _("{run}: no report yet").format(run=printable(self.folder.name))
-        passed = sum(c.status == "ok" for c in found)
-        if passed == len(found):
+        passed = sum(c.status == "ok" for c in mark_checks)
+        if passed == len(mark_checks):
             return _("{run}: all {count} success marks passed").format(run=printable(self.folder.name), count=passed)
-        failed = len(found) - passed
+        failed = len(mark_checks) - passed
         text = _("{run}: {failed} of {count} success marks failed; see each for the fix")
-        return text.format(run=printable(self.folder.name), failed=failed, count=len(found))
+        return text.format(run=printable(self.folder.name), failed=failed, count=len(mark_checks))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """No key is shown where it cannot act."""

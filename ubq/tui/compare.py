@@ -75,27 +75,27 @@ def _table(heading: str, folders: tuple[Path, Path]) -> Table:
 
 def _marks(folders: tuple[Path, Path]) -> list[Table | Text]:
     """Success marks side by side; a run without a report has none."""
-    found = []
+    marks_of = []
     for folder in folders:
         try:
             report = Report.read(RunPaths(folder).exported / REPORT)
-            found.append({mark.id: mark for mark in report.marks})
+            marks_of.append({mark.id: mark for mark in report.marks})
         except UbqError:
-            found.append({})
-    ids = list(dict.fromkeys([*found[0], *found[1]]))
+            marks_of.append({})
+    ids = list(dict.fromkeys([*marks_of[0], *marks_of[1]]))
     if not ids:
         return [Text(_("neither run has a report yet"))]
     table = _table(_("success marks"), folders)
     for mark_id in ids:
         cells = []
-        for marks in found:
+        for marks in marks_of:
             mark = marks.get(mark_id)
             if mark is None:
                 cells.append(Text("-", "dim"))
             else:
                 cells.append(Text(f"{SIGNS['ok' if mark.passed else 'failed']} {value_text(mark)}"))
-        wanted = next(m[mark_id] for m in found if mark_id in m)
-        table.add_row(Text(f"{printable(title(mark_id))} ({threshold_text(wanted)})"), *cells)
+        any_mark = next(m[mark_id] for m in marks_of if mark_id in m)
+        table.add_row(Text(f"{printable(title(mark_id))} ({threshold_text(any_mark)})"), *cells)
     return [table]
 
 

@@ -27,10 +27,10 @@ LONG = 3 * 86400.0
 def preset_facts() -> Mapping[str, Mapping[str, Any]]:
     """``{preset: {memory_bytes, file_bytes, operations, pairs}}``; empty where the file is missing."""
     try:
-        found = json.loads(FACTS_FILE.read_text(encoding="utf-8"))
+        facts = json.loads(FACTS_FILE.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def time_text(facts: Mapping[str, Any], cores: int, *, on_gpu: bool = False) -> str:
@@ -42,11 +42,11 @@ def time_text(facts: Mapping[str, Any], cores: int, *, on_gpu: bool = False) -> 
         on_gpu: whether training runs on one here.
     """
     synthesis = facts["pairs"] * SECONDS_PER_PAIR / cores
-    here = FIXED_SECONDS + facts["operations"] / CPU_CORE / cores + synthesis
-    if on_gpu or here > LONG:
+    on_cpu = FIXED_SECONDS + facts["operations"] / CPU_CORE / cores + synthesis
+    if on_gpu or on_cpu > LONG:
         time = _rounded(FIXED_SECONDS + facts["operations"] / GPU + synthesis)
         return _("time estimated: {time} on a GPU").format(time=time)
-    return _("time estimated: {time} on {cores} cores").format(time=_rounded(here), cores=cores)
+    return _("time estimated: {time} on {cores} cores").format(time=_rounded(on_cpu), cores=cores)
 
 
 def _rounded(seconds: float) -> str:

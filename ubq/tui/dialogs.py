@@ -53,11 +53,11 @@ class Messages(Static):
         super().__init__("", id="messages", markup=False)
 
     def on_mount(self) -> None:
-        self.watch(self.app, "said", self._show)
+        self.watch(self.app, "notice", self._show)
 
-    def _show(self, said: str) -> None:
-        self.update(said)
-        self.display = bool(said)
+    def _show(self, message: str) -> None:
+        self.update(message)
+        self.display = bool(message)
 
 
 class Keys(Footer):

@@ -17,7 +17,7 @@ from ubq.config.layers import flatten, parse_text
 from ubq.config.load import PROJECT_FILE, Loaded, load_config
 from ubq.config.rendering import as_toml, schema_comment, values_of
 from ubq.config.runs import command as shell_command
-from ubq.data.files import missing_place
+from ubq.data.files import missing_path
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.plaintext import printable
@@ -44,7 +44,7 @@ class Draft:
 
     def __init__(self, file: Path, preset: str = "", anew: bool = False) -> None:
         self.file = file
-        self.kept = _free(file.with_name(f"{file.name}.before"))
+        self.backup = _free(file.with_name(f"{file.name}.before"))
         """Where a file goes that :meth:`save` begins anew."""
         self.chosen = preset
         self._anew = anew and file.exists()
@@ -58,7 +58,7 @@ class Draft:
         self._below = values_of(self._load(self._before_changes).config)
         self.loaded = self._load(self._before_changes)
         self.findings: tuple[Finding, ...] = ()
-        self.found: dict[str, str] = {}
+        self.mistakes: dict[str, str] = {}
         """What a look at files and machine found wrong with an answer, by key; it holds until an answer changes."""
 
     def left_over(self) -> dict[str, object]:
@@ -73,8 +73,8 @@ class Draft:
         run = self.loaded.config.run
         if runs_dir != Path(run.dir):
             self.answer("run.dir", str(runs_dir))
-        wanted = self.chosen if self.chosen and not presets.is_path(self.chosen) else run.name
-        name = free_run_name(runs_dir, wanted or "run")
+        preferred = self.chosen if self.chosen and not presets.is_path(self.chosen) else run.name
+        name = free_run_name(runs_dir, preferred or "run")
         if name != run.name:
             self.answer("run.name", name)
 
@@ -112,7 +112,7 @@ class Draft:
             self.changes.pop(name, None)
         else:
             self.changes[name] = parsed
-        self.found = {}
+        self.mistakes = {}
         self.judge()
         return self.problem(name)
 
@@ -132,14 +132,14 @@ class Draft:
             if finding.key == name:
                 hint = f" ({finding.suggestion})" if finding.suggestion else ""
                 return _("needs {allowed}{hint}").format(allowed=finding.allowed, hint=hint)
-        return self.missing(name) or self.found.get(name, "")
+        return self.missing(name) or self.mistakes.get(name, "")
 
     def missing(self, name: str) -> str:
         """That the file or folder a key names is not there; empty where it is, and for other keys."""
         value = self.value(name)
         if name not in questions.INPUTS or not value:
             return ""
-        wrong = missing_place(Path(os.path.expanduser(str(value))))
+        wrong = missing_path(Path(os.path.expanduser(str(value))))
         return printable(f"{wrong.message}; {wrong.fix}") if wrong else ""
 
     def problem(self, name: str) -> str:
@@ -169,13 +169,13 @@ class Draft:
             parts += option(name, value)
         line = shell_command(*parts)
         # the values of the file there would come under it
-        return f"{shell_command('mv', str(self.file), str(self.kept))} && {line}" if self._anew else line
+        return f"{shell_command('mv', str(self.file), str(self.backup))} && {line}" if self._anew else line
 
     @property
     def summary(self) -> str:
         """The resolved configuration as TOML with the source of each value behind it; defaults are left out."""
-        told = {key for key, source in self.loaded.provenance.items() if source != "default"}
-        return as_toml(self.loaded.config, self.loaded.provenance, told)
+        set_keys = {key for key, source in self.loaded.provenance.items() if source != "default"}
+        return as_toml(self.loaded.config, self.loaded.provenance, set_keys)
 
     @property
     def run_folder(self) -> Path:
@@ -193,10 +193,10 @@ class Draft:
             raise ConfigError(self.findings)
         if self._anew:
             try:
-                self.file.replace(self.kept)
+                self.file.replace(self.backup)
             except OSError as error:
                 raise UsageError(
-                    _("cannot write {file}: {reason}").format(file=self.kept, reason=error.strerror)
+                    _("cannot write {file}: {reason}").format(file=self.backup, reason=error.strerror)
                 ) from error
             self._anew = False
         values: dict[str, object] = {"extends": self.preset} if self.preset else {}
@@ -235,8 +235,8 @@ class RunDraft(Draft):
         return load_config(project_file=self.file, project_text=text, isolated=True)
 
     def source(self, name: str) -> str:
-        found = super().source(name)
-        return _("the run") if found.startswith(str(self.file)) else found
+        source = super().source(name)
+        return _("the run") if source.startswith(str(self.file)) else source
 
     def propose_run(self, runs_dir: Path) -> None:
         if self.again is None:
@@ -296,11 +296,11 @@ def free_run_name(runs_dir: Path, name: str) -> str:
     stem, _dash, end = name.rpartition("-")
     if (runs_dir / name).exists() and stem and end.isdecimal() and (runs_dir / stem).exists():
         name = stem
-    number, found = 1, name
-    while (runs_dir / found).exists():
+    number, candidate = 1, name
+    while (runs_dir / candidate).exists():
         number += 1
-        found = f"{name}-{number}"
-    return found
+        candidate = f"{name}-{number}"
+    return candidate
 
 
 def apply_to_file(file: Path, changes: Mapping[str, object], run: Path) -> bool:

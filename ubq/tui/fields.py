@@ -157,8 +157,8 @@ def complete_path(value: str) -> str | None:
         return None
     folder, _slash, start = value.rpartition("/")
     try:
-        place = Path(os.path.expanduser((folder + _slash) or "."))
-        names = sorted(p.name + ("/" if p.is_dir() else "") for p in place.iterdir())
+        parent = Path(os.path.expanduser((folder + _slash) or "."))
+        names = sorted(p.name + ("/" if p.is_dir() else "") for p in parent.iterdir())
     except (OSError, RuntimeError, ValueError):
         return None
     hidden = start.startswith(".")

@@ -28,7 +28,7 @@ READ_AT_ONCE = 2e9
 class Live(VerticalScroll, can_focus=False):
     """Looks at what an answer names, in other processes, and says what it found.
 
-    What is wrong with an answer it puts into :attr:`Draft.found` too.
+    What is wrong with an answer it puts into :attr:`Draft.mistakes` too.
     """
 
     class Looked(Message):
@@ -66,20 +66,20 @@ class Live(VerticalScroll, can_focus=False):
     def look(self, step: str) -> None:
         """Look at what a step asks for, unless that has been done already."""
         config = self._draft.loaded.config
-        wanted: object = self._draft.text
+        subject: object = self._draft.text
         if step == "data":
-            wanted = (config.data.model_dump_json(), config.seed)
+            subject = (config.data.model_dump_json(), config.seed)
         elif step == "checkpoint":
-            wanted = config.pretrained.model_dump_json()
+            subject = config.pretrained.model_dump_json()
         elif step != "review":
-            wanted = config.model_dump_json()
+            subject = config.model_dump_json()
         if self._draft.findings or any(self._draft.missing(name) for name in questions.INPUTS):
             self.workers.cancel_node(self)
             self.looking, self._asked = False, None
             self._say(_("fix what is marked first"))
-        elif self._asked != (step, wanted):
-            self._asked = (step, wanted)
-            self._draft.found = {}
+        elif self._asked != (step, subject):
+            self._asked = (step, subject)
+            self._draft.mistakes = {}
             self.looking = True
             self._look(step)
 
@@ -95,9 +95,9 @@ class Live(VerticalScroll, can_focus=False):
             self._looked({})
             return
         self._say(_("looking into {path} …").format(path=path))
-        found = await self._inspect()
-        self._say(checkpoint_text(found))
-        problem = found.get("problem") or (found["error"] if found.get("told") else "")
+        facts = await self._inspect()
+        self._say(checkpoint_text(facts))
+        problem = facts.get("problem") or (facts["error"] if facts.get("told") else "")
         self._looked({"pretrained.path": problem} if problem else {})
 
     async def _inspect(self) -> dict[str, Any]:
@@ -162,7 +162,7 @@ class Live(VerticalScroll, can_focus=False):
         return answer
 
     def _looked(self, mistakes: Mapping[str, str]) -> None:
-        self.looking, self._draft.found = False, dict(mistakes)
+        self.looking, self._draft.mistakes = False, dict(mistakes)
         self.post_message(self.Looked(mistakes))
 
     def _say(self, text: Text | str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ubq.i18n import gettext as _
-from ubq.jobs.owner import Owner, here
+from ubq.jobs.owner import Owner, pid_is_local
 from ubq.tui import cost
 
 if TYPE_CHECKING:
@@ -64,17 +64,17 @@ class LoadMeter:
 
     def read(self, owner: Owner) -> Load | None:
         """The load of the run that ``owner`` holds; None where it runs elsewhere or is gone, and at the first look."""
-        if not here(owner):
+        if not pid_is_local(owner):
             return None
         import psutil
 
         try:
             first = psutil.Process(owner.launcher or owner.pid)
-            found = {p.pid: p for p in (first, *first.children(recursive=True))}
+            processes = {p.pid: p for p in (first, *first.children(recursive=True))}
         except psutil.Error:
             return None
         known = bool(self._processes)
-        self._processes = {pid: self._processes.get(pid, process) for pid, process in found.items()}
+        self._processes = {pid: self._processes.get(pid, process) for pid, process in processes.items()}
         cpu, memory = 0.0, 0
         for process in self._processes.values():
             try:
@@ -96,9 +96,9 @@ class LoadMeter:
         command = shutil.which("nvidia-smi")
         if command is None:
             return None
-        wanted = ["--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
+        query = ["--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
         try:
-            done = subprocess.run([command, *wanted], capture_output=True, text=True, timeout=2)
+            done = subprocess.run([command, *query], capture_output=True, text=True, timeout=2)
             rows = [line.split(",") for line in done.stdout.splitlines()]
             self._gpu = max((float(share) / 100, int(float(used) * 2**20)) for share, used in rows)
         except (OSError, ValueError, subprocess.TimeoutExpired):

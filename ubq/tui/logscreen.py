@@ -136,16 +136,16 @@ class LogScreen(Screen[None]):
     def action_next(self, by: int) -> None:
         """Mark the next place that holds the word, or the one before; from the end it goes on at the beginning."""
         text = self.query_one(LogText)
-        wanted, lines = self._wanted.casefold(), text.text.split("\n")
+        word, lines = self._wanted.casefold(), text.text.split("\n")
         row = text.cursor_location[0]
         for i in range(1, len(lines) + 1):
             at = (row + by * i) % len(lines)
-            column = lines[at].casefold().find(wanted) if wanted else -1
+            column = lines[at].casefold().find(word) if word else -1
             if column >= 0:
                 text.move_cursor((at, column))
-                text.move_cursor((at, column + len(wanted)), select=True)
+                text.move_cursor((at, column + len(word)), select=True)
                 return
-        if wanted:
+        if word:
             self.notify(_("nothing holds {text}").format(text=self._wanted), timeout=4, markup=False)
 
     def action_wrap(self) -> None:

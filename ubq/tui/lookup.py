@@ -29,11 +29,11 @@ def preset_facts() -> dict[str, Any]:
     from ubq.config import presets
     from ubq.config.load import load_config
 
-    found = {}
+    facts_of = {}
     for name in presets.names():
         facts = estimate(load_config(name, isolated=True, environ={}).config)
-        found[name] = {"memory_bytes": max(facts.pop("memory").values()), **facts}
-    return found
+        facts_of[name] = {"memory_bytes": max(facts.pop("memory").values()), **facts}
+    return facts_of
 
 
 def _answer(request: Mapping[str, Any]) -> dict[str, Any]:

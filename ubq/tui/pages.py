@@ -58,8 +58,8 @@ class Page(VerticalScroll, can_focus=False, inherit_bindings=False):
         """Show what the answers elsewhere have changed here, and hide what no longer matters."""
         for field in self.query(Field):
             field.show(self._draft.value(field.name_of_key))
-            own = self._draft.again is None or not field.name_of_key.startswith("run.")
-            field.display = own and field.question.shown_if(self._draft.loaded.config)
+            relevant = self._draft.again is None or not field.name_of_key.startswith("run.")
+            field.display = relevant and field.question.shown_if(self._draft.loaded.config)
             if not field.control.has_focus:
                 field.complain(self._draft.problem(field.name_of_key))
         for group in self.query(".group"):
@@ -67,7 +67,7 @@ class Page(VerticalScroll, can_focus=False, inherit_bindings=False):
 
 
 class Checks(OptionList):
-    """The checks before the start; those that are not in order take the focus, and Enter goes to what mends them."""
+    """The checks before the start; those that are not in order take the focus, and Enter goes to what fixes them."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "select", _("go to its field"), id="checks.open"),

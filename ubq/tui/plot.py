@@ -36,21 +36,21 @@ def curves(train: Points, validation: Points, width: int, height: int, logarithm
     bottom, top = scale(low), scale(high)
     first, last = min(s for s, _loss in points), max(s for s, _loss in points)
 
-    def place(point: tuple[float, float], across: int, down: int) -> tuple[int, int]:
+    def cell_of(point: tuple[float, float], across: int, down: int) -> tuple[int, int]:
         """Column and row on a grid; the highest loss in row 0."""
         x = (point[0] - first) / (last - first) if last > first else 0.5
         y = (top - scale(point[1])) / (top - bottom) if top > bottom else 0.5
         return round(x * (across - 1)), round(y * (down - 1))
 
     cells = [[0] * columns for _row in range(rows)]
-    dots = [place(p, 2 * columns, 4 * rows) for p in _thinned(train, first, last, 2 * columns)]
+    dots = [cell_of(p, 2 * columns, 4 * rows) for p in _thinned(train, first, last, 2 * columns)]
     for i, dot in enumerate(dots):
         for x, y in _line(dots[i - 1], dot) if i else (dot,):
             cells[y // 4][x // 2] |= _DOTS[y % 4][x % 2]
     grid = [[chr(0x2800 + c) if c else " " for c in row] for row in cells]
     for point in validation:
         if math.isfinite(point[1]):
-            x, y = place(point, columns, rows)
+            x, y = cell_of(point, columns, rows)
             grid[y][x] = "○"
     middle = math.exp((bottom + top) / 2) if logarithmic else (low + high) / 2
     labels = {0: high, rows // 2: middle, rows - 1: low} if rows > 3 else {0: high, rows - 1: low}

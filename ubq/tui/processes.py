@@ -44,11 +44,11 @@ async def ubq_json(*arguments: str, timeout: float) -> dict[str, Any]:
                 process.kill()
             await process.wait()
     try:
-        found = printable_within(json.loads(out))
-        return found if isinstance(found, dict) else {"error": _("no answer"), "fix": ""}
+        answer = printable_within(json.loads(out))
+        return answer if isinstance(answer, dict) else {"error": _("no answer"), "fix": ""}
     except ValueError:
-        said = printable(err.decode(errors="replace"))
-        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        stderr = printable(err.decode(errors="replace"))
+        lines = [line.strip() for line in stderr.splitlines() if line.strip()]
         at = next((i for i, line in enumerate(lines) if line.startswith(_("error: {error}").format(error=""))), None)
         if at is None:
             return {"error": lines[-1] if lines else _("no answer"), "fix": ""}

@@ -123,23 +123,23 @@ class ProgressScreen(Screen[None]):
             except NoMatches:
                 return  # the screen is being closed: some of its parts are gone
 
-    def _show(self, look: RunView) -> None:
+    def _show(self, view: RunView) -> None:
         stages = self.query_one(Stages)
         problem = self.query_one("#problem", Static)
-        wrong = look.problem or (_error_text(look.shot) if look.shot else "")
+        wrong = view.problem or (_error_text(view.shot) if view.shot else "")
         if wrong != self._problem_shown:
             self._problem_shown = wrong
             problem.display = bool(wrong)
             problem.update(f"! {wrong}")
-        if look.shot is not None:
-            before, stages.shot = stages.shot, look.shot
-            if before is None or before.shown != look.shot.shown:
+        if view.shot is not None:
+            before, stages.shot = stages.shot, view.shot
+            if before is None or before.shown != view.shot.shown:
                 self.refresh_bindings()
-            head = self._head(look.shot)
+            head = self._head(view.shot)
             if head != self._head_shown:
                 self._head_shown = head
                 self.query_one("#head", Static).update(head)
-        load = look.load.words if look.load else ""
+        load = view.load.words if view.load else ""
         if load != self._load_shown:
             self._load_shown = load
             self.query_one("#load", Static).update(load)
@@ -147,16 +147,16 @@ class ProgressScreen(Screen[None]):
         owner = look.shot.owner if look.shot else None
         self.query_one("#load").display = owner is not None and here(owner)
         self._draw()
-        self._log(look)
-        running = look.shot is not None and look.shot.running
+        self._log(view)
+        running = view.shot is not None and view.shot.running
         if running:
             self._job = 0  # from now on its files say how it is
             self.ubq.name_terminal(f"▶ {printable(self.folder.name)}")
         # Until the job that was started holds the run, the files tell of an earlier one.
         coming = self._starting or (self._job and start_token(self._job) is not None)
-        if self._was_running and not running and not coming and look.shot is not None:
+        if self._was_running and not running and not coming and view.shot is not None:
             self._was_running = False
-            self._ended(look.shot)
+            self._ended(view.shot)
         elif running:
             self._was_running = True
 
@@ -185,12 +185,12 @@ class ProgressScreen(Screen[None]):
         text.append("  " + " · ".join(parts))
         return text
 
-    def _log(self, look: RunView) -> None:
+    def _log(self, view: RunView) -> None:
         log = self.query_one("#log", RichLog)
-        if look.log_restarted:
+        if view.log_restarted:
             self._fill_log()
             return
-        for line in look.log:
+        for line in view.log:
             if self._pattern.casefold() in line.casefold():
                 log.write(_log_line(line))
 

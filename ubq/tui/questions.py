@@ -69,8 +69,8 @@ class Question:
             "export.step_choices": "4, 20",
             "export.name": "curvefault-a",
         }
-        found = examples.get(self.key.name, "")
-        return _("for example {value}").format(value=found) if found else ""
+        example = examples.get(self.key.name, "")
+        return _("for example {value}").format(value=example) if example else ""
 
     @property
     def help(self) -> str:

@@ -49,11 +49,11 @@ class Run:
 
 def runs_in(runs_dir: Path) -> list[Run]:
     """The runs of a folder, newest first; one that cannot be read says so."""
-    found: list[Run] = []
+    runs: list[Run] = []
     try:
         folders = run_folders(runs_dir)
     except UbqError:
-        return found  # the folder itself may not be read
+        return runs  # the folder itself may not be read
     for folder in folders:
         try:
             shot = snapshot(folder)
@@ -61,8 +61,8 @@ def runs_in(runs_dir: Path) -> list[Run]:
             continue  # it went away meanwhile
         state = shot.state
         seconds = sum(s.seconds for s in state.stages) if state.state == COMPLETED else 0.0
-        found.append(Run(folder, shot.shown, where(shot), age(state.updated), state.preset, seconds, shot.running))
-    return found
+        runs.append(Run(folder, shot.shown, where(shot), age(state.updated), state.preset, seconds, shot.running))
+    return runs
 
 
 def running_in(runs_dir: Path, others: Iterable[Path | None] = ()) -> list[Path]:

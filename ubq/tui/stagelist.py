@@ -42,11 +42,11 @@ class Stages(Widget, can_focus=True):
     def stage(self) -> StageState | None:
         """The stage whose curve is drawn: the one chosen, else the one that trains, else the last that did."""
         stages = self.shot.state.stages if self.shot else []
-        found = next((s for s in stages if s.name == self.chosen), None)
+        chosen = next((s for s in stages if s.name == self.chosen), None)
         begun = [s for s in stages if s.state != PENDING]
         trained = [s for s in begun if s.loss is not None]
         at_work = next((s for s in trained if s.state == RUNNING), None)
-        return found or at_work or next(iter([*begun, *trained][::-1]), None)
+        return chosen or at_work or next(iter([*begun, *trained][::-1]), None)
 
     def action_move(self, by: int) -> None:
         names = [s.name for s in self.shot.state.stages] if self.shot else []

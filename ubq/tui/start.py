@@ -152,10 +152,10 @@ class StartScreen(Screen[None]):
         data_set = ""
         for name in (n for n in shown if n not in FIRST):
             # The description begins with the data set's name and what it shows.
-            own, _separator, size = self._presets[name].replace("，", ", ").partition(", ")
-            if own != data_set:
-                data_set = own
-                options.append(_heading(own))
+            family, _separator, size = self._presets[name].replace("，", ", ").partition(", ")
+            if family != data_set:
+                data_set = family
+                options.append(_heading(family))
             facts = self._facts.get(name)
             pi = "" if facts is None else _("{size} on the Pi").format(size=cost.bytes_text(facts["file_bytes"]))
             line = Text(f"  {name:<18} {padded(pi, 17)} {size}", no_wrap=True, overflow="ellipsis")
@@ -300,13 +300,13 @@ class StartScreen(Screen[None]):
         first = _("Delete {run} with its checkpoints and its exported files?").format(run=name)
         second = _("{folder} will be gone for good. Delete it?").format(folder=printable(str(run.folder.absolute())))
 
-        def gone(answer: str | None) -> None:
+        def on_answer(answer: str | None) -> None:
             if answer == "delete":
                 self._delete(run.folder)
 
         def again(answer: str | None) -> None:
             if answer == "delete":
-                self.app.push_screen(Ask(second, (keep, delete)), gone)
+                self.app.push_screen(Ask(second, (keep, delete)), on_answer)
 
         self.app.push_screen(Ask(first, (keep, delete)), again)
 
@@ -334,7 +334,7 @@ class StartScreen(Screen[None]):
             self.notify(words.format(run=printable(run.folder.name)), timeout=30, markup=False)
         else:
             beside, self._beside = self._beside, None
-            self.ubq.said = ""
+            self.ubq.notice = ""
             self.app.push_screen(CompareScreen(beside, run.folder))
 
     @on(OptionList.OptionSelected)

@@ -111,8 +111,8 @@ class WizardScreen(Screen[None]):
         self._visited.add(step.id)
         self._then = ""
         last = step.id == "review"
-        for button, wanted in (("next", not last), ("begin", last), ("save", last and self.draft.writes)):
-            self.query_one(f"#{button}", Button).display = wanted
+        for button, shown in (("next", not last), ("begin", last), ("save", last and self.draft.writes)):
+            self.query_one(f"#{button}", Button).display = shown
         self._show_trail()
         self.page.refresh_fields()
         self.page.scroll_home(animate=False)
@@ -226,8 +226,8 @@ class WizardScreen(Screen[None]):
             self._take(field, final=True)
         if self._hold():
             return
-        given = any(f.name_of_key in questions.INPUTS and f.answer for f in self.page.fields())
-        if self.query_one(Live).looking and given and self._then != "next":
+        has_inputs = any(f.name_of_key in questions.INPUTS and f.answer for f in self.page.fields())
+        if self.query_one(Live).looking and has_inputs and self._then != "next":
             self._then = "next"
             self.notify(_("what was given is being looked at; then it goes on. Next again does not wait"), timeout=6)
             return

@@ -78,8 +78,8 @@ def read_container(path: Path) -> Container:
     model, ema, observed = _named(tensors)
     notes: tuple[str, ...] = ()
     if averages is not None:
-        kept, notes = _averages(path, averages)
-        ema |= kept
+        averaged, notes = _averages(path, averages)
+        ema |= averaged
     step = next((loaded[e] for e in _STEP_ENTRIES if e in loaded), None)
     return Container(
         path,
@@ -100,21 +100,21 @@ def bare_weights(path: Path) -> dict[str, Any]:
         CheckpointError: the file cannot be read, or holds no tensors by name.
     """
     loaded = load_weights(path)
-    found: dict[str, Any] = {}
+    weights: dict[str, Any] = {}
     if isinstance(loaded, Mapping):
         for entry in (*_MODEL_ENTRIES, *_EMA_ENTRIES):
             if entry in loaded and (state := _plain(loaded[entry])):
-                found[entry] = state
-        if not found and (state := _plain(loaded)):
-            found["model"] = state
+                weights[entry] = state
+        if not weights and (state := _plain(loaded)):
+            weights["model"] = state
         step = _whole(next((loaded[e] for e in _STEP_ENTRIES if e in loaded), None))
-        if found and step is not None:
-            found["step"] = step
-        if found and "best_ssim" in loaded:
-            found["best_ssim"] = None
-    if not found:
+        if weights and step is not None:
+            weights["step"] = step
+        if weights and "best_ssim" in loaded:
+            weights["best_ssim"] = None
+    if not weights:
         raise CheckpointError(_("{path} holds no tensors by name").format(path=path))
-    return found
+    return weights
 
 
 def _plain(value: Any) -> dict[str, Any]:
@@ -183,15 +183,15 @@ def _named(tensors: State) -> tuple[State, State, bool]:
     ema: State = {}
     observed = False
     for name, tensor in tensors.items():
-        found = canonical(name)
-        if found is None:
+        upstream_name = canonical(name)
+        if upstream_name is None:
             observed = True
-        elif found in _COUNTERS:
+        elif upstream_name in _COUNTERS:
             continue
-        elif found.startswith(AVERAGED):
-            ema[found.removeprefix(AVERAGED)] = tensor
+        elif upstream_name.startswith(AVERAGED):
+            ema[upstream_name.removeprefix(AVERAGED)] = tensor
         else:
-            model[found] = tensor
+            model[upstream_name] = tensor
     return model, ema, observed
 
 

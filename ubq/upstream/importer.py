@@ -414,47 +414,47 @@ def _sizes(path: Path, variant: Variant, tensors: State, overrides: Mapping[str,
         upstream = upstream_names(variant, MAX_LEVELS, MAX_DEPTH).get(name, (name,))[0]
         if name not in tensors:
             raise CheckpointError(_("{path} lacks {names}").format(path=path, names=upstream))
-        found = list(tensors[name].shape)
-        if len(found) != rank or 0 in found:
+        dims = list(tensors[name].shape)
+        if len(dims) != rank or 0 in dims:
             raise CheckpointError(
                 _("{path}: {name} has the impossible shape {got}").format(
                     path=path, name=upstream, got=_shape(tensors[name])
                 )
             )
-        return found
+        return dims
 
     def held(part: str) -> bool:
         return any(part_of(name) == part for name in tensors)
 
-    found: dict[str, Any] = {"variant": variant}
+    sizes: dict[str, Any] = {"variant": variant}
     if held("encoder"):
-        found["encoder_dim"] = shape("encoder.blocks.14.conv.weight", 4)[0]
-        found["encoder_dims"] = tuple(shape(f"encoder.blocks.{i}.conv.weight", 4)[0] for i in (0, 2, 6, 10))
+        sizes["encoder_dim"] = shape("encoder.blocks.14.conv.weight", 4)[0]
+        sizes["encoder_dims"] = tuple(shape(f"encoder.blocks.{i}.conv.weight", 4)[0] for i in (0, 2, 6, 10))
     for side in ("velocity", "seismic"):
         if held(f"{side}_projector"):
             width, latent = shape(f"{side}_projector.linear.weight", 2)
-            found[f"{side}_latent"] = width
-            found.setdefault("encoder_dim", latent)
+            sizes[f"{side}_latent"] = width
+            sizes.setdefault("encoder_dim", latent)
     if held("velocity_decoder"):
-        found["velocity_latent"] = shape("velocity_decoder.blocks.0.conv.weight", 4)[0]
-        found["velocity_dims"] = tuple(shape(f"velocity_decoder.blocks.{i}.conv.weight", 4)[1] for i in (8, 6, 4, 2, 0))
+        sizes["velocity_latent"] = shape("velocity_decoder.blocks.0.conv.weight", 4)[0]
+        sizes["velocity_dims"] = tuple(shape(f"velocity_decoder.blocks.{i}.conv.weight", 4)[1] for i in (8, 6, 4, 2, 0))
     if held("seismic_decoder"):
-        found |= _seismic_sizes(path, tensors, shape("seismic_decoder.output.weight", 2), overrides)
-        found["seismic_mlp_ratio"] = shape("seismic_decoder.blocks.0.mlp.fc1.weight", 2)[0] // found["seismic_latent"]
+        sizes |= _seismic_sizes(path, tensors, shape("seismic_decoder.output.weight", 2), overrides)
+        sizes["seismic_mlp_ratio"] = shape("seismic_decoder.blocks.0.mlp.fc1.weight", 2)[0] // sizes["seismic_latent"]
     if held("unet"):
         dim = shape("unet.init_conv.weight", 3)[0]
         levels = 1 + max((int(n.split(".")[2]) for n in tensors if n.startswith("unet.downs.")), default=-1)
         widths = [shape(f"unet.downs.{i}.downsample.weight", 3)[0] for i in range(levels)]
         hidden = shape("unet.mid_attention.attention.to_qkv.weight", 3)[0] // 3 or 1
-        found["unet_dim"] = dim
-        found.setdefault("encoder_dim", dim)  # upstream's U-Net is as wide as its latent
-        found["dim_mults"] = tuple(width // dim for width in widths)
-        found["attention_dim_head"] = overrides.get("attention_dim_head", min(_DIM_HEAD, hidden))
-        found["attention_heads"] = hidden // found["attention_dim_head"]
+        sizes["unet_dim"] = dim
+        sizes.setdefault("encoder_dim", dim)  # upstream's U-Net is as wide as its latent
+        sizes["dim_mults"] = tuple(width // dim for width in widths)
+        sizes["attention_dim_head"] = overrides.get("attention_dim_head", min(_DIM_HEAD, hidden))
+        sizes["attention_heads"] = hidden // sizes["attention_dim_head"]
     if "diffusion.betas" in tensors:
-        found["diffusion_steps"] = shape("diffusion.betas", 1)[0]
-        found["objective"] = _objective(tensors)
-    return ModelSizes.from_dict({**found, **overrides})
+        sizes["diffusion_steps"] = shape("diffusion.betas", 1)[0]
+        sizes["objective"] = _objective(tensors)
+    return ModelSizes.from_dict({**sizes, **overrides})
 
 
 def _seismic_sizes(path: Path, tensors: State, output: list[int], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -549,7 +549,7 @@ def _with_decoders(imported: ImportedModel, decoders: ImportedModel) -> Imported
         )
     taken = [p for p in decoders.parts if p in DECODERS or p not in imported.parts]
     replaced = {n: t for n, t in decoders.state.items() if part_of(n) in taken}
-    kept = {n: t for n, t in imported.state.items() if part_of(n) not in taken}
+    remaining = {n: t for n, t in imported.state.items() if part_of(n) not in taken}
     sizes = {key: getattr(decoders.sizes, key) for key in DECODER_SIZES}
     if "encoder" in taken:
         sizes["encoder_dims"] = decoders.sizes.encoder_dims
@@ -559,7 +559,7 @@ def _with_decoders(imported: ImportedModel, decoders: ImportedModel) -> Imported
         imported,
         sizes=dataclasses.replace(imported.sizes, **sizes),
         fake_quantised=imported.fake_quantised or decoders.fake_quantised,
-        state={**kept, **replaced},
+        state={**remaining, **replaced},
         parts=parts,
         missing=imported.missing + decoders.missing,
         left_over=imported.left_over + decoders.left_over,

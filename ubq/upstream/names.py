@@ -69,11 +69,11 @@ def canonical(name: str) -> str | None:
     averaged = bool(parts) and f"{parts[0]}." == AVERAGED
     if averaged or parts[:1] == ["online_model"]:
         parts = parts[1:]
-    own = None
+    upstream_name = None
     for skip in range(min(_MOST_ROOTS, len(parts))):
-        if own := _own(".".join(parts[skip:]), alone=set(parts[:skip]) <= _ROOTS):
+        if upstream_name := _own(".".join(parts[skip:]), alone=set(parts[:skip]) <= _ROOTS):
             break
-    return (AVERAGED if averaged else "") + (own or ".".join(parts))
+    return (AVERAGED if averaged else "") + (upstream_name or ".".join(parts))
 
 
 def _own(name: str, alone: bool) -> str | None:
@@ -136,13 +136,13 @@ def _conv_block(ours: str, upstream: str) -> Iterator[Pair]:
 def _encoder(paper: bool) -> Iterator[Pair]:
     for i in range(_ENCODER_BLOCKS):
         ours = f"encoder.blocks.{i}"
-        stage, place = (1, i) if i < _ENCODER_FIRST_STAGE else (2, i - _ENCODER_FIRST_STAGE)
+        stage, index = (1, i) if i < _ENCODER_FIRST_STAGE else (2, i - _ENCODER_FIRST_STAGE)
         if not paper:
-            yield from _conv_block(ours, f"encoder.stage{stage}.{place}")
+            yield from _conv_block(ours, f"encoder.stage{stage}.{index}")
             continue
         last = i == _ENCODER_BLOCKS - 1
         yield from _conv_block(ours, f"encoder.convBlock{i // 2 + 1}" + ("" if last else f"_{i % 2 + 1}"))
-        yield from _conv_block(ours, f"encoder.module_list{stage}.{place}")
+        yield from _conv_block(ours, f"encoder.module_list{stage}.{index}")
 
 
 def _velocity(paper: bool) -> Iterator[Pair]:

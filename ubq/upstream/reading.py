@@ -246,9 +246,9 @@ def _load(path: Path, known: Mapping[str, Any]) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=head.startswith(_ZIP))
     except pickle.UnpicklingError as error:
-        if found := re.search(r"GLOBAL (.+?) (was not|whose module)", str(error), re.DOTALL):
-            name = found[1] if "." in found[1] else f"builtins.{found[1]}"
-            raise ForeignClassError(path, name, found[2] == "whose module") from None
+        if match := re.search(r"GLOBAL (.+?) (was not|whose module)", str(error), re.DOTALL):
+            name = match[1] if "." in match[1] else f"builtins.{match[1]}"
+            raise ForeignClassError(path, name, match[2] == "whose module") from None
         if (head[:1] == _PICKLE and head[1] > _PROTOCOL) or "Unsupported operand" in str(error):
             raise _other_protocol(path) from None
         raise damaged(path) from None

@@ -114,12 +114,12 @@ def run_probe(
         if progress is not None:
             progress(*last)
 
-    said, code = _run(command, folder, log_file, poll, lambda process: _progress_of(process, last))
+    output, code = _run(command, folder, log_file, poll, lambda process: _progress_of(process, last))
     if result_file.is_file():
         result: dict[str, Any] = json.loads(result_file.read_text(encoding="utf-8"))
         _blame_the_machine(0, str(result.get("error") or ""))
         return result
-    lines = said.strip().splitlines()
+    lines = output.strip().splitlines()
     _blame_the_machine(code, lines[-1] if lines else "")
     why = f"the process ended with {code}" + (f": {lines[-1]}" if lines else "")
     return {"checks": {}, "problems": [], "error": why}
@@ -219,18 +219,18 @@ def examine(
     command = [sys.executable, "-m", "ubq.runtime", str(file), "--count", "2", "--threads", str(threads)]
     written: list[str] = []
     with tempfile.TemporaryDirectory(prefix="ubq-verify-") as folder:
-        said, code = _run(
+        output, code = _run(
             command, None, Path(folder) / "log", poll or (lambda: None), lambda process: _all_of(process, written)
         )
     if code:
-        last = (said.strip().splitlines() or [f"ended with {code}"])[-1]
+        last = (output.strip().splitlines() or [f"ended with {code}"])[-1]
         _blame_the_machine(code, last)
         return {"problems": [f"{file.name}: {last}"]}
     seen: dict[str, Any] = json.loads("".join(written).strip().splitlines()[-1])
-    wanted = [[2, *shape] for shape in shapes]
+    expected = [[2, *shape] for shape in shapes]
     low, high = seen["velocity_range"]
     checks = {
-        f"shapes {seen['shapes']}, not {wanted}": seen["shapes"] == wanted,
+        f"shapes {seen['shapes']}, not {expected}": seen["shapes"] == expected,
         "a generated value is not finite": seen["finite"],
         "two draws with one seed differ": seen["seed_repeats"],
         f"velocities of {low:.0f} to {high:.0f} m/s": velocity_limits[0] <= low and high <= velocity_limits[1],

@@ -62,13 +62,13 @@ def of_maps(generated: Tensor, held_out: Tensor, limits: tuple[float, float]) ->
         ``QUANTILES`` of each row.
     """
     edges = np.linspace(*limits, HISTOGRAM_BINS + 1)
-    found: Evidence = {"velocity_edges": edges}
+    evidence: Evidence = {"velocity_edges": edges}
     for name, maps in (("generated", generated), ("held_out", held_out)):
         counts, _edges = np.histogram(maps.numpy(), bins=edges)
-        found[f"velocity_{name}"] = counts / maps.numel()
+        evidence[f"velocity_{name}"] = counts / maps.numel()
         rows = maps[:, 0].transpose(0, 1).flatten(1).numpy()
-        found[f"depth_{name}"] = np.quantile(rows, QUANTILES, axis=1).astype(np.float32)
-    return found
+        evidence[f"depth_{name}"] = np.quantile(rows, QUANTILES, axis=1).astype(np.float32)
+    return evidence
 
 
 def of_copies(generated: Tensor, spread: Diversity, chosen: Sequence[int], nearest: Tensor) -> Evidence:

@@ -97,10 +97,10 @@ def loss_falling(rows: Iterable[Mapping[str, Any]], stages: Sequence[str]) -> tu
     for row in rows:
         if row.get("stage") in by_stage:
             by_stage[row["stage"]].append(row)
-    trends = [_loss_trend(stage, found) for stage, found in by_stage.items()]
+    trends = [_loss_trend(stage, stage_rows) for stage, stage_rows in by_stage.items()]
     failed = [t for t in trends if not t.passed]
-    told = [joined(": ", (t.stage, t.why)) for t in failed or trends]
-    how = joined("; ", told) or _("no stage of this run trains")
+    texts = [joined(": ", (t.stage, t.why)) for t in failed or trends]
+    how = joined("; ", texts) or _("no stage of this run trains")
     return Mark("loss_falling", not failed, len(trends) - len(failed), len(trends), how), trends
 
 
@@ -148,9 +148,9 @@ def generation(checks: Mapping[str, bool], problems: Sequence[str] = ()) -> Mark
     names = list(dict.fromkeys((*GENERATION_CHECKS, *checks)))
     held = sum(bool(checks.get(name)) for name in names)
     missing = [name for name in names if not checks.get(name)]
-    told = ", ".join(names) if not missing else "; ".join(problems)
-    told = told or _("failed: {checks}").format(checks=", ".join(missing))
-    how = _("fresh process without ubq: {checks}").format(checks=told)
+    shown = ", ".join(names) if not missing else "; ".join(problems)
+    shown = shown or _("failed: {checks}").format(checks=", ".join(missing))
+    how = _("fresh process without ubq: {checks}").format(checks=shown)
     return Mark("generation", not missing, held, len(names), how)
 
 
@@ -207,35 +207,37 @@ def diversity(generated: Tensor, held_out: Tensor, train: Iterable[Tensor] = ())
         held_out: at least two real maps.
         train: blocks (M, 1, 70, 70) of the training maps, to look for copies.
     """
-    own, real = pairwise_diversity(generated), pairwise_diversity(held_out)
+    l2, real_l2 = pairwise_diversity(generated), pairwise_diversity(held_out)
     count = len(generated)
     distances, which = nearest(torch.cat([generated, held_out[:count]]), train)
     to_train, usual_to_train = distances[:count].tolist(), distances[count:].tolist()
     copies, usual = min(to_train), min(usual_to_train)
-    ratio = own / real if real > 0 else math.nan
+    ratio = l2 / real_l2 if real_l2 > 0 else math.nan
     how = _("mean pairwise L2 of {count} generated maps over that of {held_out} held-out maps")
     how = how.format(count=count, held_out=len(held_out))
     if math.isfinite(copies):
         copy = _("smallest distance to a training map {own:.4g}, of held-out maps {usual:.4g}")
         how = joined("; ", (how, copy.format(own=copies, usual=usual)))
-    spread = Diversity(own, real, copies, usual, tuple(to_train), tuple(which[:count].tolist()), tuple(usual_to_train))
+    spread = Diversity(
+        l2, real_l2, copies, usual, tuple(to_train), tuple(which[:count].tolist()), tuple(usual_to_train)
+    )
     return Mark("diversity", ratio >= MIN_DIVERSITY, ratio, MIN_DIVERSITY, how), spread
 
 
 def beats_noise(generated: Tensor, from_noise: Tensor, held_out: Tensor) -> tuple[Mark, Distance, Distance]:
     """Is the sampler worth its steps? Distances of generated maps and of decoded plain noise to held-out maps."""
-    own, noise = sliced_wasserstein(generated, held_out), sliced_wasserstein(from_noise, held_out)
-    ratio = own.mean / noise.mean if noise.mean > 0 else math.nan
+    distance, noise_distance = sliced_wasserstein(generated, held_out), sliced_wasserstein(from_noise, held_out)
+    ratio = distance.mean / noise_distance.mean if noise_distance.mean > 0 else math.nan
     how = _("sliced Wasserstein distance to {count} held-out maps: {own:.4g}, decoded noise {noise:.4g}")
-    parts = [how.format(count=len(held_out), own=own.mean, noise=noise.mean)]
-    if own.mean > 0 and noise.mean > 0:
+    parts = [how.format(count=len(held_out), own=distance.mean, noise=noise_distance.mean)]
+    if distance.mean > 0 and noise_distance.mean > 0:
         spread = ratio_interval(generated, from_noise, held_out)
         text = _("ratio {ratio:.3f} ({lower:.3f} to {upper:.3f}, 95 %)")
         parts.append(text.format(ratio=ratio, lower=spread.lower, upper=spread.upper))
     if len(held_out) < WANTED_HELD_OUT:
         parts.append(_("fewer held-out maps than the {wanted} wanted").format(wanted=WANTED_HELD_OUT))
     how = joined("; ", parts)
-    return Mark("beats_noise", ratio <= MAX_NOISE_RATIO, ratio, MAX_NOISE_RATIO, how), own, noise
+    return Mark("beats_noise", ratio <= MAX_NOISE_RATIO, ratio, MAX_NOISE_RATIO, how), distance, noise_distance
 
 
 def physics(modelled: Sequence[float], decoded: Sequence[float]) -> Mark:
@@ -249,19 +251,19 @@ def physics(modelled: Sequence[float], decoded: Sequence[float]) -> Mark:
 
 def no_lattice(generated: Tensor, held_out: Tensor) -> Mark:
     """Are the maps free of the grid of dots that transposed convolutions can leave?"""
-    own, real = lattice(generated), lattice(held_out)
+    peak, held_out_peak = lattice(generated), lattice(held_out)
     how = _("largest peak at a period of 2 or 4 cells of {count} generated maps; held-out maps {real:.3g}")
-    how = how.format(count=len(generated), real=real)
-    return Mark("lattice", own <= MAX_LATTICE, own, MAX_LATTICE, how)
+    how = how.format(count=len(generated), real=held_out_peak)
+    return Mark("lattice", peak <= MAX_LATTICE, peak, MAX_LATTICE, how)
 
 
 def same_variogram(generated: Tensor, held_out: Tensor) -> tuple[Mark, Variogram]:
     """Do cells differ over each distance as much as those of held-out maps? Also the ratios, lag by lag."""
-    own, real = variogram(generated), variogram(held_out)
-    value = own.difference(real)
+    curve, real_curve = variogram(generated), variogram(held_out)
+    value = curve.difference(real_curve)
     halves = variogram(held_out[::2]).difference(variogram(held_out[1::2])) if len(held_out) > 3 else math.nan
     how = _(
         "mean relative difference over lags 1 to {lags} and both directions, to {count} held-out maps; of two halves"
         " of them {halves:.3g}"
-    ).format(lags=len(own.x), count=len(held_out), halves=halves)
-    return Mark("variogram", value <= MAX_VARIOGRAM, value, MAX_VARIOGRAM, how), own.ratios(real)
+    ).format(lags=len(curve.x), count=len(held_out), halves=halves)
+    return Mark("variogram", value <= MAX_VARIOGRAM, value, MAX_VARIOGRAM, how), curve.ratios(real_curve)

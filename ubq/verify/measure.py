@@ -74,7 +74,7 @@ def verify_export(
     maps: int = GENERATED_MAPS,
     batch: int = 16,
     picture: Path | None = None,
-    kept: Path | None = None,
+    evidence: Path | None = None,
     latents: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -94,7 +94,7 @@ def verify_export(
         maps: velocity maps to generate for the distribution distance, the pairs' among them.
         batch: pairs generated at a time.
         picture: where to draw generated beside held-out pairs.
-        kept: where to keep what the report's pictures are drawn from (``ubq.verify.evidence``).
+        evidence: where to keep what the report's pictures are drawn from (``ubq.verify.evidence``).
         latents: (M, L) of the held-out maps; with them the picture shows what the decoder makes of some.
         progress: called with (done, total) pairs now and then, total 0 while that is unknown; what it raises ends it.
 
@@ -102,7 +102,7 @@ def verify_export(
         The report, complete even where the file does not work at all.
     """
     loss_mark, trends = marks.loss_falling(rows, stages)
-    found: list[Mark] = [
+    results: list[Mark] = [
         marks.quantised_modules(counts.quantised_modules, counts.leaf_modules),
         marks.conv1d_left(counts.conv1d_left, counts.conv1d_before),
         loss_mark,
@@ -137,21 +137,21 @@ def verify_export(
             details.setdefault("other_format_files", {})[other.name] = seen
             result["checks"][other.name] = not seen["problems"]
             problems += seen["problems"]
-        found.append(marks.generation(result["checks"], problems))
+        results.append(marks.generation(result["checks"], problems))
         tensors = _load(Path(folder) / "generated.pt")
-        found.append(_fidelity(exported, result, tensors, details))
+        results.append(_fidelity(exported, result, tensors, details))
         maps_kept: Evidence = {}
-        found.extend(_distribution(tensors, held_out, train, error, exported.velocity_limits, details, maps_kept))
+        results.extend(_distribution(tensors, held_out, train, error, exported.velocity_limits, details, maps_kept))
         work.add(maps)
-        found.append(_physics(solver, tensors, error, details))
+        results.append(_physics(solver, tensors, error, details))
         work.add(modelled)
         if "seismic" in tensors and not result["problems"]:
             drawn = _drawn(tensors, held_out, solver)
             if picture is not None:
                 draw_pairs(picture, drawn, exported.normalization)
-            if kept is not None:
-                write_evidence(kept, of_pairs(drawn) | maps_kept)
-    return Report(run, tuple(found), details)
+            if evidence is not None:
+                write_evidence(evidence, of_pairs(drawn) | maps_kept)
+    return Report(run, tuple(results), details)
 
 
 class _Work:
@@ -194,16 +194,16 @@ def _fidelity(exported: Exported, result: Mapping[str, Any], tensors: Mapping[st
         why = result.get("error") or _("the file or its float reference gave no pairs")
         return marks.unmeasured("int8_fidelity", marks.MAX_ERROR, why)
     scale = exported.normalization
-    own, wanted = tensors["velocity"], tensors["reference_velocity"]
+    generated, reference = tensors["velocity"], tensors["reference_velocity"]
     seismic = seismic_error(tensors["seismic"], tensors["reference_seismic"], scale.seismic)
     details["int8_against_float"] = {
-        "velocity_relative_l2": relative_l2(scale.velocity(own), scale.velocity(wanted)),
-        "velocity_ssim": ssim(own, wanted, scale.velocity_min, scale.velocity_max),
+        "velocity_relative_l2": relative_l2(scale.velocity(generated), scale.velocity(reference)),
+        "velocity_ssim": ssim(generated, reference, scale.velocity_min, scale.velocity_max),
         "seismic_relative_l2": asdict(seismic),
         "unet_step_relative_l2": result["unet_step"],
         "unet_step_relative_l2_at_time": result["unet_steps"],
         "whole_chain_latent_relative_l2": relative_l2(tensors["latent"], tensors["reference_latent"]),
-        "latents": len(own),
+        "latents": len(generated),
     }
     error = details["int8_against_float"][
         "whole_chain_latent_relative_l2" if exported.distilled else "unet_step_relative_l2"
@@ -219,7 +219,7 @@ def _distribution(
     error: str | None,
     velocity_limits: tuple[float, float],
     details: dict[str, Any],
-    kept: Evidence,
+    evidence: Evidence,
 ) -> list[Mark]:
     """Diversity and distance to held-out maps, with floor, ceiling and the ratio int8/float; lattice, variogram."""
     limits = {
@@ -234,16 +234,16 @@ def _distribution(
     generated = tensors["velocity"]
     real = _sample(held_out, MOST_HELD_OUT)
     diversity_mark, spread = marks.diversity(generated, real, _blocks(train))
-    noise_mark, own, ceiling = marks.beats_noise(tensors["all_velocity"], tensors["all_noise_velocity"], real)
+    noise_mark, distance, ceiling = marks.beats_noise(tensors["all_velocity"], tensors["all_noise_velocity"], real)
     floor = real_floor(real, _sample(train, MOST_HELD_OUT), count=len(tensors["all_velocity"]))
     details["diversity"] = spread.figures()
     copies = spread.likeliest_copies(NEAREST)
     if copies:
         rows = np.array([spread.nearest_rows[i] for i in copies])
-        kept |= of_copies(generated, spread, copies, train.velocity_batch(rows))
-    kept |= of_maps(tensors["all_velocity"], real, velocity_limits)
+        evidence |= of_copies(generated, spread, copies, train.velocity_batch(rows))
+    evidence |= of_maps(tensors["all_velocity"], real, velocity_limits)
     details["sliced_wasserstein"] = {
-        "generated": asdict(own),
+        "generated": asdict(distance),
         "real_floor": asdict(floor),
         "noise_ceiling": asdict(ceiling),
         "generated_maps": len(tensors["all_velocity"]),
@@ -269,9 +269,9 @@ def _physics(
         why = error or _("the file modelled no gathers") if solver else _("gathers of this shape cannot be modelled")
         return marks.unmeasured("physics", marks.MAX_PHYSICS_ERROR, why)
     count = len(tensors["gathers"])
-    own, direct = physics_reference(tensors["velocity"][:count].numpy(), solver)
-    modelled = physics_errors(tensors["gathers"].numpy(), own, direct).tolist()
-    decoded = physics_errors(tensors["seismic"][:count].numpy(), own, direct).tolist()
+    expected, direct = physics_reference(tensors["velocity"][:count].numpy(), solver)
+    modelled = physics_errors(tensors["gathers"].numpy(), expected, direct).tolist()
+    decoded = physics_errors(tensors["seismic"][:count].numpy(), expected, direct).tolist()
     details["physics"] = {"modelled_gathers": modelled, "decoder_gathers": decoded, "pairs": count}
     return marks.physics(modelled, decoded)
 

@@ -70,12 +70,12 @@ def rows_of(
         if decoded is not None:
             alone = [(Panel(DECODER, each),) for each in decoded]
         return [Row(name, *row) for row in zip(velocity, alone, strict=True)]
-    own, direct = physics_reference(velocity, solver)
+    expected, direct = physics_reference(velocity, solver)
 
     def errors(gathers: np.ndarray | None) -> list[float] | list[None]:
-        return [None] * len(velocity) if gathers is None else physics_errors(gathers, own, direct).tolist()
+        return [None] * len(velocity) if gathers is None else physics_errors(gathers, expected, direct).tolist()
 
-    shown = own if modelled is None else modelled
+    shown = expected if modelled is None else modelled
     noted, whose = (modelled, "") if recorded is None else (recorded, DATA_SET)
     notes = errors(noted)
     rows = []

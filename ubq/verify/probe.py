@@ -77,9 +77,9 @@ class Probe:
         timing["peak_memory_bytes"] = _peak_memory()
         if job["reference"]:
             inputs = self._unet_inputs(model)
-            own = [_unet(model, x, t, job["batch"]) for t, x in inputs]
+            outputs = [_unet(model, x, t, job["batch"]) for t, x in inputs]
             del model
-            self._compare(torch.jit.load(job["reference"], map_location="cpu"), inputs, own)
+            self._compare(torch.jit.load(job["reference"], map_location="cpu"), inputs, outputs)
 
     def check(self, name: str, passed: bool, problem: str) -> None:
         """Record a check; it stays failed once it has failed."""
@@ -97,8 +97,8 @@ class Probe:
         torch.manual_seed(self.job["seed"])
         again = model(2)
         shapes = [list(x.shape) for x in first]
-        wanted = [[2, *self.job["velocity_shape"]], [2, *self.job["seismic_shape"]]]
-        self.check("shapes", shapes == wanted, f"model(2) gives shapes {shapes}, not {wanted}")
+        expected = [[2, *self.job["velocity_shape"]], [2, *self.job["seismic_shape"]]]
+        self.check("shapes", shapes == expected, f"model(2) gives shapes {shapes}, not {expected}")
         differ = all(not torch.equal(a, b) for a, b in zip(first, second))  # noqa: B905 (a pair each)
         inside = not torch.equal(first[0][0], first[0][1])
         self.check("calls_differ", differ and inside, "two calls, or two samples of one call, are the same")
@@ -123,8 +123,8 @@ class Probe:
         maps = model(1)[0]
         torch.manual_seed(self.job["seed"])
         velocity, seismic = model.simulate(1)
-        own = torch.equal(velocity, maps) and torch.equal(seismic, model.gathers(maps))
-        self.check("simulate", own, "simulate(1) is not a map of model(1) with the gathers of that map")
+        same = torch.equal(velocity, maps) and torch.equal(seismic, model.gathers(maps))
+        self.check("simulate", same, "simulate(1) is not a map of model(1) with the gathers of that map")
         rows = self.tensors["velocity"][: self.job["modelled"]]
         start = time.perf_counter()
         gathers = []
@@ -185,34 +185,34 @@ class Probe:
         chosen = sorted({round(i * (len(times) - 1) / (STEPS_COMPARED - 1)) for i in range(STEPS_COMPARED)})
         clean, noise = self.tensors["latent"], self.tensors["x_T"]
         cumprod = torch.tensor(self.job["alphas_cumprod"], dtype=torch.float64)
-        found = []
+        inputs = []
         for t in (times[i] for i in chosen):
-            found.append((t, (cumprod[t].sqrt() * clean + (1 - cumprod[t]).sqrt() * noise).float()))
-        return found
+            inputs.append((t, (cumprod[t].sqrt() * clean + (1 - cumprod[t]).sqrt() * noise).float()))
+        return inputs
 
-    def _compare(self, reference: Any, inputs: list[tuple[int, Any]], own: list[Any]) -> None:
+    def _compare(self, reference: Any, inputs: list[tuple[int, Any]], outputs: list[Any]) -> None:
         """The float model from the same latents and start noise."""
         import torch
 
         job, batch = self.job, self.job["batch"]
         error = size = 0.0
-        for (t, x), result in zip(inputs, own):  # noqa: B905
-            wanted = _unet(reference, x, t, batch)
-            apart, norm = float((result - wanted).double().norm()), float(wanted.double().norm())
+        for (t, x), result in zip(inputs, outputs):  # noqa: B905
+            expected = _unet(reference, x, t, batch)
+            apart, norm = float((result - expected).double().norm()), float(expected.double().norm())
             self.result["unet_steps"][str(t)] = apart / norm if norm else None
             error, size = error + apart**2, size + norm**2
         self.result["unet_step"] = (error / size) ** 0.5 if size else None
-        kept = self.tensors
+        tensors = self.tensors
         parts: dict[str, list[Any]] = {}
         for rows in torch.arange(job["count"]).split(batch):
-            velocity, seismic = reference.decode(kept["latent"][rows])
-            latent = reference.sample(kept["x_T"][rows], kept["step_noise"][rows].transpose(0, 1), job["steps"])
+            velocity, seismic = reference.decode(tensors["latent"][rows])
+            latent = reference.sample(tensors["x_T"][rows], tensors["step_noise"][rows].transpose(0, 1), job["steps"])
             row = {"reference_velocity": velocity, "reference_seismic": seismic}
             row |= {"reference_latent": latent, "float_velocity": reference.decode(latent)[0]}
             for name, value in row.items():
                 parts.setdefault(name, []).append(value)
             self._say(len(rows))
-        kept.update({name: torch.cat(values) for name, values in parts.items()})
+        tensors.update({name: torch.cat(values) for name, values in parts.items()})
 
     def _say(self, more: int) -> None:
         """That so many more maps, gathers or pairs of the reference are there."""

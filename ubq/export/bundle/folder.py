@@ -54,9 +54,9 @@ class Bundle:
             if other is not runtime
             for name in (*model_files(self.manifest["name"], other), other.requirements)
         }
-        wanted = set(model_files(self.manifest["name"], runtime)) | {runtime.requirements}
+        needed = set(model_files(self.manifest["name"], runtime)) | {runtime.requirements}
         names = [entry["name"] for entry in self.manifest["files"]]
-        return [n for n in names if n in wanted or n not in of_others] + [MANIFEST]
+        return [n for n in names if n in needed or n not in of_others] + [MANIFEST]
 
 
 def model_files(name: str, runtime: Runtime) -> list[str]:

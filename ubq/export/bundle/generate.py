@@ -108,8 +108,8 @@ class Onnx(Stepping):
         self._inputs = [i.name for i in self._unet.get_inputs()]
 
     def unet(self, x: Any, time: Any) -> Any:
-        given = {"x": x, "time": time}
-        return self._unet.run(None, {name: given[name] for name in self._inputs})[0]
+        inputs = {"x": x, "time": time}
+        return self._unet.run(None, {name: inputs[name] for name in self._inputs})[0]
 
     def decode(self, latent: Any) -> tuple[Any, Any]:
         velocity, seismic = self._decoders.run(None, {"latent": latent})
@@ -148,25 +148,25 @@ RUNTIMES: dict[str, tuple[Any, str, str]] = {
 
 def main() -> None:
     options = read_options()
-    here = Path(__file__).resolve().parent
-    facts = read_manifest(here)
+    folder = Path(__file__).resolve().parent
+    facts = read_manifest(folder)
     if options.steps and options.steps not in facts["step_counts"]:
         fail(
             f"the model does not offer {options.steps} steps",
             f"use --steps {' or '.join(map(str, facts['step_counts']))}",
         )
-    name = options.runtime or choose_runtime(here, facts)
+    name = options.runtime or choose_runtime(folder, facts)
     kind, suffix, module = RUNTIMES[name]
-    file = here / (facts["name"] + suffix)
+    file = folder / (facts["name"] + suffix)
     if not file.is_file():
         fail(f"{file} does not exist", "copy it here, or choose another --runtime")
     if importlib.util.find_spec(module) is None or importlib.util.find_spec("numpy") is None:
         alone = "--no-deps " if name == "executorch" else ""  # its list is whole; pip finds no wheel of all it asks for
         fail(
             f"{sys.executable} lacks {module} or numpy",
-            f"{sys.executable} -m pip install {alone}-r {here}/requirements-{name}.txt",
+            f"{sys.executable} -m pip install {alone}-r {folder}/requirements-{name}.txt",
         )
-    solver = load_solver(here, facts) if options.gathers == "wave" else None
+    solver = load_solver(folder, facts) if options.gathers == "wave" else None
     started = time.perf_counter()
     model = kind(file, options.threads, facts["backend"])
     load_seconds = time.perf_counter() - started
@@ -241,30 +241,32 @@ def natural(text: str) -> int:
     return number
 
 
-def read_manifest(here: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
     """manifest.json, and a look at whether the files are as long as it says."""
     try:
-        facts = json.loads((here / "manifest.json").read_text(encoding="utf-8"))
+        facts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        fail(f"cannot read {here / 'manifest.json'}: {error}", "copy the whole folder again")
+        fail(f"cannot read {folder / 'manifest.json'}: {error}", "copy the whole folder again")
     for entry in facts["files"]:
-        file = here / entry["name"]
+        file = folder / entry["name"]
         if file.is_file() and file.stat().st_size != entry["bytes"]:
             fail(f"{file} is not whole: {file.stat().st_size} of {entry['bytes']} bytes", "copy it again")
     return facts
 
 
-def choose_runtime(here: Path, facts: dict[str, Any]) -> str:
+def choose_runtime(folder: Path, facts: dict[str, Any]) -> str:
     """The first runtime whose file is here and whose module is installed; without one, the first with a file."""
-    there = [name for name, (_kind, suffix, _module) in RUNTIMES.items() if (here / (facts["name"] + suffix)).is_file()]
-    if not there:
-        fail(f"there is no model beside {here / 'generate.py'}", "copy the whole folder again")
-    return next((name for name in there if importlib.util.find_spec(RUNTIMES[name][2])), there[0])
+    present = [
+        name for name, (_kind, suffix, _module) in RUNTIMES.items() if (folder / (facts["name"] + suffix)).is_file()
+    ]
+    if not present:
+        fail(f"there is no model beside {folder / 'generate.py'}", "copy the whole folder again")
+    return next((name for name in present if importlib.util.find_spec(RUNTIMES[name][2])), present[0])
 
 
-def load_solver(here: Path, facts: dict[str, Any]) -> Any:
+def load_solver(folder: Path, facts: dict[str, Any]) -> Any:
     """The wave equation of wave_equation.py, for this model's gathers."""
-    file = here / "wave_equation.py"
+    file = folder / "wave_equation.py"
     if not facts.get("acquisition"):
         fail("gathers of this model's shape cannot be modelled", "use --gathers decoder")
     if not file.is_file():

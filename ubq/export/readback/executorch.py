@@ -103,14 +103,14 @@ def delegated_layers(path: Path) -> list[StoredLayer]:
     file = deserialize_pte_binary(path.read_bytes())
     store = file.named_data
     named = {key: store.buffers[entry.buffer_index] for key, entry in store.pte_data.items()} if store else {}
-    found: list[StoredLayer] = []
+    layers: list[StoredLayer] = []
     for plan in file.program.execution_plan:
         for delegate in plan.delegates:
             blob = file.program.backend_delegate_data[delegate.processed.index].data
             header = XNNHeader.from_bytes(blob[: XNNHeader.EXPECTED_LENGTH])
             graph = _as_json(blob[header.flatbuffer_offset : header.flatbuffer_offset + header.flatbuffer_size])
-            found += _Delegate(graph, blob[header.constant_data_offset :], named).layers()
-    return found
+            layers += _Delegate(graph, blob[header.constant_data_offset :], named).layers()
+    return layers
 
 
 def _as_json(flatbuffer: bytes) -> dict[str, Any]:
@@ -139,8 +139,8 @@ def stored_layers(path: Path, layers: Collection[IntegerLayer]) -> dict[str, Sto
     delegated: dict[bytes, list[StoredLayer]] = {}
     for stored in delegated_layers(path):
         delegated.setdefault(stored.weight.tobytes(), []).append(stored)
-    found = {layer.name: delegated.get(layer.weight.numpy().tobytes(), []) for layer in layers}
-    left = sorted(name for name, candidates in found.items() if not candidates)
+    candidates_of = {layer.name: delegated.get(layer.weight.numpy().tobytes(), []) for layer in layers}
+    left = sorted(name for name, candidates in candidates_of.items() if not candidates)
     if left:
         raise StageError(
             _("{file}: {count} of {total} layers would run in float: {names}").format(
@@ -148,4 +148,6 @@ def stored_layers(path: Path, layers: Collection[IntegerLayer]) -> dict[str, Sto
             ),
             _("use another version of {module}").format(module="executorch"),
         )
-    return {name: candidates.pop(0) if len(candidates) > 1 else candidates[0] for name, candidates in found.items()}
+    return {
+        name: candidates.pop(0) if len(candidates) > 1 else candidates[0] for name, candidates in candidates_of.items()
+    }

@@ -55,15 +55,15 @@ def stored_layers(path: Path) -> dict[str, StoredLayer]:
         ValueError: an int8 weight is used otherwise than in a QDQ group or an integer product.
     """
     graph = _Graph(path)
-    found = {}
+    layers = {}
     for name, constant in graph.constants.items():
         if constant.data_type == onnx.TensorProto.INT8 and name.endswith(_WEIGHT):
             (user,) = graph.users[name]
             read = {"DequantizeLinear": _static_layer, "MatMulInteger": _dynamic_layer}.get(user.op_type)
             if read is None:
                 raise ValueError(f"{name} is read by {user.op_type}")
-            found[name.removesuffix(_WEIGHT)] = read(graph, user)
-    return found
+            layers[name.removesuffix(_WEIGHT)] = read(graph, user)
+    return layers
 
 
 def _static_layer(graph: _Graph, dequantise: Any) -> StoredLayer:

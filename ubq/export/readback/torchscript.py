@@ -178,15 +178,15 @@ def _executed_leaves(module: torch.jit.ScriptModule) -> dict[str, str]:
     leaves: dict[str, str] = {}
 
     def visit(path: str, method: str) -> None:
-        here = _attribute(module, path)
+        submodule = _attribute(module, path)
         called = False
-        for node in _nodes(here._c._get_method(method).graph):
+        for node in _nodes(submodule._c._get_method(method).graph):
             if node.kind() == "prim::CallMethod":
                 target = _path(node.inputsAt(0))
                 called |= bool(target)
                 visit(".".join(p for p in (path, target) if p), node.s("name"))
-        if not called and here.original_name != "Identity" and part_of(path):
-            leaves[path] = here.original_name
+        if not called and submodule.original_name != "Identity" and part_of(path):
+            leaves[path] = submodule.original_name
 
     visit("", "forward")
     return leaves
@@ -195,7 +195,7 @@ def _executed_leaves(module: torch.jit.ScriptModule) -> dict[str, str]:
 def _float_constants(module: torch.jit.ScriptModule, graph: Any) -> tuple[dict[str, Any], ...]:
     """Every float tensor of the file above ``LARGE`` bytes: name, shape, bytes, and the operators that use it."""
     uses: dict[str, set[str]] = {}
-    found: dict[str, Tensor] = {n: t for n, t in module.state_dict().items() if isinstance(t, Tensor)}
+    tensors: dict[str, Tensor] = {n: t for n, t in module.state_dict().items() if isinstance(t, Tensor)}
     for node in _nodes(graph):
         for value in node.inputs():
             source = value.node()
@@ -205,7 +205,7 @@ def _float_constants(module: torch.jit.ScriptModule, graph: Any) -> tuple[dict[s
                     uses.setdefault(path, set()).add(node.kind())
             elif source.kind() == "prim::Constant" and str(value.type()) == "Tensor":
                 name = f"constant %{value.debugName()}"
-                found[name] = value.toIValue()
+                tensors[name] = value.toIValue()
                 uses.setdefault(name, set()).add(node.kind())
     return tuple(
         {
@@ -214,6 +214,6 @@ def _float_constants(module: torch.jit.ScriptModule, graph: Any) -> tuple[dict[s
             "bytes": tensor.numel() * tensor.element_size(),
             "use": sorted(uses.get(name, {"nothing"})),
         }
-        for name, tensor in sorted(found.items())
+        for name, tensor in sorted(tensors.items())
         if tensor.is_floating_point() and tensor.numel() * tensor.element_size() > LARGE
     )

@@ -91,21 +91,21 @@ def check_name(check_id: str) -> str:
 
 def worst(checks: Iterable[Check]) -> CheckStatus:
     """The gravest status among ``checks``; ``ok`` when there are none."""
-    found = {c.status for c in checks}
+    statuses = {c.status for c in checks}
     for status in ("failed", "warning"):
-        if status in found:
+        if status in statuses:
             return status
     return "ok"
 
 
-def guarded(area: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
+def guarded(area: str, area_checks: Callable[[], Iterable[Check]]) -> list[Check]:
     """The checks of one area; what breaks in it becomes one of them."""
-    found: list[Check] = []
+    checks: list[Check] = []
     try:
-        found.extend(look())
+        checks.extend(area_checks())
     except UbqError as error:
-        found.append(Check(id=f"{area}.readable", status="failed", figure=error.message, fix=error.fix))
+        checks.append(Check(id=f"{area}.readable", status="failed", figure=error.message, fix=error.fix))
     except Exception as error:
         figure = _("could not be checked: {error}").format(error=f"{type(error).__name__}: {error}".splitlines()[0])
-        found.append(Check(id=f"{area}.checked", status="warning", figure=figure))
-    return found
+        checks.append(Check(id=f"{area}.checked", status="warning", figure=figure))
+    return checks

@@ -94,7 +94,7 @@ def data_files(config: Config) -> tuple[Check, Split | None]:
     from ubq.stages.maps import seismic_shape
 
     why = _("a stage that meets a damaged file stops hours later")
-    given, config = config, with_data_found(config)
+    requested, config = config, with_data_found(config)
     if not config.data.train_velocity:
         if not config.data.synth_samples:
             figure, fix = no_data(config)
@@ -109,7 +109,7 @@ def data_files(config: Config) -> tuple[Check, Split | None]:
         return Check(id="data.readable", status="failed", figure=error.message, why=why, fix=error.fix), None
     figure = _("{train} training and {val} held-out pairs: {rule}")
     figure = figure.format(train=len(pairs.train), val=len(pairs.val), rule=split.rule)
-    if given is not config:
+    if requested is not config:
         figure = joined("; ", (_("found in {folder}").format(folder=config.data.train_velocity), figure))
     alone = len(split.train) + len(split.val) - len(pairs.train) - len(pairs.val)
     if alone:
@@ -143,12 +143,12 @@ def checkpoint(config: Config) -> Iterator[Check]:
         return
     from ubq.stages.importing import decoders_problem
 
-    found = None
+    imported_model = None
     if config.pretrained.path:
-        found = yield from _importable(config)
-        if found is None:
+        imported_model = yield from _importable(config)
+        if imported_model is None:
             return
-    if problem := decoders_problem(config, found):
+    if problem := decoders_problem(config, imported_model):
         yield Check(
             id="checkpoint.decoder_path",
             status="failed",
@@ -165,7 +165,7 @@ def _importable(config: Config) -> Generator[Check, None, ImportedModel | None]:
 
     why = _("the model is read from it, and nothing is loaded with holes")
     try:
-        found = read_pretrained(config)
+        imported_model = read_pretrained(config)
     except UbqError as error:
         sound = error.sound if isinstance(error, NotFiniteError) else ""
         yield Check(
@@ -181,34 +181,34 @@ def _importable(config: Config) -> Generator[Check, None, ImportedModel | None]:
         id="checkpoint.path",
         status="ok",
         figure=_("{container}, {variant}, {total:.1f} M parameters, {weights} weights").format(
-            container=found.container,
-            variant=found.variant,
-            total=sum(found.parameters_per_part.values()) / 1e6,
-            weights=found.weights_used,
+            container=imported_model.container,
+            variant=imported_model.variant,
+            total=sum(imported_model.parameters_per_part.values()) / 1e6,
+            weights=imported_model.weights_used,
         ),
         why=why,
     )
-    if doubt := nothing_learned(config, found):
+    if doubt := nothing_learned(config, imported_model):
         yield Check(
             id="checkpoint.trained",
-            status="failed" if found.of_decoders else "warning",
+            status="failed" if imported_model.of_decoders else "warning",
             figure=doubt,
             why=_("quantisation-aware training keeps what a model has learned, and teaches it little"),
             fix=find_the_diffusion_checkpoint(),
         )
-    wanted = found.suggested_normalization
-    fits = config.data.normalization in ("auto", wanted) or not isinstance(config.data.normalization, str)
+    ranges = imported_model.suggested_normalization
+    fits = config.data.normalization in ("auto", ranges) or not isinstance(config.data.normalization, str)
     yield Check(
         id="checkpoint.normalization",
         status="ok" if fits else "warning",
         figure=_("data.normalization is {given}, the checkpoint's code trains with {wanted}").format(
-            given=config.data.normalization, wanted=wanted
+            given=config.data.normalization, wanted=ranges
         ),
         why=_("a model must be used with the ranges it was trained with"),
-        fix="" if fits else f"--set data.normalization={wanted}",
-        apply={} if fits else {"data.normalization": wanted},
+        fix="" if fits else f"--set data.normalization={ranges}",
+        apply={} if fits else {"data.normalization": ranges},
     )
-    return found
+    return imported_model
 
 
 def check_inputs(config: Config, todo: Sequence[Stage]) -> list[Check]:

@@ -34,7 +34,7 @@ SPARE_BYTES = 100_000_000
 
 def environment(config: Config | None) -> list[Check]:
     """The machine and what is installed on it."""
-    looks: list[Callable[[], Iterable[Check]]] = [
+    parts: list[Callable[[], Iterable[Check]]] = [
         _python,
         _packages,
         lambda: _extras(config),
@@ -46,7 +46,7 @@ def environment(config: Config | None) -> list[Check]:
         _terminal,
         _locale,
     ]
-    return [check for look in looks for check in guarded("environment", look)]
+    return [check for check_part in parts for check in guarded("environment", check_part)]
 
 
 def _python() -> Iterator[Check]:
@@ -67,14 +67,14 @@ def _packages() -> Iterator[Check]:
 
     wrong = []
     for line in metadata.requires("ubq") or []:
-        wanted = Requirement(line)
-        if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
-            if not wanted.specifier.contains(metadata.version(wanted.name), prereleases=True):
-                wrong.append(f"{wanted.name} {metadata.version(wanted.name)} ({wanted.specifier})")
+            if not requirement.specifier.contains(metadata.version(requirement.name), prereleases=True):
+                wrong.append(f"{requirement.name} {metadata.version(requirement.name)} ({requirement.specifier})")
         except metadata.PackageNotFoundError:
-            wrong.append(_("{name} is missing").format(name=wanted.name))
+            wrong.append(_("{name} is missing").format(name=requirement.name))
     torch_version = metadata.version("torch")
     yield Check(
         id="environment.packages",
@@ -111,28 +111,28 @@ def _engines(config: Config | None) -> Iterator[Check]:
     import torch
 
     engines = [e for e in torch.backends.quantized.supported_engines if e != "none"]
-    wanted = config.quant.backend if config else "qnnpack"
-    there = wanted in engines
+    backend = config.quant.backend if config else "qnnpack"
+    supported = backend in engines
     instead = next((e for e in ("x86", "onednn", "fbgemm", "qnnpack") if e in engines), "")
     yield Check(
         id="environment.engines",
-        status="ok" if there else "failed",
-        figure=_("{engines}; quant.backend is {wanted}").format(engines=", ".join(engines) or "-", wanted=wanted),
+        status="ok" if supported else "failed",
+        figure=_("{engines}; quant.backend is {wanted}").format(engines=", ".join(engines) or "-", wanted=backend),
         why=_("the exported file is judged under the engine it is made for"),
-        fix="" if there else f"--set quant.backend={instead}",
-        apply={} if there else {"quant.backend": instead},
+        fix="" if supported else f"--set quant.backend={instead}",
+        apply={} if supported else {"quant.backend": instead},
     )
 
 
 def _threads(config: Config | None) -> Iterator[Check]:
-    here, threads = cores(), config.threads if config else 0
-    many = threads > here
+    available, threads = cores(), config.threads if config else 0
+    many = threads > available
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    shared = not many and load > here and (threads or here) > 1
-    figure = _("{cores} cores, threads = {threads}").format(cores=here, threads=threads or _("all"))
+    shared = not many and load > available and (threads or available) > 1
+    figure = _("{cores} cores, threads = {threads}").format(cores=available, threads=threads or _("all"))
     if shared:
         figure += "; " + _("other work keeps {load:.1f} of them busy").format(load=load)
-    apply = {"threads": here} if many else {"threads": 1} if shared else {}
+    apply = {"threads": available} if many else {"threads": 1} if shared else {}
     yield Check(
         id="environment.threads",
         status="warning" if apply else "ok",
@@ -269,10 +269,10 @@ def check_disk(config: Config, paths: RunPaths, names: Sequence[str], memory: Ma
     folder = existing(paths.root)
     free = shutil.disk_usage(folder).free
     folders = [paths.checkpoints(name) for name in names]
-    there = sum(folder_bytes(folder) - folder_bytes(folder / SUPERSEDED) for folder in folders)
+    written = sum(folder_bytes(folder) - folder_bytes(folder / SUPERSEDED) for folder in folders)
     if "prepare" in names or "model-pairs" in names:
-        there += folder_bytes(paths.data if "prepare" in names else paths.modelled)
-    needed = max(0, disk_needed(config, names, memory) - there) + SPARE_BYTES
+        written += folder_bytes(paths.data if "prepare" in names else paths.modelled)
+    needed = max(0, disk_needed(config, names, memory) - written) + SPARE_BYTES
     figure = _("{needed:.1f} GB needed, {free:.1f} GB free in {folder}").format(
         needed=needed / GB, free=free / GB, folder=folder
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ubq.distributed import place
+from ubq.distributed import rank_info
 from ubq.jobs.checks.check import Check
 from ubq.jobs.checks.configuration import check_inputs, check_synthesis, checkpoint
 from ubq.jobs.checks.machine import check_device, check_disk, check_memory
@@ -44,8 +44,8 @@ def check_run(config: Config, paths: RunPaths, todo: Sequence[Stage], *, content
         from ubq.stages.device import find_device
         from ubq.stages.estimate import memory_of
 
-        spot = place()
-        several = spot is not None and find_device(config.device).type == "cuda"  # each process has a device of its own
-        memory = memory_of(config, devices=spot.size if spot and several else 1)
+        info = rank_info()
+        several = info is not None and find_device(config.device).type == "cuda"  # each process has a device of its own
+        memory = memory_of(config, devices=info.size if info and several else 1)
     training = {name: needed for name, needed in memory.items() if name in names}
     return [*checks, check_disk(config, paths, names, memory), *check_memory(config, training)]

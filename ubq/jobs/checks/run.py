@@ -170,8 +170,8 @@ def quantisation(config: Config, run: Path | None) -> Iterator[Check]:
     if run is None:
         return
     for stage in ("qat-decoders", "qat-diffusion"):
-        found = read_object(RunPaths(run).checkpoints(stage) / "quantization_analysis.json")
-        counts = found.get("model") if found else None
+        analysis = read_object(RunPaths(run).checkpoints(stage) / "quantization_analysis.json")
+        counts = analysis.get("model") if analysis else None
         if not isinstance(counts, dict):
             continue
         shares = {
@@ -196,14 +196,14 @@ def marks(config: Config, run: Path) -> Iterator[Check]:
         return
     report = read_object(path)
     listed = restored(report.get("marks", []))
-    found = {m["id"]: m for m in listed if isinstance(m, dict) and "id" in m}
-    if not found:
+    mark_of = {m["id"]: m for m in listed if isinstance(m, dict) and "id" in m}
+    if not mark_of:
         again = run_command("resume", run, "--force", "verify")
         yield Check(id="marks.report", status="failed", figure=_("{path} is not a report").format(path=path), fix=again)
-    for mark_id in [*MARKS, *(m for m in found if m not in MARKS)]:
-        if mark_id not in found:
+    for mark_id in [*MARKS, *(m for m in mark_of if m not in MARKS)]:
+        if mark_id not in mark_of:
             continue
-        mark = found[mark_id]
+        mark = mark_of[mark_id]
         how = mark["how"] if isinstance(mark.get("how"), str) else ""
         value, threshold = _figure(mark.get("value")), _figure(mark.get("threshold"))
         passed = mark.get("passed") is True

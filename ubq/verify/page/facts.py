@@ -175,9 +175,9 @@ def mark_rows(report: Report) -> list[MarkRow]:
 
 def curves(state: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]):  # type: ignore[no-untyped-def]
     """The loss curves of every stage that wrote any, in the order of the stages."""
-    found = {s["name"]: Curve(s["name"], s.get("steps") or 0) for s in state.get("stages", [])}
+    curve_of = {s["name"]: Curve(s["name"], s.get("steps") or 0) for s in state.get("stages", [])}
     for row in rows:
-        curve, step = found.get(str(row.get("stage"))), row.get("step")
+        curve, step = curve_of.get(str(row.get("stage"))), row.get("step")
         if curve is None or not isinstance(step, int):
             continue
         for key, points in (("loss", curve.loss), ("val_loss", curve.validation)):
@@ -185,7 +185,7 @@ def curves(state: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], events: 
             if isinstance(value, int | float) and math.isfinite(value):
                 points.append((step, float(value)))
     for event in events:
-        curve, step = found.get(str(event.get("stage"))), event.get("step")
+        curve, step = curve_of.get(str(event.get("stage"))), event.get("step")
         if curve is None or not isinstance(step, int):
             continue
         kind = event.get("event")
@@ -196,7 +196,7 @@ def curves(state: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], events: 
             curve.phases = [p for p in curve.phases if p[1] <= step]
         elif kind == "phase" and str(event.get("phase")) not in [name for name, _step in curve.phases]:
             curve.phases.append((str(event["phase"]), step))
-    return [c for c in found.values() if c.loss or c.validation]
+    return [c for c in curve_of.values() if c.loss or c.validation]
 
 
 def layer_rows(analyses: Sequence[Mapping[str, Any]]) -> list[LayerRow]:
@@ -204,9 +204,9 @@ def layer_rows(analyses: Sequence[Mapping[str, Any]]) -> list[LayerRow]:
     layers: dict[str, Mapping[str, Any]] = {}
     costs: dict[str, Mapping[str, Any]] = {}
     for document in analyses:
-        found = {x["name"]: x for x in document.get("layers", []) if x.get("weighted")}
+        weighted = {x["name"]: x for x in document.get("layers", []) if x.get("weighted")}
         # the file's own graph says which layers there are; before, each stage knows what it quantised
-        layers = found if document.get("exported") else layers | found
+        layers = weighted if document.get("exported") else layers | weighted
         costs |= {x["name"]: x for x in document.get("sensitivity", [])}
 
     def cost_of(name: str) -> float:
@@ -215,8 +215,8 @@ def layer_rows(analyses: Sequence[Mapping[str, Any]]) -> list[LayerRow]:
     highest = max(map(cost_of, layers), default=0.0) or 1.0
     rows: list[LayerRow] = []
     for part, names in DEPLOYED.items():
-        own = sorted((n for n in layers if n.partition(".")[0] in names), key=cost_of, reverse=True)
-        for place, name in enumerate(own):
+        part_layers = sorted((n for n in layers if n.partition(".")[0] in names), key=cost_of, reverse=True)
+        for rank, name in enumerate(part_layers):
             layer, cost = layers[name], costs.get(name, {})
             rows.append(
                 LayerRow(
@@ -230,7 +230,7 @@ def layer_rows(analyses: Sequence[Mapping[str, Any]]) -> list[LayerRow]:
                     cost=cost.get("alone"),
                     sqnr=cost.get("sqnr_db"),
                     share=cost_of(name) / highest,
-                    costliest=place < COSTLIEST and cost_of(name) > 0,
+                    costliest=rank < COSTLIEST and cost_of(name) > 0,
                 )
             )
     return rows
@@ -323,13 +323,13 @@ def file_rows(files: RunFiles, state: Mapping[str, Any], skip: Sequence[str] = (
 
 def _fingerprinted(state: Mapping[str, Any]) -> dict[str, tuple[str, bool]]:
     """Digests that stages took of what they read: ``from STAGE: PATH`` -> ``N bytes, sha256 HEX``."""
-    found = {}
+    digests = {}
     for stage in state.get("stages", []):
         for key, value in (stage.get("fingerprint") or {}).items():
             if key.startswith("from ") and isinstance(value, str) and " " in value:
                 kind, digest = value.split()[-2:]
-                found[key.partition(": ")[2]] = digest, kind != "sha256"
-    return found
+                digests[key.partition(": ")[2]] = digest, kind != "sha256"
+    return digests
 
 
 def events_of(path: Path) -> list[dict[str, Any]]:
@@ -343,20 +343,20 @@ def commands(files: RunFiles, state: Mapping[str, Any], report: Report | None) -
     def ubq(verb: str, *more: str) -> str:
         return run_command(verb, files.root, *more)
 
-    found = []
+    lines = []
     if state.get("next_command"):
-        found.append((str(state["next_command"]), _("go on with the run")))
+        lines.append((str(state["next_command"]), _("go on with the run")))
     if state.get("error") or (report is not None and not report.passed):
-        found.append((ubq("doctor"), _("what is wrong, and what fixes it")))
+        lines.append((ubq("doctor"), _("what is wrong, and what fixes it")))
     if report is not None:
-        found += [
+        lines += [
             (ubq("sample", "--count", "100", "--out", "pairs"), _("draw pairs into OpenFWI's layout")),
             (ubq("export", "--bundle"), _("everything for a Raspberry Pi in one folder")),
             (ubq("deploy pi@raspberrypi.local:ubq", "--smoke"), _("copy it onto the Pi and draw a pair there")),
             (ubq("bench sample"), _("how fast it is on this machine")),
         ]
-    found.append((ubq("report"), _("make this page again")))
-    return found
+    lines.append((ubq("report"), _("make this page again")))
+    return lines
 
 
 def resumes_of(events: Sequence[Mapping[str, Any]], stage: str) -> int:

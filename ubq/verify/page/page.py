@@ -61,7 +61,7 @@ def _content(files: RunFiles, state: Mapping[str, Any]) -> dict[str, Any]:
     report = facts.read_report(files.exported / REPORT) if verified else None
     evidence = read_evidence(files.exported / EVIDENCE) if verified else {}
     manifest = read_object(files.exported / "manifest.json")
-    analyses = [found for found in map(read_object, files.analyses) if found]
+    analyses = [analysis for analysis in map(read_object, files.analyses) if analysis]
     events = facts.events_of(files.events)
     rows = read_rows(files.metrics) if files.metrics.is_file() else []
     keys = facts.key_rows(files.config, read_object(files.sources))
@@ -102,24 +102,24 @@ def _headline(
     state: Mapping[str, Any], manifest: Mapping[str, Any], details: Mapping[str, Any], totals: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
     """Figures that stand below the verdict, with what they are."""
-    found = []
+    figures = []
     model = next((f for f in manifest.get("files", []) if f["name"] == f"{manifest.get('name')}.pt"), None)
     if model:
-        found.append((size(model["bytes"]), _("TorchScript file")))
+        figures.append((size(model["bytes"]), _("TorchScript file")))
     if totals.get("macs", {}).get("total"):
         share = totals["macs"]["quantised"] / totals["macs"]["total"]
-        found.append((f"{100 * share:.3g} %", _("of the multiply-accumulates int8")))
+        figures.append((f"{100 * share:.3g} %", _("of the multiply-accumulates int8")))
     timing = details.get("timing", {})
     if timing.get("seconds_per_pair"):
         steps = _("a pair, {steps} sampling steps, {engine}").format(
             steps=details.get("solver_steps"), engine=details.get("engine")
         )
-        found.append((f"{1000 * timing['seconds_per_pair']:.3g} ms", steps))
+        figures.append((f"{1000 * timing['seconds_per_pair']:.3g} ms", steps))
     if timing.get("seconds_per_gather"):
-        found.append((f"{timing['seconds_per_gather']:.2g} s", _("its gathers by the wave equation")))
+        figures.append((f"{timing['seconds_per_gather']:.2g} s", _("its gathers by the wave equation")))
     if facts.total_time(state):
-        found.append((facts.total_time(state), _("in all stages")))
-    return found
+        figures.append((facts.total_time(state), _("in all stages")))
+    return figures
 
 
 def _limits(manifest: Mapping[str, Any]) -> tuple[float, float]:
@@ -139,7 +139,7 @@ def _pairs(pictures: Pictures, evidence: Evidence, manifest: Mapping[str, Any]) 
         WAVE: _("gather: wave equation"),
         DIFFERENCE: _("difference"),
     }
-    found: list[dict[str, Any]] = []
+    pairs: list[dict[str, Any]] = []
     for i, (name, velocity) in enumerate(zip(evidence["pair_name"], evidence["pair_velocity"], strict=True)):
         panels = [(_("velocity map"), "", pictures.map(velocity, _limits(manifest), _("velocity map")))]
         across = velocity.shape[-1] * CELL / 1000
@@ -149,10 +149,10 @@ def _pairs(pictures: Pictures, evidence: Evidence, manifest: Mapping[str, Any]) 
             noted = _("data set's E = {error:.2g}") if evidence["gather_whose"][j] == DATA_SET else "E = {error:.2g}"
             picture = pictures.gather(evidence["gather"][j], across, title)
             panels.append((title, "" if np.isnan(error) else noted.format(error=error), picture))
-        number = sum(pair["kind"] == name for pair in found) + 1
+        number = sum(pair["kind"] == name for pair in pairs) + 1
         shown = f"{names.get(str(name), str(name))} {number}"
-        found.append({"kind": str(name), "name": shown, "panels": panels})
-    return found
+        pairs.append({"kind": str(name), "name": shown, "panels": panels})
+    return pairs
 
 
 def _scales(pictures: Pictures, evidence: Evidence, manifest: Mapping[str, Any]) -> list[str]:
@@ -168,30 +168,30 @@ def _scales(pictures: Pictures, evidence: Evidence, manifest: Mapping[str, Any])
 def _curves(
     pictures: Pictures, state: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], events: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    found = []
+    curves = []
     for curve in facts.curves(state, rows, events):
         last = curve.validation[-1][1] if curve.validation else None
         phases = [(phase_word(name, curve.stage), start) for name, start in curve.phases]
         picture = pictures.losses(curve)
-        found.append({"curve": curve, "picture": picture, "last_validation": last, "phases": phases})
-    return found
+        curves.append({"curve": curve, "picture": picture, "last_validation": last, "phases": phases})
+    return curves
 
 
 def _copies(pictures: Pictures, evidence: Evidence, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Generated maps with the training map nearest to each, and all distances."""
     if "copy_generated" not in evidence:
         return {}
-    limits, found = _limits(manifest), []
-    for own, real, distance in zip(
+    limits, pairs = _limits(manifest), []
+    for generated, real, distance in zip(
         evidence["copy_generated"], evidence["copy_nearest"], evidence["copy_distance"], strict=True
     ):
-        rms = float(distance) / own.size**0.5
-        maps = [pictures.map(m, limits, _("velocity map"), ticks=False) for m in (own, real)]
-        found.append({"maps": maps, "rms": rms})
+        rms = float(distance) / generated.size**0.5
+        maps = [pictures.map(m, limits, _("velocity map"), ticks=False) for m in (generated, real)]
+        pairs.append({"maps": maps, "rms": rms})
     pixels = evidence["copy_generated"][0].size ** 0.5
     scaled = {name: evidence[name] / pixels for name in ("distance_generated", "distance_held_out")}
     return {
-        "pairs": found,
+        "pairs": pairs,
         "picture": pictures.distances(scaled, _("distance to the nearest training map")),
         "least": float(scaled["distance_generated"].min()),
         "usual": float(scaled["distance_held_out"].min()),
@@ -200,17 +200,17 @@ def _copies(pictures: Pictures, evidence: Evidence, manifest: Mapping[str, Any])
 
 def _distributions(pictures: Pictures, evidence: Evidence, details: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(title, SVG) of each distribution there is."""
-    found = []
+    distributions = []
     if "velocity_edges" in evidence:
         series = [evidence["velocity_held_out"], evidence["velocity_generated"]]
         title = _("Velocities of all cells")
-        found.append((title, pictures.shares(evidence["velocity_edges"], series, "m/s", title)))
+        distributions.append((title, pictures.shares(evidence["velocity_edges"], series, "m/s", title)))
         title = _("Velocity over depth: median, and the range of 80 % of the cells")
-        found.append((title, pictures.depths(evidence["depth_held_out"], evidence["depth_generated"], title)))
+        distributions.append((title, pictures.depths(evidence["depth_held_out"], evidence["depth_generated"], title)))
     if "variogram" in details:
         title = _("Variograms: along x, and along depth (dashed)")
-        found.append((title, pictures.variograms(details["variogram"], title)))
-    return found
+        distributions.append((title, pictures.variograms(details["variogram"], title)))
+    return distributions
 
 
 def _stages(state: Mapping[str, Any], events: list[dict[str, Any]]) -> list[dict[str, Any]]:

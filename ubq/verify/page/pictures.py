@@ -144,14 +144,14 @@ class Pictures:
             _units(drawing.axes, unit, "%")
         return drawing.svg
 
-    def depths(self, real: np.ndarray, own: np.ndarray, label: str) -> str:
+    def depths(self, held_out: np.ndarray, generated: np.ndarray, label: str) -> str:
         """Quantiles (3, H) of the velocity in each row: the middle one as a line, the outer two as a band."""
         with self._axes(4.3, 2.3) as drawing:
             drawing.label = label
-            depth = (np.arange(real.shape[1]) + 0.5) * CELL / 1000
-            drawing.axes.fill_betweenx(depth, real[0], real[2], color=SECOND, alpha=0.2, linewidth=0)
-            drawing.axes.plot(real[1], depth, color=SECOND, linewidth=1.3)
-            for values, style in zip(own, ("--", "-", "--"), strict=True):
+            depth = (np.arange(held_out.shape[1]) + 0.5) * CELL / 1000
+            drawing.axes.fill_betweenx(depth, held_out[0], held_out[2], color=SECOND, alpha=0.2, linewidth=0)
+            drawing.axes.plot(held_out[1], depth, color=SECOND, linewidth=1.3)
+            for values, style in zip(generated, ("--", "-", "--"), strict=True):
                 drawing.axes.plot(values, depth, style, color=FIRST, linewidth=1.0 if style == "--" else 1.3)
             drawing.axes.set_ylim(depth[-1], 0)
             _units(drawing.axes, "m/s", "km")
@@ -173,9 +173,9 @@ class Pictures:
 
     def distances(self, evidence: Evidence, label: str) -> str:
         """How far maps are from the training map nearest to each, generated and held out."""
-        own, real = evidence["distance_generated"], evidence["distance_held_out"]
-        edges = np.linspace(0, max(own.max(), real.max()) * 1.02, 28)
-        counts = [np.histogram(x, edges)[0] / len(x) for x in (real, own)]
+        generated, held_out = evidence["distance_generated"], evidence["distance_held_out"]
+        edges = np.linspace(0, max(generated.max(), held_out.max()) * 1.02, 28)
+        counts = [np.histogram(x, edges)[0] / len(x) for x in (held_out, generated)]
         return self.shares(edges, counts, "m/s", label)
 
 
