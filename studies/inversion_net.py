@@ -16,10 +16,11 @@ PAIRS are folders of ``ubq sample`` with one seed, ``--gathers wave`` and ``--ga
 have trained on exactly the real maps: give it other maps to be judged by (``--val-label``), since a run of ``ubq``
 otherwise holds out up to half of its own. Those decide no weight, and none of them may be a test map.
 
-Gathers are averaged over ``--pool`` samples of time (15 Hz: 4 ms would still do) and log-normalised about zero. Each
-arm and seed leaves a file in FOLDER, and what is there is not trained again, so the same command goes on after an
-interruption; ``--arms A B`` needs no generated pairs. Writes ``result.md`` and ``result.json`` from all that is there:
-the error over the test maps, and how far each arm is from another, with paired bootstrap intervals over seeds and maps.
+Gathers are averaged over ``--pool`` samples of time (a wavelet of 15 Hz allows the default) and log-normalised about
+zero. Each arm and seed leaves a file in FOLDER, and what is there is not trained again, so the same command goes on
+after an interruption; ``--arms A B`` needs no generated pairs. Writes ``result.md`` and ``result.json`` from all that
+is there: the error over the test maps, and how far each arm is from another, with paired bootstrap intervals over
+seeds and test maps.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from ubq.stages.heap import kept_heap
 ARMS = {"A": "real", "B": "real, mirrored", "C": "generated, wave equation", "D": "real + C", "E": "real + decoder's"}
 NEEDS = {"A": ("real",), "B": ("real",), "C": ("wave",), "D": ("real", "wave"), "E": ("real", "decoder")}
 """The sets that share each batch of an arm, in equal parts."""
-COMPARED = ("BA", "CA", "DA", "EA", "DB", "DE")
+COMPARED = (("B", "A"), ("C", "A"), ("D", "A"), ("E", "A"), ("D", "B"), ("D", "E"))
 AMPLITUDE = max(abs(bound) for bound in FAMILIES["curvevel-a"].amplitude)
 SCALE = Normalization(-AMPLITUDE, AMPLITUDE, *VELOCITY_RANGE)
 """Zero stays zero, where half precision is finest."""
@@ -278,7 +279,7 @@ def summary(folder: Path) -> tuple[str, dict[str, Any]]:
             markdown(["difference", "MAE, m/s", "of the other's"], lines),
         ]
     )
-    settings = next((r["settings"] for results in found.values() for r in results.values()), {})
+    settings: dict[str, Any] = next((r["settings"] for results in found.values() for r in results.values()), {})
     text += f"\n\n95 % paired bootstrap intervals over seeds and test maps; {settings}; {machine()}\n"
     return text, {"settings": settings, "mae": means, "differences": {k: asdict(d) for k, d in compared.items()}}
 
@@ -312,11 +313,11 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=2e-3, help="highest of the cycle")
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=1e-3, help="highest of the cycle")
     parser.add_argument("--width", type=int, default=16, help="channels of the first layer; 32 in the paper")
-    parser.add_argument("--pool", type=int, default=2, help="time samples averaged to one")
+    parser.add_argument("--pool", type=int, default=4, help="time samples averaged to one")
     parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args(words)
