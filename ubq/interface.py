@@ -1,7 +1,8 @@
 """The user's settings of the interface, ``interface.toml`` beside the user configuration.
 
 They are no part of a run's configuration: ``language`` (``en``, ``zh_CN``), ``theme`` (``dark``, ``light``,
-``terminal``), ``bell`` (``on``, ``off``: when a run ends) and a table ``[keys]`` of binding ids and keys.
+``terminal``), ``bell`` (``on``, ``off``: when a run ends), ``pictures`` (``blocks``: half blocks whatever the terminal
+says that it can draw) and a table ``[keys]`` of binding ids and keys.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ class Interface:
     theme: str = ""
     keys: Mapping[str, str] = field(default_factory=dict)
     bell: str = ""
+    pictures: str = ""
     problem: str = ""
 
 
@@ -49,7 +51,8 @@ def read_interface(file: Path | None = None) -> Interface:
     except (OSError, ValueError, RecursionError) as error:  # nested too deeply
         return Interface(problem=f"{file}: {error}")
     keys = raw.pop("keys", {})
-    unknown = sorted(set(raw) - {"language", "theme", "bell"})
+    unknown = sorted(set(raw) - {"language", "theme", "bell", "pictures"})
     if unknown or not isinstance(keys, dict) or not all(isinstance(v, str) for v in (*raw.values(), *keys.values())):
-        return Interface(problem=f'{file}: language = "…", theme = "…", bell = "…", [keys] id = "key"')
-    return Interface(raw.get("language", ""), raw.get("theme", ""), keys, raw.get("bell", ""))
+        return Interface(problem=f'{file}: language = "…", theme = "…", bell = "…", pictures = "…", [keys] id = "key"')
+    said = {name: raw.get(name, "") for name in ("language", "theme", "bell", "pictures")}
+    return Interface(**said, keys=keys)

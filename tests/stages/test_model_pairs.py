@@ -265,12 +265,12 @@ def test_time_and_disk_are_estimated(paths: RunPaths) -> None:
     none, some = smoke(0), smoke(1000)
     pair = 4 * (5 * SAMPLES * 70 + 70 * 70 + some.model.encoder_dim)
     assert disk_needed(some, ["model-pairs"], {}) == 1000 * pair
-    assert estimate(some)["pairs"] - estimate(none)["pairs"] == 1000
+    assert estimate(some, ())["pairs"] - estimate(none, ())["pairs"] == 1000
     by_epochs = {"train.seismic.steps": 0, "train.seismic.epochs": 1}
-    assert estimate(smoke(1000, **by_epochs))["operations"] > estimate(smoke(0, **by_epochs))["operations"]
+    assert estimate(smoke(1000, **by_epochs), ())["operations"] > estimate(smoke(0, **by_epochs), ())["operations"]
     imported = smoke(1000, **{"pretrained.path": "model.pt"})
     assert not ModelPairs().applies(imported)
-    assert estimate(imported)["pairs"] == estimate(none)["pairs"]
+    assert estimate(imported, ())["pairs"] == estimate(none, ())["pairs"]
 
 
 def test_gathers_that_nothing_models_are_refused() -> None:

@@ -35,6 +35,8 @@ ANSWERS: dict[str, dict[str, Any]] = {
         "memory": {"train-autoencoder": 0.4 * GB, "qat-decoders": 0.6 * GB},
         "available": 8 * GB,
         "file_bytes": 5_700_000,
+        "disk": 0.3 * GB,
+        "free": 40 * GB,
         "operations": 6.5e9,
         "pairs": 24,
     },

@@ -64,7 +64,7 @@ def test_an_answer_taken_back_is_no_change() -> None:
         ("qat.epochs", "", "integer >= 0"),
         ("qat.lr", "-1", "float > 0"),
         ("qat.warmup", "0.5, 0.1, 0.9", "shares that do not fall"),
-        ("model.dim_mults", "1, x", "array of at least 1"),
+        ("model.dim_mults", "1, x", "list of at least 1"),
         ("device", "gpu", '"cuda"'),
         ("export.steps", "9999", "at most model.diffusion_steps (32)"),
     ],

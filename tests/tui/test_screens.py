@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import OptionList, Static
 
+from ubq import i18n
 from ubq.jobs import detach
 from ubq.jobs.checks.check import Check
 from ubq.jobs.detach import Detached
@@ -31,7 +33,7 @@ from ubq.tui.fields import Field
 from ubq.tui.pages import Checks
 from ubq.tui.progress import ProgressScreen
 from ubq.tui.start import StartScreen
-from ubq.tui.wizard import WizardScreen
+from ubq.tui.wizard import WizardScreen, focused_field
 
 
 @pytest.fixture
@@ -1130,6 +1132,8 @@ def test_a_report_is_shown_though_the_configuration_cannot_be_read() -> None:
 
 def test_ctrl_q_asks_where_answers_would_be_lost_and_names_the_jobs_that_go_on(probe: list[tuple[str, str]]) -> None:
     alive(make_run("busy", "running"))
+    make_run("done")
+    make_run("stopped", "interrupted")
 
     async def steps(pilot: Pilot[int]) -> None:
         await open_wizard(pilot)
@@ -1138,7 +1142,9 @@ def test_ctrl_q_asks_where_answers_would_be_lost_and_names_the_jobs_that_go_on(p
         await settle(pilot)
         text = screen_text(pilot.app)  # type: ignore[arg-type]
         assert "not saved yet" in text
-        assert "busy goes on" in text
+        assert "busy goes on without this program" in text
+        question = text[text.index("Leave ubq") :].partition("stay")[0]
+        assert not re.search(r"done|stopped", question)  # the others do not go on
         await pilot.press("enter")
         await settle(pilot)
         assert isinstance(pilot.app.screen, WizardScreen)
@@ -1189,6 +1195,57 @@ def test_the_palette_runs_what_the_keys_do() -> None:
         await until(pilot, lambda: isinstance(pilot.app.screen, ChecklistScreen))
 
     drive(steps)
+
+
+def test_a_palette_that_finds_nothing_says_so_in_the_readers_language() -> None:
+    i18n.set_language("zh_CN")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        await pilot.press("f2", *"xqzxqz")
+        await until(pilot, lambda: "没有找到" in screen_text(pilot.app))  # type: ignore[arg-type]
+        assert "No matches" not in screen_text(pilot.app)  # type: ignore[arg-type]
+
+    try:
+        drive(steps)
+    finally:
+        i18n.set_language(None)
+
+
+def test_a_number_is_typed_anew(probe: list[tuple[str, str]]) -> None:
+    async def steps(pilot: Pilot[int]) -> None:
+        screen = await open_wizard(pilot)
+        await screen.go_to("data.synth_samples")
+        await settle(pilot)
+        await pilot.press(*"1024", "tab")
+        await settle(pilot)
+        assert screen.draft.value("data.synth_samples") == 1024
+
+    drive(steps)
+
+
+def test_enter_goes_to_the_field_that_the_answer_brings_up(probe: list[tuple[str, str]]) -> None:
+    Path("maps").mkdir()
+
+    async def steps(pilot: Pilot[int]) -> None:
+        screen = await open_wizard(pilot)
+        await screen.go_to("data.train_velocity")
+        await settle(pilot)
+        await pilot.press(*"maps", "enter")
+        await settle(pilot)
+        field = focused_field(screen.focused)
+        assert field is not None
+        assert field.name_of_key == "data.train_seismic"
+
+    drive(steps)
+
+
+def test_the_disk_stands_beside_the_memory(probe: list[tuple[str, str]]) -> None:
+    async def steps(pilot: Pilot[int]) -> None:
+        screen = await open_wizard(pilot)
+        await screen.go_to("qat.epochs")
+        await until(pilot, lambda: "the run writes up to 300 MB" in screen_text(pilot.app))  # type: ignore[arg-type]
+
+    drive(steps, size=(120, 40))
 
 
 def test_keys_are_bound_anew_by_id(probe: list[tuple[str, str]]) -> None:

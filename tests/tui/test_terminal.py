@@ -66,16 +66,19 @@ class Terminal:
             self.seen += os.read(self.main, 65536)
         return self.process.returncode
 
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self.main)
+        os.close(self.side)
+
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
     found = Terminal("wizard")
     yield found
-    if found.process.poll() is None:
-        found.process.kill()
-        found.process.wait()
-    os.close(found.main)
-    os.close(found.side)
+    found.close()
 
 
 def test_the_first_frame_comes_without_torch_and_ctrl_q_leaves_the_terminal_as_it_was(terminal: Terminal) -> None:

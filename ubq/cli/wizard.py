@@ -48,7 +48,12 @@ def wizard(
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError(_("ubq wizard needs a terminal"), _("without one: ubq run --preset NAME"))
     from ubq.interface import read_interface
-    from ubq.tui.app import UbqApp
+    from ubq.tui.graphics import asked
 
-    app = UbqApp(folder_of_runs, config_file, read_interface(), folder, preset)
+    interface = read_interface()
+    with asked(interface.pictures != "blocks") as answer:
+        from ubq.tui.app import UbqApp  # takes longer than the terminal's answer
+
+        graphics = answer()
+    app = UbqApp(folder_of_runs, config_file, interface, folder, preset, graphics)
     raise typer.Exit(app.run() or app.return_code or 0)

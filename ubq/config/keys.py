@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from ubq.config.schema import Config
+from ubq.i18n import gettext as _
 
 Path = tuple[str, ...]
 
@@ -27,7 +28,6 @@ class Key:
     Args:
         path: ``("qat", "decoders", "epochs")``.
         kind: TOML's word for its type: integer, float, string, boolean, array or table.
-        allowed: in words, with bounds and choices.
         choices: the values of a closed choice, else empty.
         default: as JSON; the table itself for tables.
         help: its docstring.
@@ -36,7 +36,6 @@ class Key:
 
     path: Path
     kind: str
-    allowed: str
     choices: tuple[str, ...]
     default: Any
     help: str
@@ -46,6 +45,11 @@ class Key:
     def name(self) -> str:
         """Dotted name, as ``--set`` takes it."""
         return ".".join(self.path)
+
+    @property
+    def allowed(self) -> str:
+        """What may stand there, in words, with bounds and choices."""
+        return words(self.schema)
 
     @property
     def environment(self) -> str:
@@ -79,28 +83,34 @@ def _number(schema: Mapping[str, Any], kind: str) -> str:
         parts.append(f"<= {high:g}")
     if below is not None and below < 2**31:
         parts.append(f"< {below:g}")
-    return f"{kind} {' and '.join(parts)}" if parts else kind
+    bounds = _(" and ").join(parts)
+    return f"{kind} {bounds}" if parts else kind
 
 
 def words(schema: Mapping[str, Any]) -> str:
     """What a (reference-free) JSON schema allows, in TOML's words."""
     if "anyOf" in schema:
-        return ", or ".join(words(s) for s in schema["anyOf"])
+        return _(", or ").join(words(s) for s in schema["anyOf"])
     if "const" in schema:
         return toml_value(schema["const"])
     if "enum" in schema:
-        return "one of " + ", ".join(toml_value(v) for v in schema["enum"])
+        return _("one of {values}").format(values=", ".join(toml_value(v) for v in schema["enum"]))
     if schema.get("pattern") and "auto|cpu" in schema["pattern"]:
-        return 'string: "auto", "cpu", "cuda" or "cuda:N"'
+        return _('"auto", "cpu", "cuda" or "cuda:N"')
     kind = schema.get("type", "")
     if kind == "array":
         if "prefixItems" in schema:
-            return f"array of {len(schema['prefixItems'])}, each {words(schema['prefixItems'][0])}"
-        least = schema.get("minItems", 0)
-        return f"array{f' of at least {least}' if least else ''}, each {words(schema.get('items', {}))}"
+            count, items = len(schema["prefixItems"]), words(schema["prefixItems"][0])
+            return _("{count} values [{places}], each {items}").format(
+                count=count, places=", ".join(["…"] * count), items=items
+            )
+        items = words(schema.get("items", {}))
+        if schema.get("minItems", 0):
+            return _("list of at least {count}, each {items}").format(count=schema["minItems"], items=items)
+        return _("list, each {items}").format(items=items)
     if kind in ("integer", "number"):
-        return _number(schema, KIND[kind])
-    return KIND.get(kind, "value")
+        return _number(schema, _("integer") if kind == "integer" else _("float"))
+    return {"string": _("string"), "boolean": _("boolean"), "object": _("table")}.get(kind, _("value"))
 
 
 def _choices(schema: Mapping[str, Any]) -> tuple[str, ...]:
@@ -139,13 +149,7 @@ def all_keys() -> Mapping[Path, Key]:
             key_path = (*path, name)
             kind = "array" if schema.get("type") == "array" else KIND.get(schema.get("type", ""), "string")
             keys[key_path] = Key(
-                key_path,
-                kind,
-                words(schema),
-                _choices(schema),
-                schema.get("default"),
-                schema.get("description", ""),
-                schema,
+                key_path, kind, _choices(schema), schema.get("default"), schema.get("description", ""), schema
             )
             if "properties" in schema:
                 walk(key_path, schema)

@@ -378,6 +378,8 @@ class _Runner:
         from ubq.jobs.checks import preflight
 
         todo = [s for s in self.stages if any(p.name == s.name and p.action != UP_TO_DATE for p in planned)]
+        if todo:  # PyTorch alone takes seconds to load
+            self.log(_("checking data, device, memory and disk …"))
         checks: list[Check] = preflight.check_run(self.config, self.paths, todo)
         self.state.preflight = [c.as_dict() for c in checks]
         failed = [c for c in checks if c.failed]

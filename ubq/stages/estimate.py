@@ -286,16 +286,18 @@ def _checkpoints(config: Config, stage: str) -> int:
     return min(made, run.keep_checkpoints + 1)
 
 
-def estimate(config: Config, available: int = 0) -> dict[str, Any]:
+def estimate(config: Config, names: Sequence[str], available: int = 0) -> dict[str, Any]:
     """What a configuration takes.
 
     Args:
+        names: its stages.
         available: bytes of memory that there are; 0: unknown, and what can be spared is spared.
 
     Returns:
         ``memory``: peak bytes by training stage; ``file_bytes``: the exported file; ``operations``: float32
-        operations of all training; ``pairs``: to be modelled. Backward costs twice the forward pass, two
-        operations a multiply-accumulate; the encoder what the velocity decoder does, whose mirror it is.
+        operations of all training; ``pairs``: to be modelled; ``disk``: most bytes of those stages. Backward costs
+        twice the forward pass, two operations a multiply-accumulate; the encoder what the velocity decoder does,
+        whose mirror it is.
     """
     from ubq.quant.analysis import count_model
     from ubq.quant.generator import part_of
@@ -313,7 +315,8 @@ def estimate(config: Config, available: int = 0) -> dict[str, Any]:
         "qat-decoders": macs["velocity"] + macs["seismic"],
         "qat-diffusion": max(1, distill.steps) * macs["diffusion"],
     }
-    memory = {name: needed.total for name, needed in memory_on(config, available).items()}
+    needed = memory_on(config, available)
+    memory = {name: stage.total for name, stage in needed.items()}
     samples, operations = training_samples(config), 0.0
     beside = dict.fromkeys(WITHOUT_GATHERS, 0 if has_data(config) else config.data.synth_maps)
     beside |= dict.fromkeys(WITH_MODELLED, wanted_pairs(config))
@@ -329,6 +332,7 @@ def estimate(config: Config, available: int = 0) -> dict[str, Any]:
     return {
         "memory": memory,
         "file_bytes": file_bytes(generator, config.quant),
+        "disk": disk_needed(config, names, needed),
         "operations": operations,
         "pairs": (0 if has_data(config) else config.data.synth_samples) + wanted_pairs(config),
     }

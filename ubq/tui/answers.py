@@ -82,7 +82,7 @@ def plan_text(answer: Mapping[str, Any], draft: Draft) -> Text:
 
 
 def estimate_text(answer: Mapping[str, Any], threads: int) -> Text:
-    """Memory of each stage beside what is there, size on the Pi, time."""
+    """Memory of each stage and the disk beside what is there, size on the Pi, time."""
     from ubq.cpu import cores
 
     text = Text()
@@ -94,6 +94,10 @@ def estimate_text(answer: Mapping[str, Any], threads: int) -> Text:
             word=word, worst=cost.bytes_text(worst), available=cost.bytes_text(available)
         )
     )
+    needed, free = answer["disk"], answer["free"]
+    text.append("\n" + check_word("ok" if needed <= free else "warning") + ": ")
+    words = _("the run writes up to {needed}, {free} are free")
+    text.append(words.format(needed=cost.bytes_text(needed), free=cost.bytes_text(free)))
     size = cost.bytes_text(answer["file_bytes"])
     time = cost.time_text(answer, threads or cores(), on_gpu=answer.get("on_gpu", False))
     text.append("\n" + _("file on the Pi: {size}; {time}").format(size=size, time=time))

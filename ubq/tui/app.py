@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import work
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.command import CommandPalette
+from textual.command import CommandPalette, Hit, Hits
 from textual.notifications import SeverityLevel
 from textual.reactive import reactive
 from textual.screen import Screen
+from textual.system_commands import SystemCommandsProvider
 from textual.timer import Timer
 
 from ubq.config.keys import toml_value
@@ -26,6 +27,7 @@ from ubq.i18n import gettext as _
 from ubq.interface import Interface
 from ubq.plaintext import printable
 from ubq.tui.dialogs import Ask, Help, Leaving, help_of
+from ubq.tui.graphics import Graphics, kitty_gone
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,6 +41,18 @@ THEMES = {"dark": "textual-dark", "light": "textual-light", "terminal": "ansi-da
 """Name in ``interface.toml`` -> Textual's theme; ``terminal`` uses the terminal's own colours."""
 
 
+class Commands(SystemCommandsProvider):
+    """What the menu finds; where nothing is found, Textual would say so in English alone."""
+
+    async def search(self, query: str) -> Hits:
+        found = False
+        async for hit in super().search(query):
+            found = True
+            yield hit
+        if not found:
+            yield Hit(1.0, _("nothing found"), lambda: None)
+
+
 class UbqApp(App[int]):
     """The whole interface.
 
@@ -48,6 +62,7 @@ class UbqApp(App[int]):
         interface: the user's settings.
         run: folder of a run to open at once.
         preset: preset to open the wizard with at once.
+        graphics: how the terminal draws pictures.
     """
 
     TITLE = "ubq"
@@ -67,7 +82,13 @@ class UbqApp(App[int]):
     """What :class:`Messages` shows."""
 
     def __init__(
-        self, runs_dir: Path, file: Path, interface: Interface | None = None, run: Path | None = None, preset: str = ""
+        self,
+        runs_dir: Path,
+        file: Path,
+        interface: Interface | None = None,
+        run: Path | None = None,
+        preset: str = "",
+        graphics: Graphics | None = None,
     ) -> None:
         super().__init__()
         self.runs_dir = runs_dir
@@ -75,6 +96,7 @@ class UbqApp(App[int]):
         self._interface = interface or Interface()
         self._first_run = run
         self._first_preset = preset
+        self.graphics = graphics or Graphics()
         self.recent: Path | None = None
         """The run started last, which the list of runs goes to."""
         self.bell_on = self._interface.bell != "off"
@@ -202,7 +224,7 @@ class UbqApp(App[int]):
     def action_command_palette(self) -> None:
         """Textual's, which asks in English alone."""
         if not isinstance(self.screen, CommandPalette):
-            self.push_screen(CommandPalette(placeholder=_("what to do …"), id="--command-palette"))
+            self.push_screen(CommandPalette([Commands], placeholder=_("what to do …"), id="--command-palette"))
 
     def action_toggle_bell(self) -> None:
         """Turn the bell at a run's end on or off."""
@@ -222,6 +244,11 @@ class UbqApp(App[int]):
             before = "" if self._terminal_name else "\x1b[22;0t"  # the terminal keeps the title that it has
             self._terminal_name = words
             self._driver.write(f"{before}\x1b]2;{printable(words, keep='')} - ubq\x07")
+
+    def take_away_picture(self) -> None:
+        """Remove what kitty's protocol drew, which stays over any text."""
+        if self.graphics.protocol == "kitty" and self._driver is not None and not self.is_headless:
+            self._driver.write(kitty_gone())
 
     def exit(self, result: int | None = None, return_code: int = 0, message: RenderableType | None = None) -> None:
         if self._terminal_name and self._driver is not None:

@@ -138,7 +138,7 @@ def file_lines(folder: Path) -> list[Line]:
         size = cost.bytes_text(path.stat().st_size)
         detail = printable(str(path.absolute()))
         if path.suffix == ".png":
-            detail += "\n" + _("Enter shows it here in coarse dots.")
+            detail += "\n" + _("Enter shows it here.")
         lines.append(Line(f"file:{path}", printable(f"{path}  {size}"), detail, str(path)))
     return lines
 

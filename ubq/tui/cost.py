@@ -25,7 +25,7 @@ LONG = 3 * 86400.0
 
 
 def preset_facts() -> Mapping[str, Mapping[str, Any]]:
-    """``{preset: {memory_bytes, file_bytes, operations, pairs}}``; empty where the file is missing."""
+    """``{preset: {memory_bytes, file_bytes, disk, operations, pairs}}``; empty where the file is missing."""
     try:
         facts = json.loads(FACTS_FILE.read_text(encoding="utf-8"))
     except (OSError, ValueError):

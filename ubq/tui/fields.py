@@ -171,9 +171,10 @@ def complete_path(value: str) -> str | None:
 class Entry(Input):
     """A line of text, whose ``?`` asks for help: no key of the schema takes one."""
 
-    def __init__(self, value: str, path: bool, example: str = "") -> None:
+    def __init__(self, value: str, path: bool, example: str = "", number: bool = False) -> None:
         suggester = PathSuggester() if path else None
-        super().__init__(value, placeholder=example, compact=True, select_on_focus=False, suggester=suggester)
+        # A number is typed anew; the rest is changed somewhere in its middle.
+        super().__init__(value, placeholder=example, compact=True, select_on_focus=number, suggester=suggester)
         self.cursor_blink = False
 
     def check_consume_key(self, key: str, character: str | None) -> bool:
@@ -188,12 +189,13 @@ class Field(Vertical):
     """One question: its label, the control that fits its key, and what is wrong with the answer."""
 
     class Answered(Message):
-        """The control holds another value; ``left`` when the person is done with it."""
+        """The control holds another value; ``left`` when the person is done with it, ``on`` to the next by Enter."""
 
-        def __init__(self, field: Field, left: bool) -> None:
+        def __init__(self, field: Field, left: bool, on: bool = False) -> None:
             super().__init__()
             self.field = field
             self.left = left
+            self.on = on
 
     def __init__(self, question: Question, value: object) -> None:
         super().__init__()
@@ -229,7 +231,8 @@ class Field(Vertical):
         if words:
             other = [(OTHER, self.question.other)] if self.question.other else []
             return Choice([*((word, word) for word in words), *other], [value if value in words else OTHER])
-        return Entry(shown(value), key.name in PATHS, self.question.example)
+        number = key.kind in ("integer", "float")
+        return Entry(shown(value), key.name in PATHS, self.question.example, number)
 
     def compose(self) -> ComposeResult:
         with Horizontal(classes="answer"):
@@ -290,7 +293,7 @@ class Field(Vertical):
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        self.screen.focus_next()
+        self.post_message(self.Answered(self, left=True, on=True))
 
 
 def _as_list(value: object) -> list[object]:

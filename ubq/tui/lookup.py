@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,13 @@ from ubq.tui.cost import FACTS_FILE, bytes_text
 
 if TYPE_CHECKING:
     from ubq.config.load import Loaded
+    from ubq.config.schema import Config
+
+
+def _figures(config: Config, available: int = 0) -> dict[str, Any]:
+    from ubq.jobs.run import pipeline
+
+    return estimate(config, [stage.name for stage in pipeline() if stage.applies(config)], available)
 
 
 def preset_facts() -> dict[str, Any]:
@@ -31,7 +39,7 @@ def preset_facts() -> dict[str, Any]:
 
     facts_of = {}
     for name in presets.names():
-        facts = estimate(load_config(name, isolated=True, environ={}).config)
+        facts = _figures(load_config(name, isolated=True, environ={}).config)
         facts_of[name] = {"memory_bytes": max(facts.pop("memory").values()), **facts}
     return facts_of
 
@@ -44,10 +52,13 @@ def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _estimate(loaded: Loaded) -> dict[str, Any]:
+    from ubq.jobs.machine import existing
     from ubq.stages.device import device_memory
 
-    on_gpu, available = device_memory(loaded.config.device)
-    return {**estimate(loaded.config, available), "available": available, "on_gpu": on_gpu}
+    config = loaded.config
+    on_gpu, available = device_memory(config.device)
+    free = shutil.disk_usage(existing(Path(config.run.dir))).free
+    return {**_figures(config, available), "available": available, "free": free, "on_gpu": on_gpu}
 
 
 def _preflight(loaded: Loaded) -> dict[str, Any]:

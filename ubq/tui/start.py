@@ -207,9 +207,10 @@ class StartScreen(Screen[None]):
             return "\n".join(
                 (
                     f"{name}: {self._presets[name]}",
-                    _("on the Pi {size}; memory for training {memory}; {time}").format(
+                    _("on the Pi {size}; memory for training {memory}, disk {disk}; {time}").format(
                         size=cost.bytes_text(facts["file_bytes"]),
                         memory=cost.bytes_text(facts["memory_bytes"]),
+                        disk=cost.bytes_text(facts["disk"]),
                         time=self._time_taken(name) or cost.time_text(facts, cores()),
                     ),
                 )

@@ -149,6 +149,8 @@ class WizardScreen(Screen[None]):
         event.stop()
         if event.left:
             self._take(event.field, final=True)
+            if event.on and focused_field(self.focused) is event.field:
+                self.focus_next()  # which the answer may have brought up
         else:
             if self._pause:
                 self._pause.stop()
