@@ -220,7 +220,7 @@ def torchrun_command(
         skip = own and "=" not in argument
     if kept[:1] == ["run"]:  # the run keeps the number for a later start
         kept += ["--set", f"distributed.nproc={nproc}"]
-    return [*command, "-m", "ubq", *kept]
+    return [*command, "-m", "--", "ubq", *kept]  # after -- torchrun takes --run for no option of its own
 
 
 def in_group() -> bool:
