@@ -1,15 +1,15 @@
 """Small trainings of the U-Net, of which each rank holds all weights or a part of them.
 
-As a program, ``python -m tests.training.sharding_cases FOLDER CASE...`` trains them as one rank of several, by torchrun's
-variables: ``CASE`` with a copy of the weights on each rank, ``CASE-sharded`` with a part. The first rank writes
-``CASE.pt`` into FOLDER.
+As a program, ``python -m tests.training.sharding_cases FOLDER CASE...`` trains them as one rank of several, by
+torchrun's variables: ``CASE`` with a copy of the weights on each rank, ``CASE-sharded`` with a part. The first rank
+writes ``CASE.pt`` into FOLDER.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,10 +106,8 @@ def _on(task: ShardedTask, group: distributed.Group | None) -> ShardedTask:
 def interrupted(case: str, shard: bool) -> Context:
     """A training that was stopped; its context holds the checkpoints on the first rank."""
     context = Context(stop_at=STOP)
-    try:
+    with suppress(Stopped):
         trained(case, shard, context)
-    except Stopped:
-        pass
     return Context(context.saved)
 
 

@@ -519,8 +519,8 @@ class DistributedConfig(Table):
     restarts: Count = 3
     """How often the processes are started again, from the last checkpoint, after one of them died."""
     shard: Sharding = "auto"
-    """Spread the U-Net, its average and optimiser over the processes: each holds a part, and a block whole only while it
-    computes it. auto: on GPUs that would be too small otherwise, even with activation checkpointing."""
+    """Spread the U-Net, its average and optimiser over the processes: each holds a part, and a block whole only while
+    it computes it. auto: on GPUs that would be too small otherwise, even with activation checkpointing."""
 
 
 class Config(Table):

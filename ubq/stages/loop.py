@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ubq.config.schema import TrainingConfig
 from ubq.distributed import decided_by_first, first_alone, group, place
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from ubq.training.loop import Task
+    from ubq.training.sharding import ShardedTask
 
 
 def run_training(
@@ -92,7 +93,7 @@ def _sharding(task: Task, device: torch.device, shard: bool) -> AbstractContextM
         return nullcontext()
     from ubq.training.sharding import sharded
 
-    return sharded(task, ranks, device)
+    return sharded(cast("ShardedTask", task), ranks, device)
 
 
 def _checkpointing(
