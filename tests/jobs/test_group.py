@@ -85,3 +85,11 @@ def test_options_of_the_group_go_to_torchrun_and_the_rest_to_every_process() -> 
         "run", "--preset", "smoke", "--epochs", "3", "--set", "distributed.nproc=2",
     ]  # fmt: skip
     assert command[command.index("--rdzv-endpoint") + 1] == "a:29500"
+
+
+def test_an_option_that_begins_like_one_of_torchruns_reaches_every_process() -> None:
+    from torch.distributed.run import parse_args
+
+    found = parse_args(torchrun_command(["run", "--run", "mine", "--preset", "smoke"], 2)[3:])
+    assert (found.module, found.training_script) == (True, "ubq")
+    assert found.training_script_args[:5] == ["run", "--run", "mine", "--preset", "smoke"]

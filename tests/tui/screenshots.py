@@ -60,7 +60,7 @@ def main() -> None:
     # Nothing of this machine or moment on the pictures.
     processes.Lookup.ask = ask  # type: ignore[method-assign]
     status.holder = lambda run: owner if run.name == "curvefault-a-base" else None  # type: ignore[assignment]
-    progress.here = lambda owner: True  # type: ignore[assignment]
+    progress.pid_is_local = lambda owner: True  # type: ignore[assignment]
     measured = load.Load(7.6, 8, 4_210_000_000, 21_000_000_000)
     load.LoadMeter.read = lambda self, owner: measured  # type: ignore[method-assign]
     runlist.age = lambda updated: "5 min ago"  # type: ignore[assignment]

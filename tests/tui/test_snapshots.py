@@ -43,7 +43,7 @@ def nothing_that_differs(monkeypatch: pytest.MonkeyPatch, probe: list[tuple[str,
     monkeypatch.setattr(load.LoadMeter, "read", lambda self, owner: load.Load(1.9, 2, 621_000_000, 5_300_000_000))
     owner = Owner(4242, "trainer", "1", "1", "2026-01-01T10:00:00Z")
     monkeypatch.setattr(status, "holder", lambda folder: owner if folder.name == "running" else None)
-    monkeypatch.setattr(progress, "here", lambda owner: True)
+    monkeypatch.setattr(progress, "pid_is_local", lambda owner: True)
 
 
 async def go_to(pilot: Pilot[int], name: str) -> None:

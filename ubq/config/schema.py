@@ -508,6 +508,9 @@ class ExportConfig(Table):
         return self
 
 
+Sharding = Literal["off", "auto", "on"]
+
+
 class DistributedConfig(Table):
     """Several processes that train one model together."""
 
@@ -515,6 +518,9 @@ class DistributedConfig(Table):
     """Processes on each host: one for each GPU, or to share the cores; they share ``threads``."""
     restarts: Count = 3
     """How often the processes are started again, from the last checkpoint, after one of them died."""
+    shard: Sharding = "auto"
+    """Spread the U-Net, its average and optimiser over the processes: each holds a part, and a block whole only while
+    it computes it. auto: on GPUs that would be too small otherwise, even with activation checkpointing."""
 
 
 class Config(Table):

@@ -220,7 +220,7 @@ def torchrun_command(
         skip = launch_option and "=" not in argument
     if passed_on[:1] == ["run"]:  # the run keeps the number for a later start
         passed_on += ["--set", f"distributed.nproc={nproc}"]
-    return [*command, "-m", "ubq", *passed_on]
+    return [*command, "-m", "--", "ubq", *passed_on]  # after -- torchrun takes --run for no option of its own
 
 
 def in_group() -> bool:

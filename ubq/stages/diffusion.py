@@ -10,7 +10,7 @@ from ubq.model.parts import UNET
 from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
 from ubq.stages.floatmodel import imported, new_parts, sizes_of, state_of
-from ubq.stages.loop import run_training
+from ubq.stages.loop import built_on, run_training, shards
 from ubq.stages.maps import open_latents
 from ubq.stages.paths import RunPaths
 from ubq.training.files import save_tensors
@@ -50,11 +50,12 @@ class TrainDiffusion(Stage):
         config, paths = context.config, context.paths
         settings = config.train.diffusion
         device = use_device(config)
-        parts = new_parts(config, paths, UNET, device, self.name)
+        shard = shards(context)
+        parts = new_parts(config, paths, UNET, built_on(device, shard), self.name)
         sizes = sizes_of(config, paths)
         uniform = settings.loss_weight == "uniform"
         diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant, uniform).to(device)
         wide = sizes.unet_dim >= BFLOAT16_CHANNELS
         task = DiffusionTask(parts["unet"], diffusion, open_latents(paths, device), wide=wide)
-        run_training(context, task, settings, device, unet_evaluations=1)
+        run_training(context, task, settings, device, unet_evaluations=1, shard=shard)
         save_tensors(paths.checkpoints(self.name) / "diffusion.pt", state_of(parts))

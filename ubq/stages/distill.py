@@ -15,7 +15,7 @@ from ubq.stages.base import Stage, StageContext, Stopped
 from ubq.stages.device import use_device
 from ubq.stages.diffusion import UNET_KEYS
 from ubq.stages.floatmodel import STUDENT, state_of, trained_parts
-from ubq.stages.loop import run_training
+from ubq.stages.loop import built_on, run_training, shards
 from ubq.stages.paths import RunPaths
 from ubq.stages.qat import recipe_of
 from ubq.training.files import load_tensors, save_tensors
@@ -52,14 +52,16 @@ class Distill(Stage):
 
         config, paths = context.config, context.paths
         device = use_device(config)
-        parts = trained_parts(config, paths, UNET, device)
+        shard = shards(context)
+        parts = trained_parts(config, paths, UNET, built_on(device, shard))
         recipe = recipe_of(config, paths)
         decided_by_first(lambda: draw_teacher(context, parts["unet"], recipe, device))
         train, held_out = teacher_ends(config, paths, device)
         sampler = generator_around(parts["unet"], recipe, device).sampler
         wide = recipe.sizes.unet_dim >= BFLOAT16_CHANNELS
         task = DistillTask(parts["unet"], sampler, train, held_out, wide=wide)
-        run_training(context, task, config.distill.training, device, unet_evaluations=config.distill.steps)
+        evaluations = config.distill.steps
+        run_training(context, task, config.distill.training, device, unet_evaluations=evaluations, shard=shard)
         save_tensors(paths.checkpoints(self.name) / STUDENT, state_of(parts))
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from ubq.config.schema import ActivationCheckpointing, QuantConfig
+    from ubq.config.schema import ActivationCheckpointing, QuantConfig, Sharding
     from ubq.model import ModelSizes
     from ubq.quant.generator import Generator
 
@@ -32,6 +32,8 @@ ALLOCATOR_SHARE = 1.3
 """What activations take over what they hold: freed blocks that do not fit, and workspaces of the kernels."""
 FAKE_QUANT_SHARE = 1.3
 """Activations with fake quantisation over those without: the masks of what was clamped."""
+GATHERED_SHARE = 4
+"""What a device has whole of a sharded U-Net over the weights it computes with: gradients, and both on their way."""
 WITHOUT_GATHERS = ("train-autoencoder", "train-diffusion", "qat-diffusion")
 """Stages that also train on ``data.synth_maps``."""
 WITH_MODELLED = ("train-seismic", "qat-decoders")
@@ -51,17 +53,27 @@ class StageMemory:
         training: gradients, AdamW's two moments and the moving average, all float32.
         activations: what the backward pass needs of one part of a batch, and its largest gradients.
         checkpointed: the same with activation checkpointing; None where the stage does not offer it, or has it.
+        gathered: what is whole at a time where the others are spread over devices; 0 where a stage does not offer it.
+        shards: devices that weights and training state are spread over.
     """
 
     weights: int
     training: int
     activations: int
     checkpointed: int | None = None
+    gathered: int = 0
+    shards: int = 1
+
+    @property
+    def held(self) -> int:
+        """Weights between two steps, on one device."""
+        return -(-self.weights // self.shards)
 
     @property
     def total(self) -> int:
-        """All of them, and the process itself."""
-        return self.weights + self.training + self.activations + PROCESS_BYTES
+        """All of them, and the process itself, on one device."""
+        gathered = self.gathered if self.shards > 1 else 0
+        return self.held - (-self.training // self.shards) + gathered + self.activations + PROCESS_BYTES
 
     @property
     def checkpoint(self) -> int:
@@ -73,6 +85,20 @@ class StageMemory:
         if self.checkpointed is None or setting == "off" or (setting == "auto" and self.total <= available):
             return self
         return replace(self, activations=self.checkpointed, checkpointed=None)
+
+    def sharded(
+        self, distributed: Sharding, checkpointing: ActivationCheckpointing, available: int, devices: int
+    ) -> StageMemory:
+        """As the stage is trained, by ``distributed.shard``, on devices of so many bytes.
+
+        Args:
+            checkpointing: ``run.activation_checkpointing``, which saves memory first.
+        """
+        if devices == 1 or not self.gathered or distributed == "off":
+            return self
+        if distributed == "auto" and self.on(checkpointing, available).total <= available:
+            return self
+        return replace(self, shards=devices)
 
 
 def memory_on(config: Config, available: int) -> dict[str, StageMemory]:
@@ -138,10 +164,11 @@ def memory_of(config: Config, sizes: ModelSizes | None = None, devices: int = 1)
         parameters = sum(p.nbytes for module in modules for p in module.parameters())
         buffers = sum(b.nbytes for module in modules for b in module.buffers())
         activations = _activations(modules, lambda: loss(part), qat)
-        checkpointed = None
+        checkpointed, gathered = None, 0
         if parts == UNET:  # of several evaluations only one is there at a time
             checkpointed = _checkpointed_activations(model.unet, lambda: unet(part), qat)
-        return StageMemory(parameters + buffers, 4 * parameters, activations, checkpointed)
+            gathered = _gathered(model.unet)
+        return StageMemory(parameters + buffers, 4 * parameters, activations, checkpointed, gathered)
 
     memory: dict[str, StageMemory] = {}
     if not imported(config):
@@ -157,6 +184,18 @@ def memory_of(config: Config, sizes: ModelSizes | None = None, devices: int = 1)
         alone = memory["qat-diffusion"]
         memory["qat-diffusion"] = replace(alone, weights=2 * alone.weights)
     return memory
+
+
+def _gathered(unet: nn.Module) -> int:
+    """Most bytes of what a device has whole at a time of a sharded U-Net: a block, what is around it, gradients."""
+    from ubq.training.sharding import units_of
+
+    own: dict[nn.Module, int] = {}
+    for unit in units_of(unet):  # the inner before the outer
+        inside = sum(own.get(module, 0) for module in unit.modules())
+        own[unit] = sum(p.nbytes for p in unit.parameters()) - inside
+    around = {unit: set(unit.modules()) for unit in own}
+    return GATHERED_SHARE * max(sum(own[outer] for outer in own if unit in around[outer]) for unit in own)
 
 
 def _activations(modules: list[nn.Module], loss: Callable[[], Tensor], qat: bool) -> int:

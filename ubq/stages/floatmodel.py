@@ -53,13 +53,16 @@ def normalization_of(config: Config, paths: RunPaths) -> Normalization:
 def new_parts(
     config: Config, paths: RunPaths, parts: tuple[str, ...], device: torch.device, stage: str
 ) -> dict[str, nn.Module]:
-    """Parts with fresh weights that follow from the run's seed and the stage's name."""
+    """Parts with fresh weights that follow from the run's seed and the stage's name; none on the meta device."""
     import torch
 
     from ubq.model import build_part
     from ubq.training.randomness import key
 
     sizes = sizes_of(config, paths)
+    if device.type == "meta":
+        with device:
+            return {part: build_part(sizes, part) for part in parts}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key(config.seed, stage, "weights"))
         return {part: build_part(sizes, part).to(device) for part in parts}
@@ -73,7 +76,7 @@ def trained_parts(
     Args:
         config, paths: of the run.
         parts: names.
-        device: to put them on.
+        device: to put them on; the meta device: without their weights.
         student: the U-Net as it is distilled, where the configuration has it so, and not its teacher.
 
     Raises:
@@ -102,7 +105,8 @@ def trained_parts(
             module = build_part(sizes, part)
         part_state = {n.removeprefix(f"{part}."): t for n, t in state.items() if n.startswith(f"{part}.")}
         # assigned tensors are memory-mapped read-only pages: clone what will be trained or moved
-        module.load_state_dict({n: t.clone() for n, t in part_state.items()}, strict=True, assign=True)
+        if device.type != "meta":
+            module.load_state_dict({n: t.clone() for n, t in part_state.items()}, strict=True, assign=True)
         loaded[part] = module.to(device).eval()
     return loaded
 

@@ -13,7 +13,7 @@ from ubq.stages.base import Stage, StageContext
 from ubq.stages.device import use_device
 from ubq.stages.diffusion import UNET_KEYS
 from ubq.stages.distill import teacher_ends
-from ubq.stages.loop import run_training
+from ubq.stages.loop import run_training, shards
 from ubq.stages.maps import open_latents
 from ubq.stages.paths import RunPaths
 from ubq.stages.qat import (
@@ -76,7 +76,7 @@ class QatDiffusion(Stage):
         config, paths = context.config, context.paths
         device = use_device(config)
         train = _train_distilled if config.distill.steps else _train
-        generator, recipe, settings, inputs = train(context, device)
+        generator, recipe, settings, inputs = train(context, device, shards(context))
         load_parts(generator, paths.checkpoints(QatDecoders.name) / FINAL_DECODERS)
         generator.to(device)
         latents = open_latents(paths, device).train
@@ -87,7 +87,7 @@ class QatDiffusion(Stage):
         write_stage_analysis(context, generator, recipe, inputs, TRAINED)
 
 
-def _train(context: StageContext, device: torch.device) -> Trained:
+def _train(context: StageContext, device: torch.device, shard: bool) -> Trained:
     """The U-Net trained towards its data, on noised latents."""
     from ubq.model import GaussianDiffusion
     from ubq.quant.prepare import calibrate
@@ -104,14 +104,14 @@ def _train(context: StageContext, device: torch.device) -> Trained:
     inputs = held_out_inputs(generator, diffusion, latents.val[:HELD_OUT_INPUTS], config.seed)
     judge_within_budget(context, generator, inputs, TRAINED)
     task = QatDiffusionTask(generator.unet, diffusion, latents, settings)
-    run_training(context, task, settings, device, unet_evaluations=1)
+    run_training(context, task, settings, device, unet_evaluations=1, shard=shard)
     calibrate(generator.unet, passes)  # on the averaged weights, which are what is exported
     finish(generator.unet)
     return generator, recipe, settings, inputs
 
 
 def _train_distilled(
-    context: StageContext, device: torch.device
+    context: StageContext, device: torch.device, shard: bool
 ) -> tuple[Generator, Recipe, QatTraining, HeldOutInputs]:
     """The student trained towards its float self and its teacher, on the states that it meets; kept if that helps."""
     from ubq.training.distill import QatDistillTask, ends_of
@@ -138,7 +138,7 @@ def _train_distilled(
         held_out.towards(float_ends, share),
         settings,
     )
-    run_training(context, task, settings, device, unet_evaluations=config.distill.steps)
+    run_training(context, task, settings, device, unet_evaluations=config.distill.steps, shard=shard)
     calibrate_on_way(generator, train.noise, settings)  # on the averaged weights, which are what is exported
     trained = end_error(generator, held_out.noise, float_ends)
     context.event("end_error", calibrated=untrained, trained=trained)

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ubq.training.sharding import is_sharded, own, own_part
+
 
 class WeightAverage:
     """Moving average of a model's trainable parameters and of its batch statistics.
@@ -30,13 +32,13 @@ class WeightAverage:
     def update(self) -> None:
         """Move the average towards the weights as they are now."""
         weight = 1.0 - min(self.decay, (1 + self.updates) / (10 + self.updates))
-        averages = list(self.average.values())
-        torch._foreach_lerp_(averages, [t.detach() for t in self._averaged.values()], weight)
+        averages = [own(t) for t in self.average.values()]
+        torch._foreach_lerp_(averages, [own(t) for t in self._averaged.values()], weight)
         self.updates += 1
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model holds the average inside the block. Storages are swapped, nothing is copied."""
+        """The model holds the average inside the block."""
         self._swap()
         try:
             yield
@@ -47,9 +49,16 @@ class WeightAverage:
         """Make the average the model's weights for good; the raw weights are given up."""
         self._swap()
 
+    @torch.no_grad()
     def _swap(self) -> None:
+        """Swap storages, so that nothing is copied; of a sharded tensor, to whose storage others refer, the values."""
         for name, tensor in self._averaged.items():
-            tensor.data, self.average[name] = self.average[name], tensor.data
+            if is_sharded(tensor):
+                held = own(tensor).clone()
+                own(tensor).copy_(own(self.average[name]))
+                own(self.average[name]).copy_(held)
+            else:
+                tensor.data, self.average[name] = self.average[name], tensor.data
 
     def state_dict(self) -> dict[str, Tensor | int]:
         return {"updates": self.updates, **{f"average.{n}": t for n, t in self.average.items()}}
@@ -58,4 +67,4 @@ class WeightAverage:
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
         self.updates = int(state["updates"])
         for name, tensor in self.average.items():
-            tensor.copy_(state[f"average.{name}"])  # type: ignore[arg-type]
+            own(tensor).copy_(own_part(state[f"average.{name}"], tensor))  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Protocol
 
@@ -27,6 +27,7 @@ from ubq.training.optimizer import StageOptimizer
 from ubq.training.randomness import SampleDraws, SampleOrder
 from ubq.training.ranks import ranks
 from ubq.training.saving import Saver
+from ubq.training.sharding import load_whole, own
 
 FULL_QUANTISATION_PHASE = "activations"
 """First phase of quantisation-aware training in which weights and activations are both fake-quantised."""
@@ -98,7 +99,7 @@ def train(
         StageError: not even one sample fits the memory.
     """
     try:
-        with ranks().together(task.model):
+        with ranks(task.model).together(task.model):
             _Training(task, loop, settings, run, seed, device).run()
     except (RuntimeError, MemoryError) as error:  # the average, the optimiser's moments, a save
         if not is_out_of_memory(error):
@@ -130,7 +131,7 @@ class _Training:
         device: torch.device,
     ) -> None:
         self.task, self.loop, self.settings, self.run_config, self.device = task, loop, settings, run, device
-        self.seed, self.ranks = seed, ranks()
+        self.seed, self.ranks = seed, ranks(task.model)
         self.steps = total_steps(settings, task.train_samples)
         self.parameters = [p for p in task.model.parameters() if p.requires_grad]
         self.order = SampleOrder(task.train_samples, seed, loop.stage)
@@ -212,11 +213,12 @@ class _Training:
                     raise
             self.ranks.out_of_memory()
             self._halve()  # outside the handler: the traceback keeps the failed step's tensors alive
-        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None], foreach=True)
+        gradients = [own(p.grad) for p in self.parameters if p.grad is not None]
+        norm = self.ranks.norm(nn.utils.get_total_norm(gradients, foreach=True))
         if self.device.type == "cpu":  # a GPU would be waited for; there a checkpoint is what stays finite
             self._check_finite(float(loss), _("the loss"), self.step)
             self._check_finite(float(norm), _("the gradient"), self.step)
-        nn.utils.clip_grads_with_norm_(self.parameters, self.settings.grad_clip or math.inf, norm, foreach=True)
+        torch._foreach_mul_(gradients, ((self.settings.grad_clip or math.inf) / (norm + 1e-6)).clamp(max=1.0))
         self.optimizer.step()
         self.task.hold()
         self.optimizer.zero_grad()
@@ -228,7 +230,7 @@ class _Training:
         if math.isfinite(value):
             return
         gradients = {n: p.grad for n, p in self.task.model.named_parameters() if p.grad is not None}
-        where = not_finite(self._weights()) or not_finite(gradients) or _("the batch itself")
+        where = self._not_finite(self._weights()) or self._not_finite(gradients) or _("the batch itself")
         raise self._diverged(what, where, step)
 
     def _diverged(self, what: str, where: str, step: int) -> DivergedError:
@@ -236,6 +238,9 @@ class _Training:
         return DivergedError(
             text.format(stage=self.loop.stage, what=what, step=step, where=where), _("lower the stage's lr")
         )
+
+    def _not_finite(self, tensors: Mapping[str, Tensor]) -> str:
+        return not_finite(tensors, self.ranks.any_)
 
     def _weights(self) -> dict[str, Tensor]:
         """What a checkpoint must hold finite. Observers' ranges begin at infinity, and are not trained."""
@@ -310,7 +315,7 @@ class _Training:
             self.loop.metrics(self.step, loss=value, lr=self.optimizer.lr, grad_norm=float(norm), phase=phase)
 
     def _validate(self, phase: str) -> None:
-        if not self.ranks.first:
+        if not self.ranks.validates:
             return
         with self.average.applied(), torch.no_grad():
             value = self.task.validate(self.part_size)
@@ -331,14 +336,13 @@ class _Training:
     def _save(self, wait: bool) -> None:
         """Save this step; ``wait``: until it is durable."""
         optimizer = self.optimizer.state_dict()
-        where = not_finite(self._weights()) or not_finite(tensors_in(optimizer, "optimizer"))
+        where = self._not_finite(self._weights()) or self._not_finite(tensors_in(optimizer, "optimizer"))
         if where:
             raise self._diverged(_("what was to be saved"), where, self.step)
         if self.last_loss is not None:
             self._check_finite(float(self.last_loss), _("the loss"), self.step - 1)
-        if not self.ranks.first:
-            return
-        payload: dict[str, object] = {
+        self.saver.settle(wait=True)  # its copy goes before another one is made
+        payload, copied = self.ranks.whole({
             "step": self.step,
             "model": self.task.model.state_dict(),
             "average": self.average.state_dict(),
@@ -346,35 +350,40 @@ class _Training:
             "parts": self.parts,
             "best": self.best,
             "threads": torch.get_num_threads(),
-        }
-        self.saver.save(self.step, payload, wait)
+        })  # fmt: skip
+        if self.ranks.first:
+            self.saver.save(self.step, payload, wait, copied)
 
     def _restore(self) -> None:
         checkpoint = self.loop.store.latest()
         if checkpoint is None:
             return
         _step, payload = checkpoint
-        self.task.model.load_state_dict(payload["model"])  # type: ignore[arg-type]
+        load_whole(self.task.model, payload["model"])  # type: ignore[arg-type]
         self.average.load_state_dict(payload["average"])  # type: ignore[arg-type]
         self.optimizer.load_state_dict(payload["optimizer"])  # type: ignore[arg-type]
         self.step = int(payload["step"])  # type: ignore[call-overload]
         self.parts = max(self.parts, int(payload["parts"]))  # type: ignore[call-overload]
         self.best = float(payload["best"])  # type: ignore[arg-type]
-        where = not_finite(self._weights())  # of an older ubq, which saved such
+        where = self._not_finite(self._weights())  # of an older ubq, which saved such
         if where:
             raise self._diverged(_("its checkpoint"), where, self.step)
 
 
 @torch.no_grad()
-def not_finite(tensors: Mapping[str, Tensor]) -> str:
-    """Name of the first tensor that holds a NaN or an infinity; empty where none does."""
-    floats = {n: t for n, t in tensors.items() if t.is_floating_point() and t.numel()}
+def not_finite(tensors: Mapping[str, Tensor], any_: Callable[[Tensor], Tensor] = lambda flags: flags) -> str:
+    """Name of the first tensor that holds a NaN or an infinity; empty where none does.
+
+    Args:
+        any_: of 0 or 1 for each tensor, by what this process holds of it: the largest over all that hold the others.
+    """
+    floats = {n: own(t) for n, t in tensors.items() if t.is_floating_point() and t.numel()}
     if not floats:
         return ""
     # the largest magnitude of a tensor is finite only where all of it is; one answer to wait for
-    norms = torch._foreach_norm(list(floats.values()), math.inf)
-    finite = torch.stack([n.isfinite() for n in norms]).tolist()
-    return next((name for name, held in zip(floats, finite, strict=True) if not held), "")
+    norms = torch._foreach_norm([t if t.numel() else t.new_zeros(1) for t in floats.values()], math.inf)
+    lost = any_(1.0 - torch.stack([n.isfinite() for n in norms]).float()).tolist()
+    return next((name for name, flag in zip(floats, lost, strict=True) if flag), "")
 
 
 def tensors_in(value: object, name: str) -> dict[str, Tensor]:

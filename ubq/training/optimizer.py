@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ubq.config.schema import ConvolutionalTraining, TrainingConfig
+from ubq.training.sharding import around, is_sharded, of_whole_matrices, own, own_part, sharded_like
 
 MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -68,12 +69,17 @@ class StageOptimizer:
         return {**self._adamw.state_dict(), "muon": self._muon.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The counterpart of ``state_dict``; takes AdamW's alone too, which checkpoints used to hold."""
-        self._adamw.load_state_dict({name: part for name, part in state.items() if name != "muon"})
-        for moments in self._adamw.state.values():  # on a CPU they are taken over as they are: pages of the file
-            for name, tensor in moments.items():
+        """The counterpart of ``state_dict``, of whole tensors; takes AdamW's alone too, as checkpoints once were."""
+        trained = self._adamw.param_groups[0]["params"]
+        moments = {
+            number: {name: sharded_like(tensor, trained[number]) for name, tensor in of.items()}
+            for number, of in state["state"].items()
+        }
+        self._adamw.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+        for of in self._adamw.state.values():  # on a CPU they are taken over as they are: pages of the file
+            for name, tensor in of.items():
                 if isinstance(tensor, Tensor) and tensor.device.type == "cpu":
-                    moments[name] = tensor.clone()
+                    of[name] = tensor.clone()
         self._muon.load_state_dict(state.get("muon", []))
 
 
@@ -97,17 +103,18 @@ class Muon:
         for kernel in kernels:
             by_shape.setdefault((kernel.shape[0], kernel.numel() // kernel.shape[0]), []).append(kernel)
         self._groups = list(by_shape.values())
-        self._momenta = [kernels[0].new_zeros(len(kernels), *shape) for shape, kernels in by_shape.items()]
+        self._momenta = [_zeros(kernels) for kernels in self._groups]
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """One step along the kernels' gradients, which all must have."""
         for kernels, momentum_NRC in zip(self._groups, self._momenta, strict=True):
-            gradient_NRC = torch.stack([_as_matrix(k.grad, k) for k in kernels if k.grad is not None])
-            momentum_NRC.lerp_(gradient_NRC, 1 - MOMENTUM)
-            step_NRC = orthogonal(gradient_NRC.lerp(momentum_NRC, MOMENTUM))
+            gradient_NRC = torch.stack([_as_matrix(own(k.grad), k) for k in kernels if k.grad is not None])
+            own_NRC = own(momentum_NRC)
+            own_NRC.lerp_(gradient_NRC, 1 - MOMENTUM)
+            step_NRC = of_whole_matrices(orthogonal, gradient_NRC.lerp(own_NRC, MOMENTUM), momentum_NRC)
             size = RMS_OF_ADAMW * max(momentum_NRC.shape[1:]) ** 0.5
-            matrices = [_as_matrix(k, k) for k in kernels]
+            matrices = [_as_matrix(own(k), k) for k in kernels]
             torch._foreach_mul_(matrices, 1 - lr * self._weight_decay)
             torch._foreach_add_(matrices, list(step_NRC.unbind()), alpha=-lr * size)
 
@@ -124,7 +131,13 @@ class Muon:
     def load_state_dict(self, state: Sequence[Tensor]) -> None:
         """The counterpart of ``state_dict``."""
         for momentum, saved in zip(self._momenta, state, strict=True):
-            momentum.copy_(saved)
+            own(momentum).copy_(own_part(saved, momentum))
+
+
+def _zeros(kernels: Sequence[nn.Parameter]) -> Tensor:
+    """Momenta (N, R, C) of kernels of one shape, sharded as they are."""
+    matrices = torch.stack([_as_matrix(torch.zeros_like(own(k)), k) for k in kernels])
+    return around(matrices, kernels[0], dim=1) if is_sharded(kernels[0]) else matrices
 
 
 def orthogonal(matrices_NRC: Tensor) -> Tensor:

@@ -1,20 +1,23 @@
 """What the training loop does together with other processes, and what it does alone.
 
 A rank computes its share of each part of a batch; gradients are summed, weighted by samples, before they are clipped.
-So every rank takes the same step, and no weights are ever sent after the start.
+So every rank takes the same step. Where each has a copy of the weights, none are sent after the start; where they are
+sharded (``ubq.training.sharding``), whatever looks at the model as a whole is done by all ranks together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from ubq import distributed
 from ubq.distributed import Group, LostProcessError
-from ubq.errors import is_out_of_memory
+from ubq.errors import StageError, is_out_of_memory
+from ubq.i18n import gettext as _
+from ubq.training.sharding import is_sharded, whole_on_host
 from ubq.training.shared_batch import shared_statistics
 
 
@@ -23,7 +26,11 @@ class Ranks(Protocol):
 
     size: int
     first: bool
-    """Whether this process is the one that validates and writes."""
+    """Whether this process is the one that writes."""
+    validates: bool
+    """Whether this process takes part in validations."""
+    sharded: bool
+    """Whether each holds a part of the weights, not all of them."""
 
     @contextmanager
     def together(self, model: nn.Module) -> Iterator[None]:
@@ -55,15 +62,31 @@ class Ranks(Protocol):
         """
         ...
 
+    def norm(self, own: Tensor) -> Tensor:
+        """Norm of what all ranks hold, from that of what this one holds."""
+        ...
+
+    def any_(self, flags: Tensor) -> Tensor:
+        """Of numbers 0 or 1 about what this rank holds: the largest of each, in place."""
+        ...
+
+    def whole(self, payload: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+        """What is to be saved, whole where this rank is the first; and whether it is a copy already."""
+        ...
+
     def out_of_memory(self) -> None:
-        """This rank has run out of memory in the present step, or has heard of one that did; the step begins anew."""
+        """This rank has run out of memory in the present step, or has heard of one that did; the step begins anew.
+
+        Raises:
+            StageError: it cannot.
+        """
         ...
 
 
 class Alone:
     """One process: everything is its own."""
 
-    size, first = 1, True
+    size, first, validates, sharded = 1, True, True, False
 
     @contextmanager
     def together(self, model: nn.Module) -> Iterator[None]:
@@ -81,18 +104,28 @@ class Alone:
     ) -> tuple[bool, bool] | None:
         return None
 
+    def norm(self, own: Tensor) -> Tensor:
+        return own
+
+    def any_(self, flags: Tensor) -> Tensor:
+        return flags
+
+    def whole(self, payload: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+        return payload, False
+
     def out_of_memory(self) -> None: ...
 
 
-class Several:
-    """The ranks of a group."""
+class Several(Alone):
+    """The ranks of a group, each with all weights."""
 
     def __init__(self, group: Group) -> None:
         self.group, self.size, self.first = group, group.info.size, group.info.rank == 0
+        self.validates = self.first
 
     @contextmanager
     def together(self, model: nn.Module) -> Iterator[None]:
-        self.group.from_first_([*model.parameters(), *model.buffers()])
+        self.group.from_first_([t for t in (*model.parameters(), *model.buffers()) if not is_sharded(t)])
         with shared_statistics(model):
             yield
 
@@ -122,7 +155,45 @@ class Several:
         self.group.out_of_memory()
 
 
-def ranks() -> Ranks:
-    """The processes that train together with this one."""
+class Sharded(Several):
+    """The ranks of a group, each with a part of the weights.
+
+    In a step each block is gathered by all ranks, so that a rank which runs out of memory leaves the others waiting: it
+    cannot go on.
+    """
+
+    sharded = True
+
+    def __init__(self, group: Group) -> None:
+        super().__init__(group)
+        self.validates = True
+
+    def sum_(
+        self, parameters: Sequence[nn.Parameter], loss: Tensor, wishes: Callable[[], tuple[bool, bool]]
+    ) -> tuple[bool, bool] | None:
+        agreed = self.group.agree(*wishes())
+        self.group.sum_(loss)  # gradients were summed as they were computed
+        return agreed
+
+    def norm(self, own: Tensor) -> Tensor:
+        return self.group.sum_(own.square()).sqrt()
+
+    def any_(self, flags: Tensor) -> Tensor:
+        return self.group.max_(flags)
+
+    def whole(self, payload: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+        return whole_on_host(payload, keep=self.first), True
+
+    def out_of_memory(self) -> None:
+        raise StageError(
+            _("out of memory, while the U-Net is spread over {count} processes").format(count=self.size),
+            _("have the stage begin with smaller parts of a batch (its accumulate), or use more processes"),
+        ) from MemoryError()
+
+
+def ranks(model: nn.Module) -> Ranks:
+    """The processes that train a model together with this one."""
     group = distributed.group()
-    return Alone() if group is None else Several(group)
+    if group is None:
+        return Alone()
+    return Sharded(group) if is_sharded(model) else Several(group)

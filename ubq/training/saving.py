@@ -32,26 +32,26 @@ class Saver:
         self._step = 0
         self._error: BaseException | None = None
 
-    def save(self, step: int, payload: dict[str, object], wait: bool) -> None:
+    def save(self, step: int, payload: dict[str, object], wait: bool, copied: bool = False) -> None:
         """Save a step, after the save before is done; beside training where memory has room for a copy.
 
         Args:
             step: training steps done so far.
             payload: tensors and plain values, nested; they may change as soon as this returns.
             wait: return only when it is durable.
+            copied: the payload is a copy on the host already, which nobody changes.
 
         Raises:
             UbqError, OSError: this or the save before failed; see ``CheckpointStore.save``.
         """
         self.settle(wait=True)
-        if wait or not room_for_copy(payload):
+        if wait or not (copied or room_for_copy(payload)):
             self._store.save(step, payload)
             self._saved(step)
             return
         self._step = step
-        self._thread = threading.Thread(
-            target=self._write, args=(step, [on_host(payload)]), name=f"save-{step}", daemon=True
-        )
+        kept = [payload if copied else on_host(payload)]
+        self._thread = threading.Thread(target=self._write, args=(step, kept), name=f"save-{step}", daemon=True)
         self._thread.start()
 
     def _write(self, step: int, payload: list[dict[str, object]]) -> None:

@@ -19,7 +19,7 @@ from textual.widgets import Input, RichLog, Static
 from ubq.errors import UbqError
 from ubq.i18n import gettext as _
 from ubq.jobs.detach import Detached, start_detached, stop_run
-from ubq.jobs.owner import here, start_token
+from ubq.jobs.owner import pid_is_local, start_token
 from ubq.jobs.state import COMPLETED, CRASHED, RUNNING
 from ubq.jobs.status import Snapshot
 from ubq.plaintext import printable
@@ -144,8 +144,8 @@ class ProgressScreen(Screen[None]):
             self._load_shown = load
             self.query_one("#load", Static).update(load)
         # has its line before there is a figure for it: a log that shrinks later no longer shows its end
-        owner = look.shot.owner if look.shot else None
-        self.query_one("#load").display = owner is not None and here(owner)
+        owner = view.shot.owner if view.shot else None
+        self.query_one("#load").display = owner is not None and pid_is_local(owner)
         self._draw()
         self._log(view)
         running = view.shot is not None and view.shot.running
