@@ -120,6 +120,31 @@ def test_activation_checkpointing_where_a_step_would_not_fit(
     assert ("needs 16.4 GB of memory with activation checkpointing" in check.figure) == saving
 
 
+@pytest.mark.parametrize(
+    ("shard", "available", "devices", "status"),
+    [
+        ("auto", 10, 1, "failed"),
+        ("auto", 10, 4, "ok"),
+        ("off", 10, 4, "failed"),
+        ("auto", 18, 4, "ok"),
+        ("on", 18, 2, "ok"),
+    ],
+)
+def test_a_u_net_spread_over_devices_that_are_too_small_for_it(
+    monkeypatch: pytest.MonkeyPatch, shard: str, available: int, devices: int, status: str
+) -> None:
+    needs = {"train-diffusion": replace(NEEDS["train-diffusion"], gathered=GIGABYTE)}
+    config = Config.model_validate({"distributed": {"shard": shard}})
+    monkeypatch.setattr("ubq.jobs.checks.machine.device_memory", lambda device: (True, available * GIGABYTE))
+    monkeypatch.setattr("ubq.jobs.checks.machine.memory_available", lambda: 64 * GIGABYTE)
+    (check,) = check_memory(config, needs, devices)
+    assert check.status == status
+    spread = devices > 1 and (shard == "on" or (shard == "auto" and available == 10))
+    assert (f"spread over {devices} devices" in check.figure) == spread
+    # of 15 GB of weights and training state a part, one gigabyte whole, two of activations, and the process
+    assert f"needs {15 / devices + 1 + 2 + 0.4 if spread else 17.4:.1f} GB" in check.figure
+
+
 def test_a_device_that_is_not_there(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_device("cpu").status == "ok"
     check = check_device("cuda:77")

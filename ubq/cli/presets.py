@@ -151,7 +151,8 @@ def memory(
 ) -> None:
     """Print what training takes of memory on 1, 2, 4 and 8 devices, and of disk; nothing is run.
 
-    Of two figures the second is with activation checkpointing, which a run chooses where the first does not fit.
+    Of the figures the second is with activation checkpointing, which a run chooses where the first does not fit, and
+    the third with the U-Net spread over the devices, which it chooses where the second does not.
     """
     from ubq.config.load import load_config
     from ubq.stages import PIPELINE
@@ -169,7 +170,9 @@ def memory(
     say("|---" * (len(head) + 2) + "|")
     for name, facts in memory_by_preset.items():
         cells = [
-            " / ".join(dict.fromkeys(f"{facts['devices'][count][kind] / 1e9:.1f}" for kind in ("plain", "least")))
+            " / ".join(
+                dict.fromkeys(f"{facts['devices'][count][kind] / 1e9:.1f}" for kind in ("plain", "least", "sharded"))
+            )
             for count in LAYOUTS
         ]
         say(f"| {' | '.join([name, *cells, *(f'{facts[key] / 1e9:.1f}' for key in ('checkpoint', 'disk'))])} |")

@@ -389,15 +389,17 @@ def layouts(config: Config, names: Sequence[str]) -> dict[str, Any]:
         names: its stages.
 
     Returns:
-        ``devices``: by their number, bytes of the hungriest stage ``plain`` and with activation checkpointing
-        (``least``), and that ``stage``; ``checkpoint``: the largest one; ``disk``: of a whole run.
+        ``devices``: by their number, bytes of the hungriest stage ``plain``, with activation checkpointing
+        (``least``) and with the U-Net spread over them besides (``sharded``), and that ``stage``;
+        ``checkpoint``: the largest one; ``disk``: of a whole run.
     """
     devices: dict[int, dict[str, object]] = {}
     for count in LAYOUTS:
         memory = memory_of(config, devices=count)
         stage = max(memory, key=lambda name: memory[name].total)
         least = max(needed.on("on", 0).total for needed in memory.values())
-        devices[count] = {"stage": stage, "plain": memory[stage].total, "least": least}
+        sharded = max(needed.sharded("on", "on", 0, count).on("on", 0).total for needed in memory.values())
+        devices[count] = {"stage": stage, "plain": memory[stage].total, "least": least, "sharded": sharded}
     largest = max(needed.checkpoint for needed in memory.values())
     return {"devices": devices, "checkpoint": largest, "disk": disk_needed(config, names, memory)}
 

@@ -286,22 +286,31 @@ def check_disk(config: Config, paths: RunPaths, names: Sequence[str], memory: Ma
     )
 
 
-def check_memory(config: Config, memory: Mapping[str, StageMemory]) -> list[Check]:
-    """Whether the hungriest stage fits the device's memory: weights, gradients, optimiser, average, activations."""
+def check_memory(config: Config, memory: Mapping[str, StageMemory], devices: int = 1) -> list[Check]:
+    """Whether the hungriest stage fits the device's memory: weights, gradients, optimiser, average, activations.
+
+    Args:
+        memory: of each stage, on one of the devices.
+        devices: as many train together, so that ``distributed.shard`` may spread the U-Net over them.
+    """
     if not memory:
         return []
     from ubq.jobs.fixes import out_of_memory, too_large
 
     on_gpu, available = device_memory(config.device)
     setting = config.run.activation_checkpointing
-    trained = {name: needed.on(setting, available) for name, needed in memory.items()}
+    shard = config.distributed.shard
+    spread = {name: needed.sharded(shard, setting, available, devices) for name, needed in memory.items()}
+    trained = {name: needed.on(setting, available) for name, needed in spread.items()}
     stage, needed = max(trained.items(), key=lambda item: item[1].total)
     text = _("{stage} needs {needed:.1f} GB of memory, {available:.1f} GB are available")
-    if needed != memory[stage]:
+    if needed != spread[stage]:
         text = _(
             "{stage} needs {needed:.1f} GB of memory with activation checkpointing, {available:.1f} GB are available"
         )
     figure = text.format(stage=stage, needed=needed.total / GB, available=available / GB)
+    if needed.shards > 1:
+        figure = _("{figure}; the U-Net is spread over {count} devices").format(figure=figure, count=needed.shards)
     why = _("weights, gradients, optimiser, moving average and activations of one step")
     if needed.total <= available:
         room = memory_available() - needed.checkpoint if on_gpu else available - needed.total

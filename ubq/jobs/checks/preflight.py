@@ -40,12 +40,14 @@ def check_run(config: Config, paths: RunPaths, todo: Sequence[Stage], *, content
     if any(check.failed for check in checks):
         return checks
     memory: Mapping[str, StageMemory] = {}
+    devices = 1
     if any(stage.trains for stage in todo) or {"import", "export"} & set(names):
         from ubq.stages.device import find_device
         from ubq.stages.estimate import memory_of
 
         info = rank_info()
-        several = info is not None and find_device(config.device).type == "cuda"  # each process has a device of its own
-        memory = memory_of(config, devices=info.size if info and several else 1)
+        if info is not None and find_device(config.device).type == "cuda":  # each process has a device of its own
+            devices = info.size
+        memory = memory_of(config, devices=devices)
     training = {name: needed for name, needed in memory.items() if name in names}
-    return [*checks, check_disk(config, paths, names, memory), *check_memory(config, training)]
+    return [*checks, check_disk(config, paths, names, memory), *check_memory(config, training, devices)]
