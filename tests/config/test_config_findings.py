@@ -72,7 +72,7 @@ def test_ten_mistakes_are_ten_findings() -> None:
     assert found["seed"].allowed == "integer >= 0"
     assert found["devise"].suggestion == "did you mean device?"
     assert found["data.family"].suggestion == 'did you mean "curvefault-a"?'
-    assert found["model.dim_mults"].allowed.startswith("array")
+    assert found["model.dim_mults"].allowed.startswith("list")
     assert found["qat.epochs"].given == '"50"'
     assert found["qat.epochs"].suggestion == "without quotes: 50"
     assert found["qat.batchsize"].suggestion == "did you mean qat.batch_size?"
