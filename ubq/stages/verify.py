@@ -34,11 +34,12 @@ class Verify(Stage):
              "qat-diffusion", "export")  # fmt: skip
 
     def outputs(self, config: Config, paths: RunPaths) -> Iterable[Path]:
-        return [paths.exported / name for name in (REPORT, "samples.png", PAGE)]
+        return [paths.exported / name for name in (REPORT, PAGE)]  # no picture of a file that draws no pair
 
     def run(self, context: StageContext) -> None:
         from ubq.verify.report import print_checklist
 
+        (context.paths.exported / "samples.png").unlink(missing_ok=True)  # of an earlier file
         report = self._measure(context)
         report.write(context.paths.exported / REPORT)
         _write_page(context)
