@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +9,7 @@ import pytest
 import torch
 
 from tests.training import rank_cases
+from tests.training.two_ranks import figures, one_thread, run_two
 from ubq.distributed import RankInfo, first_host, rank_info
 
 ROOT = Path(__file__).parents[2]
@@ -22,36 +19,12 @@ ROOT = Path(__file__).parents[2]
 def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what two ranks came to in every case."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    common |= {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))), "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.training.rank_cases", str(folder), *rank_cases.CASES],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate()[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], "\n".join(errors)
+    run_two(rank_cases.__name__, folder, [*rank_cases.CASES])
     return folder
 
 
 def one_and_two(case: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return rank_cases.CASES[case](), torch.load(folder / f"{case}.pt")
-    finally:
-        torch.set_num_threads(threads)
-
-
-def figures(found: dict[str, Any]) -> list[float]:
-    return [row[name] for row in found["rows"] for name in ("loss", "val_loss", "grad_norm") if name in row]
+    return one_thread(lambda: (rank_cases.CASES[case](), torch.load(folder / f"{case}.pt")))
 
 
 @pytest.mark.parametrize("case", ["autoencoder", "accumulated"])

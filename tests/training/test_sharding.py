@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +11,7 @@ import torch
 from tests.training import sharding_cases
 from tests.training.sharding_cases import CASES, STEPS, interrupted, trained
 from tests.training.test_loop import Context
+from tests.training.two_ranks import figures, one_thread, run_two
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -28,36 +25,8 @@ def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for case in ("adamw", "muon"):
         torch.save(one_thread(lambda case=case: interrupted(case, False).saved), folder / f"{case}-of-one.pt")
         names += [f"{case}-stopped", f"{case}-resumed"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    common |= {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))), "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", sharding_cases.__name__, str(folder), *names],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate()[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], "\n".join(errors)
+    run_two(sharding_cases.__name__, folder, names)
     return folder
-
-
-def one_thread(call: Any) -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return call()
-    finally:
-        torch.set_num_threads(threads)
-
-
-def figures(found: dict[str, Any]) -> list[float]:
-    return [row[name] for row in found["rows"] for name in ("loss", "val_loss", "grad_norm") if name in row]
 
 
 def close(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:

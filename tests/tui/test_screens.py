@@ -123,9 +123,6 @@ def unwrapped(text: str) -> str:
 
 def test_the_time_of_a_preset_is_that_of_a_finished_run_or_said_to_be_an_estimate() -> None:
     async def steps(pilot: Pilot[int]) -> None:
-        def shown() -> str:
-            return " ".join(screen_text(pilot.app).split())  # type: ignore[arg-type]
-
         await pilot.press("n")
         app: Any = pilot.app
         await until(pilot, lambda: "time estimated: 1 min on" in unwrapped(screen_text(app)))

@@ -246,8 +246,9 @@ def test_a_good_file_passes_every_mark_and_the_report_says_how(judge, folder: Pa
     ],
 )
 def test_a_bad_file_fails_the_marks_it_should(judge, tmp_path: Path, model: nn.Module, wanted: set[str]) -> None:
-    report = judge(scripted(tmp_path / "bad.pt", model), count=24)
+    report = judge(scripted(tmp_path / "bad.pt", model), count=24, picture=tmp_path / "samples.png")
     assert wanted <= failed(report)
+    assert (tmp_path / "samples.png").exists() == (wanted is not UNMEASURED), "strange pairs are seen, too"
     assert not report.passed
     assert not failed(report) & {"quantised_modules", "conv1d_left", "file_size", "loss_falling"}
 

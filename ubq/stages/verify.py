@@ -21,10 +21,12 @@ from ubq.verify.report import EVIDENCE, PAGE, REPORT
 if TYPE_CHECKING:
     from ubq.verify.report import Report
 
+PICTURE = "samples.png"
+
 
 class Verify(Stage):
-    """Reads ``exported_models/``, the metrics and the held-out pairs, makes ``report.json``, ``samples.png`` and the
-    page that shows both.
+    """Reads ``exported_models/``, the metrics and the held-out pairs, makes ``report.json``, ``samples.png`` of a file
+    that draws pairs, and the page that shows both.
     """
 
     name = "verify"
@@ -34,12 +36,13 @@ class Verify(Stage):
              "qat-diffusion", "export")  # fmt: skip
 
     def outputs(self, config: Config, paths: RunPaths) -> Iterable[Path]:
-        return [paths.exported / name for name in (REPORT, PAGE)]  # no picture of a file that draws no pair
+        picture = paths.exported / PICTURE
+        return [paths.exported / REPORT, paths.exported / PAGE, *([picture] if picture.exists() else [])]
 
     def run(self, context: StageContext) -> None:
         from ubq.verify.report import print_checklist
 
-        (context.paths.exported / "samples.png").unlink(missing_ok=True)  # of an earlier file
+        (context.paths.exported / PICTURE).unlink(missing_ok=True)  # of an earlier file
         report = self._measure(context)
         report.write(context.paths.exported / REPORT)
         _write_page(context)
@@ -110,7 +113,7 @@ class Verify(Stage):
             stages=[s.name for s in PIPELINE if s.trains and s.applies(config)],
             seed=config.seed,
             threads=config.threads,
-            picture=paths.exported / "samples.png",
+            picture=paths.exported / PICTURE,
             evidence=paths.exported / EVIDENCE,
             latents=load_latents(paths.latents, torch.device("cpu"), SampleIds.of(split)).val
             if paths.latents.is_file()

@@ -1,0 +1,51 @@
+"""Trainings as two processes: what starts them, and what is compared with one."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+T = TypeVar("T")
+
+
+def run_two(module: str, folder: Path, cases: Sequence[str]) -> None:
+    """``python -m MODULE FOLDER CASE...`` as both ranks of a group, to their ends, which must be good."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common |= {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))), "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", module, str(folder), *cases],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], "\n".join(errors)
+
+
+def one_thread(call: Callable[[], T]) -> T:
+    """What ``call`` gives, computed as a rank computes it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return call()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def figures(training: dict[str, Any]) -> list[float]:
+    """Losses, validation losses and gradient norms of a training, in order."""
+    return [row[name] for row in training["rows"] for name in ("loss", "val_loss", "grad_norm") if name in row]
