@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.training.two_ranks import run_two
 from ubq.config.load import load_config
 from ubq.config.schema import Config
 from ubq.stages.estimate import ALLOCATOR_SHARE, PROCESS_BYTES, kept_for_backward, memory_of
@@ -190,3 +191,17 @@ def test_a_teacher_counts_as_a_second_set_of_weights(config: Config) -> None:
     taught = config.model_copy(update={"qat": config.qat.model_copy(update={"diffusion": settings})})
     both = memory_of(taught)["qat-diffusion"]
     assert both.total - alone.total == alone.weights
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process counts its parent's memory at the fork")
+def test_a_u_net_spread_over_two_processes_takes_what_is_estimated(tmp_path: Path) -> None:
+    for shard in ("off", "on"):
+        run_two("tests.stages.sharded_peak", tmp_path, [shard])
+    import torch
+
+    found = {shard: torch.load(tmp_path / f"{shard}.pt") for shard in ("off", "on")}
+    print(found)
+    for estimated, peak in found.values():
+        assert 0.75 <= estimated / peak <= 1.4
+    assert found["on"][1] < 0.9 * found["off"][1]

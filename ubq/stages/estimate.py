@@ -32,8 +32,11 @@ ALLOCATOR_SHARE = 1.3
 """What activations take over what they hold: freed blocks that do not fit, and workspaces of the kernels."""
 FAKE_QUANT_SHARE = 1.3
 """Activations with fake quantisation over those without: the masks of what was clamped."""
-GATHERED_SHARE = 4
-"""What a device has whole of a sharded U-Net over the weights it computes with: gradients, and both on their way."""
+GATHERED_SHARE = 8
+"""What a device has whole of a sharded U-Net over the weights it computes with: gradients, and both on their way.
+
+With 8 the estimate is within a fifth of the peak of two CPU processes, with 4 it lacked a fifth (``test_memory.py``).
+"""
 WITHOUT_GATHERS = ("train-autoencoder", "train-diffusion", "qat-diffusion")
 """Stages that also train on ``data.synth_maps``."""
 WITH_MODELLED = ("train-seismic", "qat-decoders")
