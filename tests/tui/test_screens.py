@@ -27,7 +27,7 @@ from ubq.stages.paths import RunPaths
 from ubq.tui import checklist, live, logscreen, progress, runlist, wizard
 from ubq.tui.app import UbqApp
 from ubq.tui.checklist import ChecklistScreen
-from ubq.tui.dialogs import Ask, Help
+from ubq.tui.dialogs import Ask, Help, Menu
 from ubq.tui.draft import free_run_name, resume_arguments
 from ubq.tui.fields import Field
 from ubq.tui.pages import Checks
@@ -1318,3 +1318,19 @@ def test_stages_of_the_fixtures_are_those_of_the_pipeline() -> None:
     from ubq.stages import PIPELINE
 
     assert set(STAGES) <= {s.name for s in PIPELINE}
+
+
+@pytest.mark.parametrize("key", ["pagedown", "pageup", "ctrl+d", "ctrl+u"])
+def test_a_list_without_room_for_a_row_stands_any_page_key(key: str) -> None:
+    make_run("done")
+
+    async def steps(pilot: Pilot[int]) -> None:
+        menu = pilot.app.screen.query_one(Menu)
+        menu.styles.height = 0
+        await settle(pilot)
+        menu.focus()
+        await pilot.press(key)
+        await settle(pilot)
+        assert pilot.app.is_running
+
+    drive(steps)

@@ -31,6 +31,14 @@ class Menu(OptionList):
         Binding("ctrl+u", "page_up", show=False, id="list.pageup"),
     ]
 
+    def action_page_down(self) -> None:
+        if self.content_size:  # where the terminal is too small for a row, Textual's own ends with a KeyError
+            super().action_page_down()
+
+    def action_page_up(self) -> None:
+        if self.content_size:
+            super().action_page_up()
+
 
 class LineBox(Input):
     """A line to filter or find by, out of sight until it is asked for."""
