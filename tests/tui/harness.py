@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,7 @@ def drive(
     app = UbqApp(Path("runs"), Path("ubq.toml"), Interface(theme=theme, **options))
 
     async def main() -> None:
+        asyncio.get_running_loop().set_default_executor(WatchedThreads())
         async with app.run_test(size=size, notifications=True) as pilot:
             await pilot.pause()
             await steps(pilot)
@@ -132,9 +134,38 @@ def drive(
 
 
 async def settle(pilot: Pilot[int], seconds: float = 0.0) -> None:
-    """Let messages and workers be done."""
+    """Let messages and workers be done: until the screen stays as it is.
+
+    A pause of Textual's ends where the process got no processor for 20 ms, so one alone proves nothing on a busy
+    machine.
+    """
     await pilot.pause(seconds)
-    await pilot.pause()
+    before, calls = None, _calls_in_threads()
+    for _attempt in range(50):
+        await pilot.pause()
+        now = (pilot.app.screen, screen_text(pilot.app))  # type: ignore[arg-type]
+        if now == before and not calls & _calls_in_threads():
+            return
+        before, calls = now, _calls_in_threads()
+
+
+class WatchedThreads(ThreadPoolExecutor):
+    """The threads of a loop, with what they have been given and have not done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: set[Future[Any]] = set()
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        future = super().submit(call, *args, **options)
+        self.calls.add(future)
+        future.add_done_callback(self.calls.discard)
+        return future
+
+
+def _calls_in_threads() -> set[Future[Any]]:
+    threads = asyncio.get_running_loop()._default_executor  # type: ignore[attr-defined]
+    return set(threads.calls) if isinstance(threads, WatchedThreads) else set()
 
 
 async def until(pilot: Pilot[int], condition: Callable[[], bool], seconds: float = 30.0) -> None:

@@ -16,7 +16,7 @@ import pytest
 from harness import ANSWERS, STAGES, drive, make_run, messages, screen_text, settle, until
 from textual.pilot import Pilot
 from textual.widget import Widget
-from textual.widgets import OptionList, Static
+from textual.widgets import OptionList, RichLog, Static
 
 from ubq import i18n
 from ubq.jobs import detach
@@ -699,6 +699,34 @@ def test_progress_shows_stages_curve_and_log() -> None:
         await pilot.press("up")
         await settle(pilot)
         assert "train-seismic: ⠒ training" in screen_text(pilot.app)  # type: ignore[arg-type]
+
+    drive(steps)
+
+
+def test_the_log_shows_its_end_at_any_size_until_it_is_scrolled() -> None:
+    run = make_run("mine", "interrupted")
+    with open(run / "run.log", "a") as log:
+        log.writelines(f"2026-01-01T11:00:{i:02d}Z line {i}\n" for i in range(40))
+
+    async def steps(pilot: Pilot[int]) -> None:
+        app = pilot.app
+        assert isinstance(app, UbqApp)
+        app.open_run(run)
+        await settle(pilot)
+        await pilot.resize_terminal(80, 18)
+        await settle(pilot)
+        assert "line 39" in screen_text(app)
+        app.screen.query_one("#log", RichLog).scroll_up(animate=False)
+        await settle(pilot)
+        with open(run / "run.log", "a") as log:
+            log.write("2026-01-01T11:00:50Z and more\n")
+        await until(pilot, lambda: bool(app.screen.query_one("#log", RichLog).lines[-1].text.endswith("and more")))
+        await settle(pilot)
+        assert "line 38" in screen_text(app)
+        assert "and more" not in screen_text(app)
+        app.screen.query_one("#log", RichLog).scroll_end(animate=False)
+        await settle(pilot)
+        assert "and more" in screen_text(app)
 
     drive(steps)
 

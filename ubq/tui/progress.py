@@ -99,13 +99,16 @@ class ProgressScreen(Screen[None]):
             yield Curves(self._reader)
             with Vertical(id="log-box"):
                 yield LineBox(_("show lines that hold …"), "filter")
-                yield RichLog(id="log", max_lines=2000, wrap=True, markup=False, highlight=False, min_width=0)
+                yield RichLog(
+                    id="log", max_lines=2000, wrap=True, markup=False, highlight=False, min_width=0, auto_scroll=False
+                )
         yield Messages()
         yield Keys()
 
     def on_mount(self) -> None:
         for name in ("load", "problem"):
             self.query_one(f"#{name}", Static).display = False
+        self.query_one("#log", RichLog).anchor()  # at its end, whatever its size becomes, until someone scrolls up
         self.query_one(Stages).focus()
         self._show(self._reader.look(measured=False))
         self._follow()
@@ -143,7 +146,7 @@ class ProgressScreen(Screen[None]):
         if load != self._load_shown:
             self._load_shown = load
             self.query_one("#load", Static).update(load)
-        # has its line before there is a figure for it: a log that shrinks later no longer shows its end
+        # has its line before there is a figure for it: what stands below it does not jump later
         owner = view.shot.owner if view.shot else None
         self.query_one("#load").display = owner is not None and pid_is_local(owner)
         self._draw()
