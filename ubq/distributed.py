@@ -44,6 +44,14 @@ class LostProcessError(Exception):
     """Another process of the group is gone; nothing can be reduced any more."""
 
 
+def is_lost_process(error: BaseException) -> bool:
+    """True for what a collective raises as another process is gone; gloo has no type of its own for it."""
+    from torch.distributed import DistError
+
+    marks = ("closed by peer", "reset by peer", "broken pipe", "gloo/transport")
+    return isinstance(error, DistError) or any(mark in str(error).lower() for mark in marks)
+
+
 class OutOfMemoryElsewhereError(MemoryError):
     """Another process of the group ran out of memory in this step."""
 

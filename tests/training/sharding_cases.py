@@ -2,11 +2,12 @@
 
 As a program, ``python -m tests.training.sharding_cases FOLDER CASE...`` trains them as one rank of several, by
 torchrun's variables: ``CASE`` with a copy of the weights on each rank, ``CASE-sharded`` with a part. The first rank
-writes ``CASE.pt`` into FOLDER.
+writes ``CASE.pt`` into FOLDER. ``CASE-lost``: the other rank ends at its second step, as one that is killed.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -111,6 +112,19 @@ def interrupted(case: str, shard: bool) -> Context:
     return Context(context.saved)
 
 
+def lost(case: str) -> dict[str, Any]:
+    """What the first rank is told where the other one ends between two steps."""
+    context = Context()
+    group = distributed.group()
+    if group is not None and group.info.rank:
+        context.metrics = lambda *_figures, **_more: os._exit(0)  # type: ignore[method-assign]
+    try:
+        trained(case, True, context)
+    except distributed.LostProcessError as error:
+        return {"error": str(error)}
+    return {}
+
+
 def main(folder: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
     group = distributed.join("cpu")
@@ -121,6 +135,9 @@ def main(folder: Path, names: list[str]) -> None:
             found = trained(case, True, Context(saved))
         elif how == "stopped":
             found = {"saved": interrupted(case, True).saved}
+        elif how == "lost":  # and nobody to part from
+            torch.save(lost(case), folder / f"{name}.pt")
+            return
         else:
             found = trained(case, how == "sharded")
         if group.info.rank == 0:

@@ -55,6 +55,12 @@ def test_a_checkpoint_is_that_of_one_process_and_goes_on_there_and_back(by_two: 
         close(found["model"], whole["model"])
 
 
+@pytest.mark.parametrize("case", ["adamw", "quantised"])
+def test_a_rank_that_is_gone_is_told_of_as_one(tmp_path: Path, case: str) -> None:
+    run_two(sharding_cases.__name__, tmp_path, [f"{case}-lost"])
+    assert torch.load(tmp_path / f"{case}-lost.pt")["error"]
+
+
 def shapes(value: Any) -> Any:
     """A nested value with the type and shape of every tensor in its place."""
     if isinstance(value, torch.Tensor):

@@ -21,6 +21,9 @@ from ubq.i18n import gettext as _
 if TYPE_CHECKING:
     from ubq.bench.subject import Subject
 
+SEED_PRESET = "curvefault-a"
+"""Whose way of sampling a file of random weights has."""
+
 app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True, add_completion=False)
 
 Source = Annotated[
@@ -50,7 +53,9 @@ def sample(
     source: Source = None,
     width: Width = 0,
     mults: Mults = "1,2,2,2",
-    solver: Annotated[str, typer.Option(help="With --width: ddpm, ddim or dpmpp2m.")] = "dpmpp2m",
+    solver: Annotated[
+        str, typer.Option(help="With --width: ddpm, ddim or dpmpp2m; default: the presets' distilled steps.")
+    ] = "",
     steps: Annotated[int, typer.Option(min=0, help="Sampling steps of the file; 0: its default.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds in which both take their turn.")] = 3,
     maps: Annotated[int, typer.Option(min=0, help="Maps drawn to measure quality; 0: none.")] = 256,
@@ -289,7 +294,8 @@ def _subject(
     if width and source:
         raise UsageError(_("{source} and --width name two models").format(source=source), _("leave one of them out"))
     levels = _numbers(mults, "--mults")
-    _check_solver(solver, "--solver")
+    if solver:
+        _check_solver(solver, "--solver")
     if not width:
         if source and (Path(expanded(source)).is_file() or source.endswith(".pt")):
             from ubq.bench.subject import subject_of_file
@@ -311,8 +317,11 @@ def _subject(
             "--width 512 --mults 1,2,2,2",
         )
     from ubq.bench.subject import default_backend, export_config, subject_of_sizes
+    from ubq.config.load import load_config
     from ubq.model import ModelSizes
 
+    if not solver:
+        solver, steps = "ddim", steps or load_config(SEED_PRESET, {}, isolated=True).config.distill.steps
     sizes = ModelSizes(encoder_dim=width, dim_mults=tuple(levels))
     with tempfile.TemporaryDirectory(prefix="ubq-bench-") as folder:
         yield subject_of_sizes(

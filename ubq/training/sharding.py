@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from ubq.distributed import LostProcessError, is_lost_process
 from ubq.model.unet import DownLevel, ResidualAttention, ResidualBlock, UpLevel
 
 if TYPE_CHECKING:
@@ -130,11 +131,19 @@ def sharded(task: ShardedTask, group: Group, device: torch.device) -> Iterator[N
         task: its ``model``, and its ``teacher`` where it has one.
         group: the ranks.
         device: that this rank trains on.
+
+    Raises:
+        LostProcessError: another rank is gone.
     """
     before = {name: module for name in ("model", "teacher") if (module := getattr(task, name, None)) is not None}
     for name, module in before.items():
         setattr(task, name, _sharded_copy(module, group, device))
-    yield
+    try:
+        yield
+    except RuntimeError as error:  # of a collective that no code of ours has called
+        if not is_lost_process(error):
+            raise
+        raise LostProcessError(str(error).splitlines()[0]) from error
     trained, unet = task.model, before["model"]
     state = whole_on_host(trained.state_dict(), keep=group.info.rank == 0)
     task.model = unet
