@@ -34,7 +34,8 @@ def random_bundle(preset: str, folder: Path) -> Bundle:
     """Every format of a preset's sizes; the weights are random."""
     config = load_config(preset, isolated=True).config
     sizes = ModelSizes.from_dict(config.model.model_dump())
-    recipe = Recipe(sizes, for_config(config.data), config.quant, config.export)
+    distilled = config.distill.steps > 0
+    recipe = Recipe(sizes, for_config(config.data), config.quant, config.sampling, distilled)
     files = export_generator(
         random_generator(recipe), recipe, folder, preset, family=config.data.family, formats=tuple(RUNTIMES)
     )

@@ -155,3 +155,18 @@ def test_training_is_kept_only_where_it_ends_nearer_to_the_float_student(
     worse = trained > 0.05
     assert torch.equal(saved["state"]["unet.mid_block1.conv1.weight"], student) == worse
     assert any("calibrated weights are kept" in line for line in context.logged) == worse
+
+
+def test_without_training_the_calibrated_student_is_what_is_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, config = distilled(tmp_path), config_of(**{"qat.epochs": 0, "qat.diffusion.steps": 0})
+    with_decoders(paths, config)
+    monkeypatch.setattr(qat_diffusion, "write_stage_analysis", lambda *_args: None)
+    context = Context(config, paths, "qat-diffusion")
+    QatDiffusion().run(context)
+    assert not list(paths.checkpoints("qat-diffusion").glob("step-*")), "no step was taken"
+    saved = torch.load(paths.checkpoints("qat-diffusion") / FINAL, weights_only=True)
+    assert (saved["distilled"], saved["export"]["steps"]) == (True, 2)
+    student = files_of(paths)[STUDENT]["unet.mid_block1.conv1.weight"].unsqueeze(2)
+    assert torch.equal(saved["state"]["unet.mid_block1.conv1.weight"], student)
