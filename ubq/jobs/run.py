@@ -549,9 +549,10 @@ class _Runner:
     def _completed(self) -> int:
         state = self.state
         rest = plan(self.config, self.paths, self.stages, state, Selection())
-        done = all(item.action == UP_TO_DATE for item in rest)
+        current = {item.name for item in rest if item.action == UP_TO_DATE}  # marks of anything else are out of date
+        done = len(current) == len(rest)
         state.state = COMPLETED if done else PARTIAL
-        marks = next(({"stage": s.name, **s.error} for s in state.stages if s.state == COMPLETED and s.error), None)
+        marks = next(({"stage": s.name, **s.error} for s in state.stages if s.name in current and s.error), None)
         state.error, state.exit_code = marks, EXIT_MARK_FAILED if marks else EXIT_OK
         self.tracking.close(state.exit_code)
         state.next_command = "" if done else self.resume
