@@ -68,7 +68,7 @@ def plan_text(answer: Mapping[str, Any], draft: Draft) -> Text:
         return Text()
     wrong = [c for c in answer["checks"] if c["status"] != "ok"]
     if any(c["status"] == "failed" for c in wrong):
-        text = Text(_("It cannot start yet: Enter on a failed check goes to the field that mends it."))
+        text = Text(_("It cannot start yet: Enter on a failed check goes to the field that fixes it."))
     elif wrong:
         text = checks_text(wrong)
     else:

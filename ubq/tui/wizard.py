@@ -193,7 +193,7 @@ class WizardScreen(Screen[None]):
         if isinstance(focused, Checks):
             check = focused.current or {}
             return "\n".join(
-                str(part) for part in (check.get("why"), _("Enter goes to the field that mends it.")) if part
+                str(part) for part in (check.get("why"), _("Enter goes to the field that fixes it.")) if part
             )
         name = focused.id or "" if focused is not None else ""
         run = printable(self.draft.run_folder.name)
@@ -263,7 +263,7 @@ class WizardScreen(Screen[None]):
         if key:
             await self.go_to(key)
         elif check:
-            self.notify(_("no field here mends it: {fix}").format(fix=check["fix"]), timeout=8, markup=False)
+            self.notify(_("no field here fixes it: {fix}").format(fix=check["fix"]), timeout=8, markup=False)
 
     @on(Checks.OptionHighlighted)
     def _tell_of_check(self, event: Checks.OptionHighlighted) -> None:
@@ -340,7 +340,7 @@ class WizardScreen(Screen[None]):
             self.notify(_("it starts as soon as the checks are done; Start again does not wait"), timeout=6)
         elif checks.failed:
             checks.focus()
-            self.notify(_("a check failed; Enter goes to the field that mends it"), severity="error", timeout=6)
+            self.notify(_("a check failed; Enter goes to the field that fixes it"), severity="error", timeout=6)
         elif self._saved():
             from ubq.tui.progress import ProgressScreen
 
