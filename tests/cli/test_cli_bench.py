@@ -171,6 +171,7 @@ def test_runtimes_of_a_run(run: Path, capsys) -> None:
     assert found["steps"] == 4
 
 
+@pytest.mark.slow
 def test_every_training_stage_is_measured(capsys) -> None:
     assert set(STAGES) == set(PROCESS_STAGES) - {"distill"}
     found = measure_training("smoke", ["train-diffusion"], [1, 2], steps=3, gathers=2, threads=1)

@@ -39,7 +39,14 @@ TINY = {
 }
 
 
-@pytest.mark.parametrize("family", get_args(Family))
+# of each way to lay files out, one is tried by default
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=() if family in ("curvevel-a", "flatfault-a", "style-a") else pytest.mark.slow)
+        for family in get_args(Family)
+    ],
+)
 def test_one_step_on_each_layout(family: Family, tmp_path: Path) -> None:
     facts = FAMILIES[family]
     random = np.random.default_rng(0)

@@ -218,17 +218,20 @@ def test_a_good_file_passes_every_mark_and_the_report_says_how(judge, folder: Pa
     assert known[0][0] < known[-1][1] / 2
 
 
+SLOW = pytest.mark.slow  # half a minute each: the default tests have one of each kind of fault
+
+
 @pytest.mark.parametrize(
     ("model", "wanted"),
     [
         (Layers(sampler="noise"), {"beats_noise"}),
         (Layers(sampler="collapsed"), {"diversity"}),
-        (Layers(sampler="constant"), {"generation", "diversity"}),
-        (Layers(gain=1.2), {"int8_fidelity"}),
+        pytest.param(Layers(sampler="constant"), {"generation", "diversity"}, marks=SLOW),
+        pytest.param(Layers(gain=1.2), {"int8_fidelity"}, marks=SLOW),
         (Layers(dots=20.0), {"lattice"}),
-        (Layers(gain=0.6, offset=1000.0), {"variogram"}),
+        pytest.param(Layers(gain=0.6, offset=1000.0), {"variogram"}, marks=SLOW),
         (Layers(unet_gain=1.2), {"int8_fidelity"}),
-        (Layers(offset=3000.0), {"generation", "int8_fidelity", "physics"}),
+        pytest.param(Layers(offset=3000.0), {"generation", "int8_fidelity", "physics"}, marks=SLOW),
         (Layers(gain=float("nan")), UNMEASURED),
         (Layers(strength=1.1), {"physics"}),
     ],
