@@ -13,7 +13,7 @@ import toy
 from ubq.config.schema import Config
 from ubq.data import content
 from ubq.durable import read_rows
-from ubq.errors import EXIT_MARK_FAILED, EXIT_OK, EXIT_USAGE, UbqError, UsageError
+from ubq.errors import EXIT_MARK_FAILED, EXIT_OK, EXIT_USAGE, UsageError
 from ubq.jobs.console import QuietConsole
 from ubq.jobs.fingerprints import changes, file_signature
 from ubq.jobs.plan import Planned, Selection
@@ -227,15 +227,7 @@ def test_a_part_that_is_up_to_date_does_not_hide_the_rest(paths: RunPaths) -> No
 
 
 def test_a_mark_of_a_file_that_is_to_be_made_anew_is_not_that_of_a_part(paths: RunPaths) -> None:
-    class MarkFailed(UbqError):
-        exit_code = EXIT_MARK_FAILED
-
-    class Verify(toy.Export):
-        def run(self, context: Any) -> None:
-            super().run(context)
-            raise MarkFailed("file_size: 3 GB, not below 2 GB", "choose a smaller preset")
-
-    stages = [*toy.stages()[:3], Verify()]
+    stages = [*toy.stages()[:3], toy.Verify()]
     assert run(toy.toy_config(epochs=6), paths, stages) == EXIT_MARK_FAILED
     other = changed(toy.toy_config(epochs=6), qat={"epochs": 4})
     assert run(other, paths, stages, until="qat") == EXIT_OK

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ubq.config.schema import Config
-from ubq.errors import UbqError
+from ubq.errors import EXIT_MARK_FAILED, UbqError
 from ubq.jobs.console import PlainConsole
 from ubq.jobs.plan import Selection
 from ubq.jobs.run import start_run
@@ -158,6 +158,20 @@ class Export(Stage):
         temporary = paths.exported / "manifest.tmp"
         temporary.write_text(json.dumps({"weights_sha256": digest.hexdigest()}))
         os.replace(temporary, paths.exported / "manifest.json")
+
+
+class MarkFailed(UbqError):
+    """What ``Verify`` ends with."""
+
+    exit_code = EXIT_MARK_FAILED
+
+
+class Verify(Export):
+    """Makes what ``Export`` makes, and finds that it is no good."""
+
+    def run(self, context: StageContext) -> None:
+        super().run(context)
+        raise MarkFailed("file_size: 3 GB, not below 2 GB", "choose a smaller preset")
 
 
 def stages(step_seconds: float = 0.0) -> list[Stage]:

@@ -218,7 +218,7 @@ def test_a_good_file_passes_every_mark_and_the_report_says_how(judge, folder: Pa
     assert known[0][0] < known[-1][1] / 2
 
 
-SLOW = pytest.mark.slow  # half a minute each: the default tests have one of each kind of fault
+SLOW = pytest.mark.slow  # each mark that these fail is failed by one of the others, too
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ SLOW = pytest.mark.slow  # half a minute each: the default tests have one of eac
         pytest.param(Layers(sampler="constant"), {"generation", "diversity"}, marks=SLOW),
         pytest.param(Layers(gain=1.2), {"int8_fidelity"}, marks=SLOW),
         (Layers(dots=20.0), {"lattice"}),
-        pytest.param(Layers(gain=0.6, offset=1000.0), {"variogram"}, marks=SLOW),
+        (Layers(gain=0.6, offset=1000.0), {"variogram"}),
         (Layers(unet_gain=1.2), {"int8_fidelity"}),
         pytest.param(Layers(offset=3000.0), {"generation", "int8_fidelity", "physics"}, marks=SLOW),
         (Layers(gain=float("nan")), UNMEASURED),

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ubq.config.load import read_frozen
+from ubq.config.load import load_config, read_frozen
 from ubq.config.runs import run_command
 from ubq.config.schema import ExportConfig, QuantConfig
 from ubq.data.normalization import Normalization
@@ -33,6 +33,8 @@ from ubq.stages.paths import RunPaths
 
 GENERATOR_PARTS = tuple(part for part in PARTS if part != "encoder")
 MOST_HELD_OUT = 1000
+PRESET = "curvefault-a"
+"""Whose way of sampling random weights have by default."""
 NARROW = {"velocity_latent": 8, "velocity_dims": (4, 4, 8, 8, 16), "seismic_latent": 8, "seismic_samples": 20}
 """Decoders of next to no weight, where the U-Net alone is measured."""
 
@@ -197,7 +199,10 @@ def _exported(recipe: Recipe, folder: Path) -> Path:
 
 
 def export_config(solver: str, steps: int) -> ExportConfig:
-    """The sampler of a file that is exported here."""
+    """The sampler of a file that is exported here; without a solver, that of the files of ``PRESET``."""
+    if not solver:
+        config = load_config(PRESET, isolated=True).config
+        return config.export.distilled(steps or config.distill.steps)
     return ExportConfig(solver=solver, steps=steps)  # type: ignore[arg-type]
 
 

@@ -21,9 +21,6 @@ from ubq.i18n import gettext as _
 if TYPE_CHECKING:
     from ubq.bench.subject import Subject
 
-SEED_PRESET = "curvefault-a"
-"""Whose way of sampling a file of random weights has."""
-
 app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True, add_completion=False)
 
 Source = Annotated[
@@ -317,11 +314,8 @@ def _subject(
             "--width 512 --mults 1,2,2,2",
         )
     from ubq.bench.subject import default_backend, export_config, subject_of_sizes
-    from ubq.config.load import load_config
     from ubq.model import ModelSizes
 
-    if not solver:
-        solver, steps = "ddim", steps or load_config(SEED_PRESET, {}, isolated=True).config.distill.steps
     sizes = ModelSizes(encoder_dim=width, dim_mults=tuple(levels))
     with tempfile.TemporaryDirectory(prefix="ubq-bench-") as folder:
         yield subject_of_sizes(
