@@ -149,8 +149,8 @@ def read_pairs(velocity: Path, seismic: Path, pool: int) -> PairSet:
     for pair in open_files(velocity, seismic, need_seismic=True):
         if pair.seismic is None:
             raise DataError(f"{pair.velocity.path} has no gathers in {seismic}", "model them with ubq data forward")
-        maps.append(SCALE.velocity(torch.from_numpy(pair.velocity.read(range(pair.samples)))))
-        for row in range(pair.samples):
+        maps.append(SCALE.velocity(torch.from_numpy(pair.velocity.read(range(pair.gathers)))))
+        for row in range(pair.gathers):
             shot_STR = torch.from_numpy(pair.seismic.read((row,)))[0]
             pooled = functional.avg_pool2d(shot_STR, (pool, 1))
             gathers.append(SCALE.seismic(pooled).half())

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ubq.bench import share
@@ -41,6 +42,20 @@ def test_every_way_of_waiting_meets_every_load_and_the_table_says_what_is_kept(m
     assert met == [(None, 0), (None, 1), ("100", 0), ("100", 1)]
     assert beside == 0
     assert "| 100 | 10.00 | 5.00 (50 %) |" in result.to_markdown()
+
+
+def test_busy_processes_end_with_a_bench_that_was_killed() -> None:
+    within = "with busy_processes(2): print(flush=True); time.sleep(60)"
+    script = f"import time; from ubq.bench.share import busy_processes\n{within}"
+    bench = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert bench.stdout
+    assert bench.stdout.readline()
+    busy = psutil.Process(bench.pid).children()
+    assert len(busy) == 2
+    bench.kill()
+    bench.wait()
+    _gone, alive = psutil.wait_procs(busy, timeout=20)
+    assert not alive
 
 
 @pytest.mark.parametrize(

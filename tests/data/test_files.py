@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ubq.config.schema import Config, DataConfig
 from ubq.data.array_file import open_array
@@ -168,6 +169,33 @@ def test_more_maps_than_gathers_is_no_fault(data: Path, write_velocity: Writer) 
     report = validate(config_of(data / "velocity_map", data / "seismic_data").data, 0)
     assert report.without_seismic == 12
     assert "12 maps without gathers" in report.summary()
+
+
+def test_gathers_of_the_first_maps_of_a_file(tmp_path: Path, write_velocity: Writer, write_seismic: Writer) -> None:
+    """Two single files, as others keep them: 12 maps, and gathers of the first 5."""
+    write_velocity(tmp_path / "maps.npy", 12)
+    write_seismic(tmp_path / "gathers.npy", 5)
+    data = config_of(tmp_path / "maps.npy", tmp_path / "gathers.npy").data
+    split = open_pairs(data, 0)
+    assert len(split.train) + len(split.val) == 12
+    pairs = split.pairs()
+    assert len(pairs.train) + len(pairs.val) == 5
+    for side in (pairs.train, pairs.val):
+        rows = range(len(side))
+        tops = side.velocity_batch(rows)[:, 0, 0, 0] - 2000
+        assert torch.equal(side.seismic_batch(rows)[:, 1, 1, 1], tops), "each map with its own gathers"
+    report = validate(data, 0)
+    assert report.without_seismic == 7
+    assert any("gathers.npy has 5 samples" in warning and "its first maps" in warning for warning in report.warnings)
+
+    kept = split_from_dict(split_to_dict(split, tmp_path), tmp_path, need_seismic=True, seismic_shape=SHAPE)
+    assert np.array_equal(kept.pairs().train.members, pairs.train.members)
+    maps_alone = split_from_dict(split_to_dict(split, tmp_path), tmp_path, need_seismic=False, seismic_shape=SHAPE)
+    assert np.array_equal(maps_alone.pairs().train.members, pairs.train.members)
+
+    write_seismic(tmp_path / "gathers.npy", 13)
+    with pytest.raises(DataError, match=r"gathers.npy has 13 samples, but .*maps.npy has 12"):
+        open_pairs(data, 0)
 
 
 def test_both_sides_get_gathers_where_the_official_numbers_would_leave_one_without(

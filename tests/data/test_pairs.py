@@ -158,7 +158,7 @@ def test_problems_are_named_with_their_fix(fault: Path, tmp_path_factory: pytest
     assert "seis3_1_1.npy has no partner vel3_1_1.npy" in message(config(fault))
     (fault / "hidden").rename(fault / "vel3_1_1.npy")
 
-    np.save(fault / "vel3_1_1.npy", np.full((3, 1, 70, 70), 2000, np.float32))
+    np.save(fault / "vel3_1_1.npy", np.full((1, 1, 70, 70), 2000, np.float32))
     assert "seis3_1_1.npy has 2 samples, but" in message(config(fault))
     shutil.copy(fault / "vel3_1_0.npy", fault / "vel3_1_1.npy")
 

@@ -95,10 +95,19 @@ def measure_share(
     return ShareResult(machine(), preset, threads, rounds, rates)
 
 
+_BUSY = """
+import os, sys
+while os.getppid() == int(sys.argv[1]):
+    for _ in range(1_000_000):
+        pass
+"""
+"""Ends by itself where its parent was killed, which has no chance to end it."""
+
+
 @contextmanager
 def busy_processes(count: int) -> Iterator[None]:
-    """So many processes that do nothing but count while the block runs."""
-    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    """So many processes that do nothing but count while the block runs, and as long as this process lives."""
+    running = [subprocess.Popen([sys.executable, "-c", _BUSY, str(os.getpid())]) for _ in range(count)]
     try:
         yield
     finally:

@@ -33,13 +33,13 @@ class FilePair:
         velocity: opened.
         seismic: opened; None where there is none, or it was not asked for.
         id: None for a single file that is not named as OpenFWI names its files.
-        paired: whether there is a seismic file, opened or not.
+        gathers: samples that have gathers, the file's first; of a seismic file that was not opened too.
     """
 
     velocity: ArrayFile
     seismic: ArrayFile | None
     id: FileId | None
-    paired: bool = True
+    gathers: int
 
     @property
     def samples(self) -> int:
@@ -64,16 +64,19 @@ class Pairs:
     @property
     def has_seismic(self) -> bool:
         """Whether every sample has gathers that were asked for when the pairs were opened."""
-        return all(self.files[number].seismic is not None for number in np.unique(self.members[:, 0]))
+        opened = np.array([pair.seismic is not None for pair in self.files], bool)
+        return bool((self.paired & opened[self.members[:, 0]]).all())
 
     @property
     def paired(self) -> np.ndarray:
         """Whether each sample has gathers, (N,) bool."""
-        return np.array([pair.paired for pair in self.files], bool)[self.members[:, 0]]
+        gathers = np.array([pair.gathers for pair in self.files], np.int64)
+        return self.members[:, 1] < gathers[self.members[:, 0]]
 
     def with_seismic(self) -> Pairs:
         """Those samples that have gathers."""
-        return self if self.paired.all() else self.subset(np.flatnonzero(self.paired))
+        paired = self.paired
+        return self if paired.all() else self.subset(np.flatnonzero(paired))
 
     def velocity(self, index: int) -> torch.Tensor:
         """One map, (1, 70, 70) float32, m/s."""
@@ -165,10 +168,10 @@ def open_pairs(
     The split is, in this order: the validation folders that were given; the family's official file numbers; a random
     share ``val_fraction`` keyed by ``seed``, but at least ``min_val_samples`` and at most half. Where only some maps
     have gathers, a side that has none of them is as good as empty: the share is then drawn from the maps with gathers
-    and from the others alike. It never depends on ``need_seismic``.
+    and from the others alike.
 
     Args:
-        need_seismic: False promises that no seismic file is opened.
+        need_seismic: False promises that no seismic file is opened; each is then taken to be as long as its maps.
 
     Raises:
         DataError: nothing found, a file that cannot be used, too few samples to split.
@@ -232,7 +235,7 @@ def maps_of_file(path: Path) -> Pairs:
     Raises:
         DataError: the file cannot be used.
     """
-    return _all_of([FilePair(open_array(path, "velocity"), None, None, paired=False)])
+    return _all_of([FilePair(open_array(path, "velocity"), None, None, gathers=0)])
 
 
 def pairs_of_files(files: Sequence[tuple[Path, Path]], seismic_shape: tuple[int, ...]) -> Pairs:
@@ -241,9 +244,11 @@ def pairs_of_files(files: Sequence[tuple[Path, Path]], seismic_shape: tuple[int,
     Raises:
         DataError: a file cannot be used.
     """
-    return _all_of(
-        [FilePair(open_array(v, "velocity"), open_array(s, "seismic", seismic_shape), None) for v, s in files]
-    )
+    pairs = []
+    for velocity, seismic in files:
+        maps, gathers = open_array(velocity, "velocity"), open_array(seismic, "seismic", seismic_shape)
+        pairs.append(FilePair(maps, gathers, None, gathers.samples))
+    return _all_of(pairs)
 
 
 def held_out_samples(total: int, data: DataConfig) -> int:
@@ -264,8 +269,10 @@ def open_files(
 ) -> list[FilePair]:
     """The velocity files of one location with their partners in another (``ubq.data.files.match_files``), opened.
 
+    A seismic file that is shorter than its velocity file belongs to the first maps of it.
+
     Raises:
-        DataError: as :func:`open_pairs`.
+        DataError: as :func:`open_pairs`; a seismic file is longer than its velocity file.
     """
     pairs = []
     for match in match_files(velocity, seismic):
@@ -273,7 +280,7 @@ def open_files(
         gathers = None
         if need_seismic and match.seismic is not None:
             gathers = open_array(match.seismic.path, "seismic", seismic_shape)
-            if gathers.samples != maps.samples:
+            if gathers.samples > maps.samples:
                 raise DataError(
                     _("{seismic} has {given} samples, but {velocity} has {wanted}").format(
                         seismic=gathers.path, given=gathers.samples, velocity=maps.path, wanted=maps.samples
@@ -284,5 +291,6 @@ def open_files(
                         )
                     ),
                 )
-        pairs.append(FilePair(maps, gathers, match.id, paired=match.seismic is not None))
+        count = gathers.samples if gathers else maps.samples if match.seismic else 0
+        pairs.append(FilePair(maps, gathers, match.id, count))
     return pairs

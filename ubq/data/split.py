@@ -1,8 +1,8 @@
 """The split of a run: decided once, by ``prepare``, kept in ``dataset.json``, and read by every later stage.
 
 In ``dataset.json`` under ``split``: ``files``, each with its path (from the run's folder, where it lies inside),
-samples and content; ``train`` and ``val``, as [file, first row, row after the last] in order; ``rule``; and ``sha256``
-over the content of the velocity files and both sides, which the latents carry too.
+samples, how many of them have gathers, and content; ``train`` and ``val``, as [file, first row, row after the last] in
+order; ``rule``; and ``sha256`` over the content of the velocity files and both sides, which the latents carry too.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def split_to_dict(split: Split, root: Path) -> dict[str, Any]:
     files = [*first, *(split.val.files if apart else ())]
     listed = []
     for pair in files:
-        entry: dict[str, Any] = {"samples": pair.samples}
+        entry: dict[str, Any] = {"samples": pair.samples, "gathers": pair.gathers}
         for kind, array in (("velocity", pair.velocity), ("seismic", pair.seismic)):
             entry[kind] = {"path": _kept(array.path, root), "content": content_of(array.path)} if array else None
         listed.append(entry)
@@ -94,7 +94,7 @@ def split_from_dict(
         maps = _opened(entry, "velocity", root, None)
         gathers = _opened(entry, "seismic", root, seismic_shape) if need_seismic and entry["seismic"] else None
         parsed = parse_name(maps.path.name)
-        files.append(FilePair(maps, gathers, parsed[1] if parsed else None, paired=entry["seismic"] is not None))
+        files.append(FilePair(maps, gathers, parsed[1] if parsed else None, _samples(entry, "seismic")))
     ids = SampleIds.from_dict(written)
     train, val = (Pairs(tuple(files), members) for members in (ids.train, ids.val))
     return Split(train, val, str(written["rule"]), ids.sha256)
@@ -103,7 +103,7 @@ def split_from_dict(
 def _opened(entry: Mapping[str, Any], kind: Any, root: Path, shape: tuple[int, ...] | None) -> ArrayFile:
     path = root / entry[kind]["path"]
     array = open_array(path, kind, shape)
-    if array.samples != entry["samples"] or content_of(path) != entry[kind]["content"]:
+    if array.samples != _samples(entry, kind) or content_of(path) != entry[kind]["content"]:
         raise DataError(
             _("{path} is not the file that the stage prepare read").format(path=path),
             _("put it back, or read the data again: {command}").format(
@@ -111,6 +111,13 @@ def _opened(entry: Mapping[str, Any], kind: Any, root: Path, shape: tuple[int, .
             ),
         )
     return array
+
+
+def _samples(entry: Mapping[str, Any], kind: Any) -> int:
+    """Samples of one file; older runs do not say how many gathers there are: as many as maps."""
+    if kind == "velocity":
+        return int(entry["samples"])
+    return int(entry.get("gathers", entry["samples"])) if entry["seismic"] else 0
 
 
 def _kept(path: Path, root: Path) -> str:

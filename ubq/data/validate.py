@@ -171,12 +171,15 @@ def _report(
         seismic_shape=seismic.sample_shape if seismic is not None else None,
         velocity_range=velocity_range,
         seismic_range=seismic_range,
-        without_seismic=sum(pair.samples for pair in files if seismic is not None and pair.seismic is None),
+        without_seismic=sum(pair.samples - pair.gathers for pair in files) if seismic is not None else 0,
         train_samples=train_samples,
         val_samples=val_samples,
         split_rule=rule,
         normalization=normalization,
-        warnings=tuple(_warnings(reports, velocity_range, seismic_range, families, family, normalization)),
+        warnings=(
+            *_shorter(files),
+            *_warnings(reports, velocity_range, seismic_range, families, family, normalization),
+        ),
     )
 
 
@@ -218,6 +221,14 @@ def _read_file(kind: Kind, array: ArrayFile, advance: Callable[[int], None]) -> 
 def _range(reports: Iterable[FileReport], kind: Kind) -> tuple[float, float] | None:
     mine = [report for report in reports if report.kind == kind]
     return (min(r.minimum for r in mine), max(r.maximum for r in mine)) if mine else None
+
+
+def _shorter(files: Iterable[FilePair]) -> Iterable[str]:
+    for pair in files:
+        if pair.seismic is not None and pair.gathers < pair.samples:
+            yield _(
+                "{seismic} has {given} samples, {velocity} {wanted}: taken as the gathers of its first maps"
+            ).format(seismic=pair.seismic.path, given=pair.gathers, velocity=pair.velocity.path, wanted=pair.samples)
 
 
 def _warnings(
