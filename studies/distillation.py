@@ -10,6 +10,7 @@ trained at each of the rates. What is finished is not done again. Prints Markdow
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ from ubq.bench.timing import machine, markdown
 from ubq.config.load import read_frozen
 from ubq.config.schema import ExportConfig, QuantConfig
 from ubq.data.synthetic import synthesise_velocity
+from ubq.durable import write_atomic
 from ubq.export.lower.torchscript import engine, lower
 from ubq.metrics import ratio_interval
 from ubq.quant.checkpoint import load_qat
@@ -94,6 +96,17 @@ def relative(latents: Tensor, reference: Tensor) -> str:
     return f"{100 * float((latents - reference).norm() / reference.norm()):.1f} %"
 
 
+def kept_ancestral_maps(model: FloatModel, noise: Noise, path: Path) -> Tensor:
+    """Maps of the float model by all of its steps; they take longest, so they are drawn once."""
+    if not path.exists():
+        content = io.BytesIO()
+        torch.save(ancestral_maps(model, noise), content)
+        write_atomic(path, content.getvalue())
+        print(f"{path.name} done", file=sys.stderr, flush=True)
+    maps: Tensor = torch.load(path, weights_only=True)
+    return maps
+
+
 def held_out(run: Path, count: int) -> Tensor:
     """Held-out maps of the run, of a synthetic one as many as wanted."""
     data, real = read_frozen(RunPaths(run).config).data, held_out_maps(run)
@@ -130,14 +143,15 @@ def main() -> None:
     parser.add_argument("--rates", type=rates, default=[1e-4, 3e-4], help="learning rates of qat-diffusion")
     parser.add_argument("--maps", type=int, default=2048, help="maps drawn for every figure")
     parser.add_argument("--held-out", type=int, default=1000, help="held-out maps, where the data are synthetic")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as the run")
     arguments = parser.parse_args()
     source, out = RunPaths(arguments.run), arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(read_frozen(source.config).threads)
+    torch.set_num_threads(arguments.threads or read_frozen(source.config).threads)
     runs = list(students(arguments, source))
     model, real = trained_model(arguments.run), held_out(arguments.run, arguments.held_out)
     noise = Noise(arguments.maps, model.sizes.encoder_dim, 0)
-    ancestral = ancestral_maps(model, noise)
+    ancestral = kept_ancestral_maps(model, noise, out / f"ancestral-{arguments.maps}.pt")
     rows: list[tuple[str, str, str, Tensor]] = []
     for solver, steps in TEACHERS:
         generator = float_generator(model, ExportConfig(solver=solver, steps=steps))  # type: ignore[arg-type]

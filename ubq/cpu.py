@@ -8,9 +8,10 @@ import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
-SPINS = 1000
+SPINS = 10_000
 """Turns of its loop for which a thread of libgomp waits awake. Its own default is 300,000, a millisecond or so, which
-on a busy machine is taken from the threads waited for (bench/README.md, "Beside other work")."""
+on a busy machine is taken from the threads waited for; a tenth of this number and less costs an idle machine a quarter
+of its rate (bench/README.md, "Beside other work")."""
 
 
 def cores() -> int:
