@@ -110,13 +110,16 @@ def memory_on(config: Config, available: int) -> dict[str, StageMemory]:
     return {name: needed.on(setting, available) for name, needed in memory_of(config).items()}
 
 
-def memory_of(config: Config, sizes: ModelSizes | None = None, devices: int = 1) -> dict[str, StageMemory]:
+def memory_of(
+    config: Config, sizes: ModelSizes | None = None, devices: int = 1, stage: str = ""
+) -> dict[str, StageMemory]:
     """Memory of every training stage that the configuration has, in their order, on one device.
 
     Args:
         config: decides stages, batches and how they are trained.
         sizes: of the model; None: those of ``[model]``, though a checkpoint that is imported may have others.
         devices: that share each part of a batch.
+        stage: the only one that is asked for.
     """
     import torch
 
@@ -173,17 +176,20 @@ def memory_of(config: Config, sizes: ModelSizes | None = None, devices: int = 1)
             gathered = _gathered(model.unet)
         return StageMemory(parameters + buffers, 4 * parameters, activations, checkpointed, gathered)
 
-    memory: dict[str, StageMemory] = {}
+    chained = bool(config.distill.steps)
+    plans: dict[str, Callable[[], StageMemory]] = {}
     if not imported(config):
-        memory["train-autoencoder"] = stage_memory(AUTOENCODER, autoencoder, config.train.autoencoder, False)
-        memory["train-seismic"] = stage_memory(SEISMIC, seismic, config.train.seismic, False)
-        memory["train-diffusion"] = stage_memory(UNET, unet, config.train.diffusion, False)
-    if config.distill.steps:
-        memory["distill"] = stage_memory(UNET, chain, config.distill.training, False)
+        train = config.train
+        plans["train-autoencoder"] = lambda: stage_memory(AUTOENCODER, autoencoder, train.autoencoder, False)
+        plans["train-seismic"] = lambda: stage_memory(SEISMIC, seismic, train.seismic, False)
+        plans["train-diffusion"] = lambda: stage_memory(UNET, unet, train.diffusion, False)
+    if chained:
+        plans["distill"] = lambda: stage_memory(UNET, chain, config.distill.training, False)
     if not config.pretrained.decoder_path:
-        memory["qat-decoders"] = stage_memory(DECODERS, decoders, config.qat.decoders, True)
-    memory["qat-diffusion"] = stage_memory(UNET, chain if config.distill.steps else unet, config.qat.diffusion, True)
-    if config.qat.diffusion.distillation and not config.distill.steps:  # the float U-Net is there as well
+        plans["qat-decoders"] = lambda: stage_memory(DECODERS, decoders, config.qat.decoders, True)
+    plans["qat-diffusion"] = lambda: stage_memory(UNET, chain if chained else unet, config.qat.diffusion, True)
+    memory = {name: plan() for name, plan in plans.items() if not stage or name == stage}
+    if config.qat.diffusion.distillation and not chained and "qat-diffusion" in memory:  # beside the float U-Net
         alone = memory["qat-diffusion"]
         memory["qat-diffusion"] = replace(alone, weights=2 * alone.weights)
     return memory

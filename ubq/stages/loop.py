@@ -67,7 +67,7 @@ def shards(context: StageContext) -> bool:
         if setting == "auto" and not on_gpu:
             return False
         checkpointing, available = config.run.activation_checkpointing, free + PROCESS_BYTES  # the process is there
-        whole = memory_of(config, sizes_of(config, context.paths), info.size)[context.stage]
+        whole = memory_of(config, sizes_of(config, context.paths), info.size, context.stage)[context.stage]
         spread = whole.sharded(setting, checkpointing, available, info.size)
         if spread == whole:
             return False
@@ -110,7 +110,7 @@ def _checkpointing(
     def decide() -> bool:
         info = rank_info()
         count = info.size if info else 1
-        needed = memory_of(config, sizes_of(config, context.paths), count)[context.stage]
+        needed = memory_of(config, sizes_of(config, context.paths), count, context.stage)[context.stage]
         if shard:
             needed = needed.sharded("on", setting, 0, count)
         _on_gpu, free = device_memory(config.device)
