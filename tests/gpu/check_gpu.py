@@ -77,11 +77,13 @@ def ready(config: Any, folder: Path, stage: str) -> Any:
 
 def recorder(config: Any, paths: Any, stage: str, steps: int, saved: dict[int, Any] | None = None) -> Any:
     """A stage's context that keeps its rows, events and checkpoints in memory."""
+    import torch
+
     from ubq.bench.train_process import Context
 
     class Recorder(Context):
         def __init__(self) -> None:
-            super().__init__(config, paths, stage, steps)
+            super().__init__(config, paths, stage, steps, torch.device("cpu"))  # a clock that waits for no GPU
             self.rows: list[Result] = []
             self.events: list[Result] = []
             self.saved: dict[int, Any] = {} if saved is None else saved

@@ -54,3 +54,31 @@ def test_the_checks_for_a_real_gpu_pass_on_it(part: str, pretended: Path, tmp_pa
     command = [sys.executable, str(CHECKS), "--pretend", str(pretended), "--out", str(tmp_path), "--parts", part]
     done = subprocess.run([*command, "--limit", "1200"], capture_output=True, text=True, check=False)
     assert json.loads((tmp_path / "results.json").read_text())[part]["ok"], done.stdout[-3000:]
+
+
+BENCH = """
+import json, sys
+import pretend_gpu
+pretend_gpu.install()
+from pathlib import Path
+from ubq.bench.train import prepare, write_files
+from ubq.bench.train_process import main
+from ubq.config.load import load_config
+root = Path("root").resolve()
+write_files(root, 1, 8)
+config = load_config("smoke", {"device": "cuda", "threads": 1}, isolated=True).config
+for stage in ("train-autoencoder", "train-seismic", "train-diffusion", "qat-decoders", "qat-diffusion"):
+    prepare(config, root / stage, root, 1, True)
+    main(root / stage, stage, "prepare", 1)
+    print(json.dumps([stage, *(main(root / stage, stage, way, 3) for way in ("plain", "ubq"))]))
+"""
+
+
+def test_bench_train_measures_both_ways_on_it(pretended: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(pretended)}
+    command = [sys.executable, "-c", BENCH]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == 5
+    assert all(figures["steps_per_second"] > 0 for _stage, *both in rows for figures in both)

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ubq.bench.timing import machine, markdown
 from ubq.config.load import load_config, write_frozen
@@ -25,6 +26,7 @@ from ubq.data.families import SAMPLES_PER_FILE, SEISMIC_SHAPE, VELOCITY_SHAPE
 from ubq.data.synthetic import synthesise_velocity
 from ubq.errors import StageError
 from ubq.i18n import gettext as _
+from ubq.stages.device import find_device
 from ubq.stages.distill import Distill
 from ubq.stages.pipeline import PIPELINE
 
@@ -44,7 +46,7 @@ class Figures:
     Attributes:
         first_step: seconds from opening the data to the end of the first step.
         steps_per_second: of the steps after it, median.
-        peak_mb: largest resident memory of the process.
+        peak_mb: largest resident memory of the process, or the most of the GPU's memory that was taken.
         data_mb: how much of it came after the model was built: data, activations, optimiser.
     """
 
@@ -62,6 +64,7 @@ class TrainingResult:
     """Every process's figures."""
 
     machine: str
+    device: str
     preset: str
     threads: int
     processes: int
@@ -94,8 +97,9 @@ class TrainingResult:
         compared = (
             "plain loop / ubq" if self.processes == 1 else f"one process / {self.processes} that share its threads"
         )
+        threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
         return (
-            f"{table}\n\n{compared}; preset {self.preset}, {self.threads} thread{'s' * (self.threads != 1)}, "
+            f"{table}\n\n{compared}; preset {self.preset} on {self.device}, {threads}, "
             f"median of {self.steps - 1} steps after the first, each by itself; a velocity file has "
             f"{self.velocity_file_mb:.0f} MB, a seismic file {self.seismic_file_mb:.0f} MB; {self.machine}"
         )
@@ -110,6 +114,7 @@ def measure_training(
     gathers: int,
     threads: int,
     processes: int = 1,
+    device: str = "cpu",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TrainingResult:
     """Run every stage on every number of files, both ways in turn.
@@ -122,16 +127,19 @@ def measure_training(
         gathers: in a seismic file (OpenFWI: 500).
         threads: of torch; 0: all cores.
         processes: with more than one: so many against one, instead of ``ubq`` against a plain loop.
+        device: that trains.
         progress: called with (done, total) processes.
 
     Raises:
         ConfigError: no such preset.
+        PreflightError: no such device here.
         StageError: a process failed.
     """
     figures: list[Figures] = []
     with tempfile.TemporaryDirectory(prefix="ubq-bench-") as name:
         root = Path(name)
-        config = load_config(preset, {"threads": threads, "device": "cpu"}, isolated=True).config
+        config = load_config(preset, {"threads": threads, "device": device}, isolated=True).config
+        found = find_device(config.device)
         write_files(root, max(files), gathers if set(stages) & set(NEEDS_SEISMIC) else 0)
         done, total = 0, len(stages) * len(files) * len(ways(processes))
         for stage in stages:
@@ -147,8 +155,21 @@ def measure_training(
                     progress(done, total)
         sizes = [_megabytes(root / "0" / name) for name in ("vel2_1_0.npy", "pairs/seis2_1_0.npy")]
     return TrainingResult(
-        machine(), preset, config.threads or cores(), processes, steps, sizes[0], sizes[1], tuple(figures)
+        machine(),
+        _title(found),
+        preset,
+        config.threads or cores(),
+        processes,
+        steps,
+        sizes[0],
+        sizes[1],
+        tuple(figures),
     )
+
+
+def _title(device: torch.device) -> str:
+    """What computes: the GPU by its name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def ways(processes: int) -> tuple[str, str]:

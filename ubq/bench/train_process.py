@@ -22,9 +22,8 @@ from torch import Tensor, nn
 
 from ubq.config.load import read_frozen
 from ubq.config.schema import Config, QatTraining, TrainingConfig
-from ubq.cpu import cores
 from ubq.data.files import data_files
-from ubq.distributed import join, rank_info, threads_here
+from ubq.distributed import join, rank_info
 from ubq.jobs.machine import peak_memory
 from ubq.model import GaussianDiffusion
 from ubq.model.parts import AUTOENCODER, DECODERS, SEISMIC, UNET
@@ -33,6 +32,7 @@ from ubq.quant.phases import set_phase
 from ubq.quant.prepare import calibrate
 from ubq.stages.autoencoder import TrainAutoencoder
 from ubq.stages.base import Stopped
+from ubq.stages.device import use_device
 from ubq.stages.floatmodel import new_parts, normalization_of, state_of, trained_parts
 from ubq.stages.maps import open_maps, sample_ids
 from ubq.stages.paths import RunPaths
@@ -44,26 +44,30 @@ from ubq.training.modules import Autoencoder, SeismicBranch
 from ubq.training.tasks import reconstruction_loss
 
 CPU = torch.device("cpu")
+MB = 1e6
 FAR = 1_000_000
 """Steps of a stage that is stopped long before: no validation and no cosine end in what is measured."""
 STAGES = {stage.name: stage for stage in PIPELINE if stage.trains}
 
 
 class Clock:
-    """When each step ended, from when the data were opened."""
+    """When each step ended, from when the data were opened; of a GPU, when it had done what it was given."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.begin = time.perf_counter()
         self.ends: list[float] = []
 
     def tick(self) -> None:
         """A step is over."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         self.ends.append(time.perf_counter() - self.begin)
 
     def figures(self, before_mb: float) -> dict[str, float]:
         """What ``ubq.bench.train.Figures`` holds beside its key."""
         each = [b - a for a, b in zip(self.ends, self.ends[1:], strict=False)]
-        peak = peak_memory() / 1e6
+        peak = peak_mb(self.device)
         return {
             "first_step": self.ends[0],
             "steps_per_second": 1.0 / statistics.median(each),
@@ -72,13 +76,18 @@ class Clock:
         }
 
 
+def peak_mb(device: torch.device) -> float:
+    """Most memory so far: of the GPU, or resident of the process."""
+    return (torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()) / MB
+
+
 class Context:
     """A stage's context that keeps time and asks to stop after so many steps; nothing is saved."""
 
-    def __init__(self, config: Config, paths: RunPaths, stage: str, steps: int) -> None:
+    def __init__(self, config: Config, paths: RunPaths, stage: str, steps: int, device: torch.device) -> None:
         self.config, self.paths, self.stage, self.steps = config, paths, stage, steps
         self.store = self
-        self.clock = Clock()
+        self.clock = Clock(device)
 
     def progress(self, step: int, steps: int, **figures: float | str) -> None:
         if "val_loss" not in figures:
@@ -138,9 +147,9 @@ def stand_in(config: Config, paths: RunPaths, stage: str) -> None:
     save_latents(made["autoencoder"]["encoder"], {"train": train, "val": val}, paths.latents, sample_ids(paths))
 
 
-def run_stage(config: Config, paths: RunPaths, stage: str, steps: int) -> Clock:
+def run_stage(config: Config, paths: RunPaths, stage: str, steps: int, device: torch.device) -> Clock:
     """The stage itself."""
-    context = Context(config, paths, stage, steps)
+    context = Context(config, paths, stage, steps, device)
     try:
         STAGES[stage].run(context)
     except Stopped:
@@ -148,13 +157,13 @@ def run_stage(config: Config, paths: RunPaths, stage: str, steps: int) -> Clock:
     raise AssertionError("the stage ended before it was stopped")
 
 
-def plain_loop(config: Config, paths: RunPaths, stage: str, steps: int) -> Clock:
+def plain_loop(config: Config, paths: RunPaths, stage: str, steps: int, device: torch.device) -> Clock:
     """Every file loaded whole, normalised at once, the frozen encoder in every step."""
-    clock = Clock()
+    clock = Clock(device)
     settings, scale = settings_of(config, stage), normalization_of(config, paths)
     velocity = scale.velocity(_whole(config.data.train_velocity, "velocity"))
     seismic = scale.seismic(_whole(config.data.train_seismic, "seismic")) if config.data.train_seismic else None
-    model, loss = _plain_task(config, paths, stage, settings, velocity, seismic)
+    model, loss = _plain_task(config, paths, stage, settings, velocity, seismic, device)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
     average = [p.detach().clone() for p in parameters]
@@ -184,49 +193,56 @@ def _plain_task(
     settings: TrainingConfig,
     velocity: Tensor,
     seismic: Tensor | None,
+    device: torch.device,
 ) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
     """The model of a stage, and its loss for sample numbers (B,)."""
+
+    def maps(samples: Tensor) -> Tensor:
+        return velocity[samples].to(device)
+
     if stage == "train-autoencoder":
-        autoencoder = Autoencoder(**new_parts(config, paths, AUTOENCODER, CPU, stage))
+        autoencoder = Autoencoder(**new_parts(config, paths, AUTOENCODER, device, stage))
         recipe = config.train.autoencoder
-        return autoencoder, lambda s: reconstruction_loss(autoencoder(velocity[s]), velocity[s], recipe)
-    encoder = trained_parts(config, paths, ("encoder",), CPU)["encoder"]
+        return autoencoder, lambda s: reconstruction_loss(autoencoder(maps(s)), maps(s), recipe)
+    encoder = trained_parts(config, paths, ("encoder",), device)["encoder"]
 
     @torch.no_grad()
     def latents(samples: Tensor) -> Tensor:
-        return encoder(velocity[samples]).flatten(1)
+        return encoder(maps(samples)).flatten(1)
 
     if stage == "train-seismic":
         assert seismic is not None
-        branch, target = SeismicBranch(**new_parts(config, paths, SEISMIC, CPU, stage)), seismic
-        return branch, lambda s: reconstruction_loss(branch(latents(s)), target[s], config.train.seismic)
+        branch, target = SeismicBranch(**new_parts(config, paths, SEISMIC, device, stage)), seismic
+        return branch, lambda s: reconstruction_loss(branch(latents(s)), target[s].to(device), config.train.seismic)
     if stage == "qat-decoders":
         assert seismic is not None
-        generator, _recipe = qat_generator(config, paths, DECODERS, CPU)
+        generator, _recipe = qat_generator(config, paths, DECODERS, device)
         both, target, qat = decoders(generator), seismic, config.qat.decoders
         _frozen(both, lambda z: [decoder(z) for decoder in both.values()], latents, qat)
 
         def loss(samples: Tensor) -> Tensor:
             z = latents(samples)
-            maps = reconstruction_loss(both["velocity"](z), velocity[samples], qat)
-            return maps + reconstruction_loss(both["seismic"](z), target[samples], qat)
+            of_maps = reconstruction_loss(both["velocity"](z), maps(samples), qat)
+            return of_maps + reconstruction_loss(both["seismic"](z), target[samples].to(device), qat)
 
         return both, loss
     sizes = config.model
-    diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant)
+    diffusion = GaussianDiffusion(sizes.diffusion_steps, sizes.objective, sizes.variant).to(device)
 
     def diffused(unet: nn.Module) -> Callable[[Tensor], Tensor]:
         def loss(samples: Tensor) -> Tensor:
             z = latents(samples)[:, None]
-            return diffusion.loss(unet, z, torch.randint(diffusion.steps, (len(z),)), torch.randn_like(z))
+            times = torch.randint(diffusion.steps, (len(z),), device=device)
+            return diffusion.loss(unet, z, times, torch.randn_like(z))
 
         return loss
 
     if stage == "train-diffusion":
-        unet = new_parts(config, paths, UNET, CPU, stage)["unet"]
+        unet = new_parts(config, paths, UNET, device, stage)["unet"]
     else:
-        unet = qat_generator(config, paths, UNET, CPU)[0].unet
-        _frozen(unet, lambda z: unet(z[:, None], torch.zeros(len(z)).long()), latents, config.qat.diffusion)
+        unet = qat_generator(config, paths, UNET, device)[0].unet
+        first = torch.zeros(config.qat.diffusion.batch_size, dtype=torch.int64, device=device)
+        _frozen(unet, lambda z: unet(z[:, None], first), latents, config.qat.diffusion)
     return unet, diffused(unet)
 
 
@@ -243,14 +259,14 @@ def main(run: Path, stage: str, way: str, steps: int) -> dict[str, float]:
     """The figures of one process."""
     paths = RunPaths(run)
     config = endless(read_frozen(paths.config))
-    torch.set_num_threads(threads_here(config.threads or cores()))
     if rank_info() is not None:
-        join("cpu")
+        join(config.device)
+    device = use_device(config)
     if way == "prepare":
         stand_in(config, paths, stage)
         return {}
-    before = peak_memory() / 1e6
-    clock = (run_stage if way == "ubq" else plain_loop)(config, paths, stage, steps)
+    before = peak_mb(device)
+    clock = (run_stage if way == "ubq" else plain_loop)(config, paths, stage, steps, device)
     return clock.figures(before)
 
 

@@ -143,6 +143,7 @@ def train(
     gathers: Annotated[int, typer.Option(min=1, max=500, help="Gathers in a seismic file; OpenFWI has 500.")] = 40,
     threads: Threads = 1,
     nproc: Annotated[int, typer.Option(min=1, help="Compare so many processes that share the threads with one.")] = 1,
+    device: Annotated[str, typer.Option(help="Device that trains: cpu, cuda or cuda:N.")] = "cpu",
     as_json: Json = False,
 ) -> None:
     """Time to the first step, steps/s and peak memory of every training stage, beside a plain loop."""
@@ -158,7 +159,7 @@ def train(
     with progress(_("measuring"), _("processes")) as show:
         result = measure_training(
             preset, names, _numbers(files, "--files"), steps=train_steps, gathers=gathers, threads=threads,
-            processes=nproc, progress=show,
+            processes=nproc, device=device, progress=show,
         )  # fmt: skip
     _print(result, as_json)
 
