@@ -1,6 +1,6 @@
 """Instructions for one pair, and for one modelled gather, on emulated Raspberry Pis, in every runtime of a bundle.
 
-``python studies/instructions.py BUNDLE_FOLDER [--only pairs|gathers] [--out REPORT.json]``
+``python studies/instructions.py BUNDLE_FOLDER [--only pairs|gathers] [--runtime NAME] [--out REPORT.json]``
 
 A proxy for time, not time: an instruction may take a fraction of a cycle or wait for memory. The estimate beside it is
 instructions / (clock x 1 instruction a cycle). The bundle's own generate.py draws one pair with the decoder's gather
@@ -76,6 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--only", choices=("pairs", "gathers"), help="default: both")
+    parser.add_argument("--runtime", help="count its pairs alone; default: those of every runtime of the bundle")
     parser.add_argument("--out", type=Path, help="JSON to write")
     arguments = parser.parse_args()
     for tool, package in ((QEMU, "qemu-user"), ("cc", "gcc")):
@@ -96,7 +97,7 @@ def main() -> None:
                     )
                     counts[board, f"{solver}, one gather"] = two - one
             for runtime in () if arguments.only == "gathers" else runtimes_of(model, names):
-                if board.part in runtime.stops_on:
+                if board.part in runtime.stops_on or arguments.runtime not in (None, runtime.name):
                     continue
                 few, many = (counted(pi, plugin, board, arguments.bundle, runtime.name, pairs) for pairs in (FEW, MANY))
                 counts[board, runtime.name] = (many - few) // (MANY - FEW)

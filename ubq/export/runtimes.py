@@ -88,7 +88,7 @@ EXECUTORCH = Runtime(
     "executorch",
     # 1.0.1, which goes with PyTorch 2.9.1, has no wheels for Python 3.13; newer ones were not tried on a Pi
     ("executorch==1.1.0", "torch==2.10.0", NUMPY),
-    base_mb=395,
+    base_mb=410,
     file_factor=2.1,
     stops_on=(CORTEX_A72,),
     # executorch asks for its developers' tools as well, of which coremltools has no wheel for a Pi
