@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from kill import REPOSITORY, Pipeline, check_after_kill, digest, events, last_steps, rows, saved_steps, toy
 
+from ubq.errors import EXIT_USAGE
 from ubq.jobs.status import snapshot
 
 HELD = toy(60)
@@ -152,6 +153,28 @@ def test_a_terminal_that_goes_away_does_not_hurt(tmp_path: Path) -> None:
     process.stdout = None
     assert process.wait() == 0
     assert snapshot(folder).shown == "completed"
+
+
+@pytest.mark.parametrize("device", ["pipe", "full", "closed"])
+def test_a_failure_is_written_down_where_nobody_reads_it(tmp_path: Path, device: str) -> None:
+    """A reader that left (``ubq run 2>&1 | head``), or a lost terminal, costs neither the reason nor the exit code."""
+    command = [sys.executable, "-m", "ubq", "run", "--preset", "smoke", "--until", "prepare", "--no-preflight"]
+    command += ["--train-data", "nowhere", "--train-label", "nowhere"]
+    redirect = {"pipe": "", "full": " >/dev/full 2>&1", "closed": " >&- 2>&-"}[device]
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    try:
+        shell = ["bash", "-c", f'exec "$@"{redirect}', "bash", *command]
+        done = subprocess.run(shell, cwd=tmp_path, env=environment, stdout=writing, stderr=writing)
+    finally:
+        os.close(writing)
+    assert done.returncode == EXIT_USAGE
+    shot = snapshot(tmp_path / "runs/smoke")
+    assert (shot.shown, shot.state.exit_code) == ("failed", EXIT_USAGE)
+    assert shot.state.error is not None
+    assert "nowhere does not exist" in shot.state.error["message"]
+    assert "nowhere does not exist" in (tmp_path / "runs/smoke/run.log").read_text()
 
 
 def test_a_stage_that_breaks_on_the_way_out_was_interrupted(tmp_path: Path) -> None:

@@ -167,6 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # PyTorch tells at every start that its quantised operators will go; a user of ubq can do nothing about it
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by who started us: the next file opened would take its number
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     args = list(sys.argv[1:] if arguments is None else arguments)
     args = _language_first(args)
     set_language(args[1] if args[:1] == ["--lang"] else None)

@@ -629,11 +629,14 @@ class _Runner:
     def _report(self, message: str, fix: str, stage: str = "") -> None:
         self.console.close()
         where = f"{stage}: " if stage else ""
-        print(printable(_("error: {error}").format(error=where + message)), file=sys.stderr)
+        lines = [_("error: {error}").format(error=where + message)]
         if fix:
-            print(printable(f"  {fix}"), file=sys.stderr)
+            lines.append(f"  {fix}")
         if self.state.next_command:
-            print("  " + _("resume with: {command}").format(command=self.resume), file=sys.stderr)
+            lines.append("  " + _("resume with: {command}").format(command=self.resume))
+        # whoever reads them may be gone; the run's files and its exit code say it too
+        with contextlib.suppress(OSError, ValueError):
+            print(printable("\n".join(lines)), file=sys.stderr, flush=True)
 
 
 def _step(row: dict[str, object]) -> int:
