@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import collections
+import dataclasses
 import datetime
+import functools
 import pathlib
 import pickle
+import random
+import re
 import shlex
 import sys
 import types
@@ -137,6 +141,39 @@ def test_the_weights_of_a_pickled_module_are_taken_out_without_its_code(tmp_path
     state = torch.load(tmp_path / "bare.pt")["model"]
     assert state.keys() == net.state_dict().keys()
     assert all(torch.equal(state[n], t) for n, t in net.state_dict().items())
+
+
+class Listed(list[int]):
+    pass
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    rate: float = 1e-4
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        [random.Random(0), {"rate": functools.partial(max, 1)}],
+        [Slotted(), re.compile("x"), Listed([1])],
+        [Listed([1, 2]), torch.nn.Linear(2, 2), random.Random(0), collections.OrderedDict(a=Slotted())],
+    ],
+)
+def test_the_weights_are_taken_out_whatever_state_the_objects_beside_them_have(tmp_path: Path, beside: Any) -> None:
+    model = random_model(sizes_for("paper"))
+    torch.save({"beside": beside, "model": upstream_state(model.sizes, model), "after": beside}, tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match="refuses to run"):
+        read_checkpoint(tmp_path / "m.pt")
+    assert main(["checkpoint", "weights", str(tmp_path / "m.pt"), "--output", str(tmp_path / "bare.pt")]) == 0
+    assert_holds(tmp_path / "bare.pt", model)
+
+
+def test_generators_of_numpy_do_nothing(tmp_path: Path) -> None:
+    model = random_model(sizes_for("paper"))
+    generators = [np.random.default_rng(0), np.random.RandomState(0), np.random.get_state()]
+    torch.save({"model": upstream_state(model.sizes, model), "rng": generators}, tmp_path / "m.pt")
+    assert_holds(tmp_path / "m.pt", model)
 
 
 class Payload:

@@ -31,6 +31,9 @@ _PROTOCOL = 2
 _MOST_STORED = 1.01
 """Sizes of a zip archive's records over that of the file; more, and a few bytes promise many."""
 
+_MOST_TRIED = 8
+"""Foreign classes, the last ones met, for which another stand-in is tried."""
+
 _LFS_POINTER = _("a Git LFS pointer, not the file it points to")
 _OTHER_FORMATS = (
     (b"\x93NUMPY", _("a NumPy array")),
@@ -106,6 +109,11 @@ _HARMLESS: dict[str, Any] = {
             "numpy._core.numeric._frombuffer",
             "numpy.core.numeric._frombuffer",
             "numpy.ndarray",
+            *(f"numpy.random._pickle.__{kind}_ctor" for kind in ("bit_generator", "generator", "randomstate")),
+            "numpy.random._mt19937.MT19937",
+            "numpy.random._pcg64.PCG64",
+            "numpy.random.bit_generator.SeedSequence",
+            "numpy.random.bit_generator.__pyx_unpickle_SeedSequence",
             "omegaconf.base.ContainerMetadata",
             "omegaconf.base.Metadata",
             "omegaconf.base.SCMode",
@@ -180,16 +188,43 @@ def load(path: Path) -> Any:
 
 
 def load_weights(path: Path) -> Any:
-    """As ``load``, with every class that is not known replaced by an empty dictionary of what the file says of it."""
+    """As ``load``, with every class that is not known replaced by what takes the file's words of it and runs nothing.
+
+    Only the file's own instructions tell what such a class was: a dictionary of its attributes, which keeps those of
+    a pickled module, else anything that takes a state of its own kind, else a list.
+    """
     known = dict(_HARMLESS)
+    foreign: list[str] = []
     for _attempt in range(1000):
         try:
             return _load(path, known)
         except ForeignClassError as error:
             if error.blocked:
                 raise
+            foreign.append(error.name)
             known[error.name] = _Mapping
+        except CheckpointError:
+            if not (better := _other_stand_in(path, known, foreign)):
+                raise
+            known = better
     raise damaged(path)
+
+
+def _other_stand_in(path: Path, known: Mapping[str, Any], foreign: list[str]) -> dict[str, Any] | None:
+    """Stand-ins with which more of a file can be read, where another one for a foreign class does that."""
+    for name in reversed(foreign[-_MOST_TRIED:]):
+        for stand_in in (_Nothing, _List):
+            if known[name] is stand_in:
+                continue
+            tried = {**known, name: stand_in}
+            try:
+                _load(path, tried)
+            except ForeignClassError:  # it came further
+                return tried
+            except CheckpointError:
+                continue
+            return tried
+    return None
 
 
 class ForeignClassError(CheckpointError):
