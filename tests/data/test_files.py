@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -194,8 +197,26 @@ def test_gathers_of_the_first_maps_of_a_file(tmp_path: Path, write_velocity: Wri
     assert np.array_equal(maps_alone.pairs().train.members, pairs.train.members)
 
     write_seismic(tmp_path / "gathers.npy", 13)
-    with pytest.raises(DataError, match=r"gathers.npy has 13 samples, but .*maps.npy has 12"):
+    with pytest.raises(DataError, match=r"gathers.npy has 13 samples, but .*maps.npy has 12") as caught:
         open_pairs(data, 0)
+    assert "ubq data forward" not in caught.value.fix, "which wants OpenFWI's names"
+
+
+def test_more_gathers_than_maps_are_set_aside_and_modelled_by_the_command_advised(
+    tmp_path: Path, write_velocity: Writer, write_seismic: Writer
+) -> None:
+    pytest.importorskip("deepwave")
+    folder = tmp_path / "two words"
+    write_velocity(folder / "model1.npy", 2)
+    write_seismic(folder / "data1.npy", 3)
+    with pytest.raises(DataError, match=r"data1\.npy has 3 samples") as caught:
+        open_pairs(config_of(folder).data, 0)
+    pasted = caught.value.fix[caught.value.fix.index("mv ") :]
+    shadow = f'ubq() {{ {shlex.quote(sys.executable)} -m ubq "$@"; }}; '
+    subprocess.run(["bash", "-c", shadow + pasted], check=True)
+    assert open_array(folder / "data1.npy", "seismic").samples == 2
+    assert sorted(path.name for path in folder.glob("data1*")) == ["data1.npy", "data1.npy.aside"]
+    assert len(open_pairs(config_of(folder).data, 0).pairs().train) == 1
 
 
 def test_both_sides_get_gathers_where_the_official_numbers_would_leave_one_without(

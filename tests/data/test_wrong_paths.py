@@ -38,6 +38,12 @@ def test_else_how_far_it_leads(home: Path) -> None:
     assert caught.value.fix == f"check the path: it leads as far as {home / 'CurveFault-A'}"
 
 
+def test_one_place_for_both_is_named_once(home: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        match_files(home / "CurveFalt-A", home / "CurveFalt-A")
+    assert caught.value.message == f"{home / 'CurveFalt-A'} does not exist"
+
+
 def test_both_of_two_wrong_places_are_named(home: Path) -> None:
     with pytest.raises(DataError) as caught:
         match_files(home / "CurveFalt-A/velocity_map", home / "CurveFalt-A/seismic_data")

@@ -103,7 +103,9 @@ def match_files(velocity: str | Path, seismic: str | Path) -> list[Matched]:
     if not velocity and not seismic:
         raise DataError(_("no data folder is given"), _("give data.train_velocity and data.train_seismic"))
     errors = [
-        error for location in (velocity, seismic) if location and (error := missing_path(Path(location).expanduser()))
+        error
+        for location in dict.fromkeys((velocity, seismic))
+        if location and (error := missing_path(Path(location).expanduser()))
     ]
     if errors:
         fixes = dict.fromkeys(error.fix for error in errors)

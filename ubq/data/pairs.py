@@ -285,12 +285,19 @@ def open_files(
                     _("{seismic} has {given} samples, but {velocity} has {wanted}").format(
                         seismic=gathers.path, given=gathers.samples, velocity=maps.path, wanted=maps.samples
                     ),
-                    _("remove both, or model the seismic again: {command}").format(
-                        command=shlex.join(
-                            ["ubq", "data", "forward", "--velocity", str(maps.path), "--out", str(gathers.path.parent)]
-                        )
-                    ),
+                    _("set the seismic aside and model it again: {command}").format(
+                        command=_model_again(maps.path, gathers.path)
+                    )
+                    if match.id
+                    else _("add the velocity maps, or remove the file"),
                 )
         count = gathers.samples if gathers else maps.samples if match.seismic else 0
         pairs.append(FilePair(maps, gathers, match.id, count))
     return pairs
+
+
+def _model_again(velocity: Path, seismic: Path) -> str:
+    """The command that models a seismic file anew, and keeps the old one under a name that no data file has."""
+    aside = shlex.join(["mv", "-n", str(seismic), f"{seismic}.aside"])
+    forward = ["ubq", "data", "forward", "--velocity", str(velocity), "--out", str(seismic.parent)]
+    return f"{aside} && {shlex.join(forward)}"
