@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from ubq.data.synthetic import write_synthetic
@@ -98,6 +99,13 @@ class Desk:
             time.sleep(0.3)
         return found
 
+    def check_as_undisturbed(self) -> None:
+        """What the run made is what it makes where nothing happens to it."""
+        undisturbed = self.folder / "alone"
+        self.ubq("run", *PRESET, "--run", "alone", "--runs-dir", str(undisturbed), TOY_HOLD="")
+        for file in ("exported_models/manifest.json", "metrics.jsonl"):
+            assert (self.run / file).read_bytes() == (undisturbed / "alone" / file).read_bytes()
+
     @property
     def log(self) -> str:
         return "".join(f.read_text() for f in self.run.glob("slurm-*.out"))
@@ -107,6 +115,7 @@ class Desk:
 def desk(cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     monkeypatch.setenv("SLURM_CONF", str(cluster))
     yield Desk(tmp_path)
+    slurm("scontrol", "update", "NodeName=ALL", "State=RESUME")  # where a test ended with a lost node
     slurm("scancel", "--user=root", "--full", "--signal=KILL")
     slurm("scancel", "--user=root")
     while slurm("squeue", "--noheader"):
@@ -142,11 +151,26 @@ def test_a_preempted_run_ends_as_if_nothing_had_happened(desk: Desk) -> None:
     slurm("scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm would hold it for two minutes
     assert desk.wait(job, gone).state == "COMPLETED", desk.log
     assert desk.status()["stages"][0]["resumed_from"] == 12
+    desk.check_as_undisturbed()
 
-    undisturbed = desk.folder / "alone"
-    desk.ubq("run", *PRESET, "--run", "alone", "--runs-dir", str(undisturbed), TOY_HOLD="")
-    for file in ("exported_models/manifest.json", "metrics.jsonl"):
-        assert (desk.run / file).read_bytes() == (undisturbed / "alone" / file).read_bytes()
+
+def test_a_lost_node_costs_the_steps_since_the_last_checkpoint(desk: Desk) -> None:
+    job = desk.submit("job", *PRESET)
+    desk.wait_until_held()
+    node = desk.status()["slurm"]["nodes"]
+    slurm("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
+    desk.wait(job, waits)
+    for daemon in [process for process in psutil.process_iter() if process.name() == "slurmstepd"]:
+        for process in (*daemon.children(recursive=True), daemon):  # they end with their machine
+            process.kill()
+    shot = desk.status()
+    assert (shot["slurm"]["queued"], shot["stages"][0]["last_checkpoint"]) == (True, 10)
+    (desk.run / "go").touch()
+    slurm("scontrol", "update", f"NodeName={node}", "State=RESUME")
+    slurm("scontrol", "update", f"JobId={job}", "StartTime=now")
+    assert desk.wait(job, gone).state == "COMPLETED", desk.log
+    assert desk.status()["stages"][0]["resumed_from"] == 10
+    desk.check_as_undisturbed()
 
 
 def test_a_run_out_of_time_is_saved_and_queued_again_until_it_is_stopped(desk: Desk) -> None:
