@@ -336,6 +336,35 @@ def test_a_diverged_stage_gets_a_command_that_goes_on(paths: RunPaths, capsys: p
     assert Path(command[command.index("--runs-dir") + 1]) == paths.root.parent
 
 
+def test_what_follows_a_divergence_is_the_command_with_the_smaller_rate(
+    paths: RunPaths, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Diverges(toy.Diffusion):
+        name = "train-diffusion"
+
+        def run(self, context: Any) -> None:
+            raise DivergedError("the gradient is not finite", "lower the stage's lr")
+
+    monkeypatch.setattr("ubq.jobs.fixes.UNASKED_S", 0.0)  # so much work is not thrown away unasked
+    assert start(paths, [toy.stages()[0], Diverges()]) == 1
+    sets = ["--set", "train.diffusion.lr=4e-05", "--yes"]
+    wanted = shlex.join(["ubq", "resume", "run", "--runs-dir", str(paths.root.parent), *sets])
+    said = capsys.readouterr().err
+    assert f"resume with: {wanted}\n" in said
+    assert said.count("ubq resume") == 1
+    state = read_state(paths.state)
+    assert state is not None
+    assert state.next_command == wanted
+    monkeypatch.chdir(paths.root.parent)  # its folder may be another since
+    paths.root.rename("other")
+    monkeypatch.setenv("UBQ_RUN__DIR", ".")
+    assert snapshot(Path("other")).state.next_command == shlex.join(["ubq", "resume", "other", *sets])
+    assert resume_run(RunPaths(Path("other")), stages=toy.stages()[:1], console=QuietConsole(), preflight=False) == 0
+    after = read_state(Path("other/state.json"))
+    assert after is not None
+    assert "--set" not in after.next_command
+
+
 def test_a_run_goes_on_from_any_working_folder(paths: RunPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(paths.root.parent)
     config = toy.toy_config(epochs=20)

@@ -36,7 +36,7 @@ def describe(shot: Snapshot, job: Job | None = None) -> str:
     if state.error:
         where = f"{state.error.get('stage')}: " if state.error.get("stage") else ""
         lines.append(_("error: {error}").format(error=where + str(state.error.get("message"))))
-        if state.error.get("fix"):
+        if state.error.get("fix") not in (None, "", state.next_command):
             lines.append(f"  {state.error['fix']}")
     if shot.owner:
         owner = shot.owner

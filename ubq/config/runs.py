@@ -5,6 +5,7 @@ Light: ``ubq status`` finds its runs through this, so that neither pydantic nor 
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import tomllib
@@ -116,3 +117,16 @@ def words_of(run: Path, *options: str) -> list[str]:
 def run_command(verb: str, run: Path, *options: str) -> str:
     """The exact command that does something with a run from the working folder."""
     return command("ubq", *verb.split(), *words_of(run, *options))
+
+
+def values_set(resume: str) -> list[str]:
+    """The options with which a command to resume, as a run has written it down, sets values; none in most.
+
+    A run that diverged goes on with another learning rate alone.
+    """
+    try:
+        words = shlex.split(resume)
+    except ValueError:  # not one that ubq wrote
+        return []
+    sets = [word for option, value in itertools.pairwise(words) if option == "--set" for word in (option, value)]
+    return [*sets, "--yes"] if sets and "--yes" in words else sets

@@ -45,8 +45,13 @@ class Fix:
     action: str = ""
     apply: Mapping[str, object] = field(default_factory=dict)
 
-    def command(self, run: Path | None) -> str:
-        """The command that applies the fix to a run's folder, or to the configuration in the working folder."""
+    def command(self, run: Path | None, worked: float | None = None) -> str:
+        """The command that applies the fix to a run's folder, or to the configuration in the working folder.
+
+        Args:
+            run: folder; None: the configuration.
+            worked: seconds that the run's stages have taken; None: what its state file says.
+        """
         if not self.apply:
             config = quoted(str(RunPaths(run.absolute()).config)) if run else "runs/RUN/config.toml"
             return self.action.format(run=shell_command(*words_of(run)) if run else "RUN", config=config)
@@ -57,7 +62,8 @@ class Fix:
             for key, value in self.apply.items()
             for part in ("--set", f"{key}={value if isinstance(value, str) else toml_value(value)}")
         ]
-        yes = ("--yes",) if run and _worked(run) > UNASKED_S and not _without_effect(self.apply) else ()
+        asked = run and not _without_effect(self.apply) and (_worked(run) if worked is None else worked) > UNASKED_S
+        yes = ("--yes",) if asked else ()
         command = run_command("resume", run, *sets, *yes) if run else shell_command("ubq", "run", *sets)
         return joined(": ", (self.action, command)) if self.action else command
 

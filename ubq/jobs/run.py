@@ -597,7 +597,9 @@ class _Runner:
         full = isinstance(error, OSError) and error.errno in NO_SPACE
         state, failed = self.state, self.current
         if isinstance(error, DivergedError) and failed:
-            fix = self._calmer(failed) or fix
+            calmer = self._calmer(failed)
+            fix = calmer or fix
+            state.next_command = calmer or state.next_command  # as it was, the stage fails at the same step
         if failed:
             failed.state, failed.error = FAILED, {"message": message, "fix": fix}
         where = failed.name if failed else ""
@@ -624,16 +626,18 @@ class _Runner:
     def _calmer(self, stage: StageState) -> str:
         """The command that goes on with half the learning rate of a stage."""
         fix = fixes.calmer(self.config, stage.name)
-        return fix.command(self.paths.root) if fix.apply else ""
+        worked = sum(entry.seconds for entry in self.state.stages)  # the file has not heard of the last of them
+        return fix.command(self.paths.root, worked) if fix.apply else ""
 
     def _report(self, message: str, fix: str, stage: str = "") -> None:
         self.console.close()
         where = f"{stage}: " if stage else ""
         lines = [_("error: {error}").format(error=where + message)]
-        if fix:
+        resume = self.state.next_command
+        if fix and fix != resume:
             lines.append(f"  {fix}")
-        if self.state.next_command:
-            lines.append("  " + _("resume with: {command}").format(command=self.resume))
+        if resume:
+            lines.append("  " + _("resume with: {command}").format(command=resume))
         # whoever reads them may be gone; the run's files and its exit code say it too
         with contextlib.suppress(OSError, ValueError):
             print(printable("\n".join(lines)), file=sys.stderr, flush=True)

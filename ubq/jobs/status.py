@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ubq.config.runs import command, expanded, place_of, run_command
+from ubq.config.runs import command, expanded, place_of, run_command, values_set
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.jobs.owner import OWNER, Owner, holder
@@ -96,7 +96,7 @@ def snapshot(folder: Path) -> Snapshot:
     # The folder may have been renamed or moved, and this process may work elsewhere than the one that wrote.
     state.run = printable(folder.absolute().name)
     if state.next_command:
-        state.next_command = run_command("resume", folder)
+        state.next_command = run_command("resume", folder, *values_set(state.next_command))
     return Snapshot(paths, state, _clean(owner) if owner else None, version, printable(problem))
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ubq.config.runs import run_command
+from ubq.config.runs import run_command, values_set
 from ubq.durable import dump_json, read_object, write_atomic
 from ubq.errors import HeldError
 from ubq.i18n import gettext as _
@@ -79,7 +79,7 @@ def next_command(shot: Snapshot, job: Job | None) -> str:
     command = shot.state.next_command
     if job is None or not command:
         return command
-    return "" if job.queued else run_command("submit", shot.paths.root)
+    return "" if job.queued else run_command("submit", shot.paths.root, *values_set(command))
 
 
 def log_of(run: Path, job: Job) -> Path:

@@ -55,7 +55,7 @@ def run_state(config: Config, run: Path) -> Iterator[Check]:
                 apply=fix.apply,
             )
         else:
-            fix_text = joined("; ", (t for t in (error.get("fix", ""), resume) if t))
+            fix_text = joined("; ", dict.fromkeys(t for t in (error.get("fix", ""), state.next_command or resume) if t))
             yield Check(id="run.state", status="failed", figure=figure, why=why, fix=fix_text)
     else:
         done = sum(s.state == COMPLETED for s in state.stages)
