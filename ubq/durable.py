@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import math
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -131,6 +133,29 @@ def verified(path: Path) -> Iterator[HashingFile]:
                 raise OSError(errno.EIO, "it reads back otherwise than it was written", str(path))
 
 
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a file to read that anybody may have put there: a pipe, a socket or a device would be waited for.
+
+    Raises:
+        OSError: it is no regular file, or cannot be read.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return open(path, "rb")
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a file, as :func:`open_regular` opens it."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that a person wrote, as :func:`open_regular` opens it: UTF-8, any line ends, no mark."""
+    with open_regular(path) as file:
+        return io.TextIOWrapper(file, encoding="utf-8-sig").read()
+
+
 def plain(value: object) -> object:
     """A value as JSON holds it: NaN and infinities become null, array scalars and paths become plain."""
     if value is None or isinstance(value, str | bool | int):
@@ -220,7 +245,7 @@ class LineFile:
 def read_rows(path: Path) -> Iterator[dict[str, object]]:
     """Rows of a JSONL file that may be being written: lines that are not a whole JSON object are left out."""
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except FileNotFoundError:
         return
     for line in data.split(b"\n"):
@@ -235,7 +260,7 @@ def read_rows(path: Path) -> Iterator[dict[str, object]]:
 def read_object(path: Path) -> dict[str, Any]:
     """A file's JSON object; an empty one where there is none to read."""
     try:
-        value = parse_json(path.read_text(encoding="utf-8"))
+        value = parse_json(read_regular(path))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ubq.durable import read_text
+
 
 @dataclass(frozen=True)
 class Interface:
@@ -45,7 +47,7 @@ def read_interface(file: Path | None = None) -> Interface:
         return Interface()
     file = file or folder / "interface.toml"
     try:
-        raw = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        raw = tomllib.loads(read_text(file))
     except FileNotFoundError:
         return Interface()
     except (OSError, ValueError, RecursionError) as error:  # nested too deeply

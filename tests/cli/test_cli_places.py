@@ -6,7 +6,9 @@ import dataclasses
 import json
 import os
 import shlex
+import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,35 @@ def test_a_neighbour_that_cannot_be_read_ends_no_listing(
     assert listed["good"] == "interrupted"
     assert set(listed) == {"good", "locked", "torn", "nan", "list", "deep"}
     assert ubq(capsys, "status", "good")[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "folder", "device"])
+def test_a_file_of_a_run_that_is_no_file_is_not_waited_for(kind: str) -> None:
+    def put(path: str) -> None:
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "socket":
+            with socket.socket(socket.AF_UNIX) as made:
+                made.bind(path)
+        elif kind == "folder":
+            Path(path).mkdir()
+        else:
+            Path(path).symlink_to("/dev/zero")
+
+    make_run(Path("runs/good"))
+    make_run(Path("runs/odd"))
+    for name in (OWNER, "config.toml", "events.jsonl", "metrics.jsonl", "sources.json", "slurm.json"):
+        put(f"runs/odd/{name}")
+    Path("runs/other").mkdir()
+    put("runs/other/config.toml")
+    put("ubq.toml")
+    script = "from ubq.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    for arguments in (["runs"], ["status", "odd"]):
+        command = [sys.executable, "-c", script, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "odd" in done.stdout
 
 
 def test_words_of_others_in_a_state_file_and_a_log(capsys: pytest.CaptureFixture[str]) -> None:

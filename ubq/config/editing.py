@@ -15,7 +15,7 @@ from ubq.config.findings import ConfigError
 from ubq.config.layers import parse_text
 from ubq.config.load import load_config
 from ubq.config.rendering import schema_comment
-from ubq.durable import write_atomic
+from ubq.durable import read_regular, write_atomic
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 
@@ -40,7 +40,7 @@ def read_file(file: Path) -> tuple[str, Style]:
         UsageError: it cannot be read, or is not UTF-8.
     """
     try:
-        data = file.read_bytes()
+        data = read_regular(file)
         mark = codecs.BOM_UTF8 if data.startswith(codecs.BOM_UTF8) else b""
         text = data.removeprefix(mark).decode()
     except (OSError, UnicodeDecodeError) as error:

@@ -15,6 +15,7 @@ from typing import Any
 from ubq.config.findings import Finding
 from ubq.config.keys import Path, all_keys
 from ubq.config.schema import qat_heirs
+from ubq.durable import read_text
 from ubq.i18n import gettext as _
 
 ENVIRONMENT_PREFIX = "UBQ_"
@@ -165,7 +166,7 @@ def read_layer(file: FilePath, shown: str = "", provenance: str = "", text: str 
         return layer
 
     try:
-        text = file.read_text(encoding="utf-8-sig") if text is None else text
+        text = read_text(file) if text is None else text
     except UnicodeDecodeError:
         return unreadable(_("not UTF-8 text"))
     except OSError as error:

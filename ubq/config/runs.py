@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ubq.config import presets
+from ubq.durable import read_text
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.interface import user_folder
@@ -68,7 +69,7 @@ def _dir_of(file: Path | None, depth: int = 0) -> str:
     if file is None:
         return ""
     try:
-        values: object = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        values: object = tomllib.loads(read_text(file))
     except (OSError, ValueError, RecursionError):
         return ""
     if not isinstance(values, Mapping):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ubq.config.runs import command, run_command
+from ubq.durable import open_regular
 from ubq.errors import NO_SPACE, UbqError
 from ubq.i18n import gettext as _
 from ubq.jobs.owner import Owner, alive, held_by, holder, pid_is_local, read_owner, settle, unwritable
@@ -171,7 +172,7 @@ def follow_log(log: Path, ended: Callable[[], bool], poll: float = 0.2) -> Itera
     while True:
         last = ended()  # asked before reading, so that nothing written before the end is missed
         try:
-            with open(log, "rb") as file:
+            with open_regular(log) as file:
                 file.seek(position)
                 data = file.read()
         except FileNotFoundError:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from ubq.config.runs import run_command
 from ubq.distributed import launcher
-from ubq.durable import dump_json, parse_json, write_atomic
+from ubq.durable import dump_json, open_regular, parse_json, read_regular, write_atomic
 from ubq.errors import NO_SPACE, HeldError, UsageError
 from ubq.i18n import gettext as _
 from ubq.jobs.state import now
@@ -137,7 +137,7 @@ def folder_identity(run: Path) -> str:
 def read_owner(run: Path) -> Owner | None:
     """The process that last held a run; it may be gone (:func:`alive`)."""
     try:
-        raw = parse_json((run / OWNER).read_bytes())
+        raw = parse_json(read_regular(run / OWNER))
         names = {f.name for f in dataclasses.fields(Owner)}
         owner = Owner(**{k: v for k, v in raw.items() if k in names})
         texts = (owner.host, owner.start, owner.boot, owner.since, owner.token, owner.namespace, owner.folder)
@@ -187,7 +187,7 @@ _beats: dict[str, tuple[tuple[int, int], float]] = {}
 def _beat(run: Path) -> tuple[int, int] | None:
     """What changes with every heartbeat; ``None`` where nobody holds the run."""
     try:
-        with open(run / OWNER, "rb") as file:  # a network file system looks at the server when a file is opened
+        with open_regular(run / OWNER) as file:  # a network file system looks at the server when a file is opened
             status = os.fstat(file.fileno())
     except OSError:
         return None
@@ -374,7 +374,7 @@ class Hold:
         if self.lost:
             return False
         try:
-            owner = parse_json((self.run / OWNER).read_bytes())
+            owner = parse_json(read_regular(self.run / OWNER))
             self.lost = not isinstance(owner, dict) or owner.get("token") != self.owner.token
         except FileNotFoundError:
             self.lost = not self._restore_owner()

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ubq.durable import dump_json, write_atomic
+from ubq.durable import dump_json, read_regular, write_atomic
 from ubq.errors import UbqError, UsageError
 from ubq.i18n import gettext as _
 from ubq.i18n import restored, storable
@@ -125,7 +125,7 @@ def read_state(path: Path) -> RunState | None:
         UsageError: the file was written by a newer ubq, or is not a state file.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     return parse_state(data, path)

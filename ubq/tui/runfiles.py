@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ubq.durable import parse_json
+from ubq.durable import open_regular, parse_json
 from ubq.plaintext import printable
 
 MAX_POINTS = 2048
@@ -37,7 +37,7 @@ class GrowingFile:
         """Lines that are new; a torn last line waits for its end. A file that is not there has none."""
         self.restarted = False
         try:
-            with open(self.path, "rb") as file:
+            with open_regular(self.path) as file:
                 status = os.fstat(file.fileno())
                 if status.st_ino != self._inode or status.st_size < self._position:
                     self.restarted = self._inode != -1

@@ -17,6 +17,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from ubq.config import presets
+from ubq.durable import read_text
 from ubq.errors import UbqError
 from ubq.figures import duration, padded
 from ubq.i18n import gettext as _
@@ -226,7 +227,7 @@ class StartScreen(Screen[None]):
 
     def _file_about(self) -> str:
         try:
-            extends = tomllib.loads(self.ubq.file.read_text(encoding="utf-8-sig")).get("extends", "")
+            extends = tomllib.loads(read_text(self.ubq.file)).get("extends", "")
         except (OSError, ValueError) as error:
             return printable(str(error))
         return _("it extends {preset}").format(preset=printable(str(extends or "-")))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ubq.config.runs import run_command
-from ubq.durable import parse_json, read_object
+from ubq.durable import open_regular, parse_json, read_object
 from ubq.i18n import gettext as _
 from ubq.i18n import joined, restored
 from ubq.jobs.checks.check import Check
@@ -115,9 +115,9 @@ def _memory_events(run: Path) -> Iterator[str]:
     """Failed allocations that the run got over by itself, the last one of each stage."""
     last: dict[str, dict[str, Any]] = {}
     try:
-        with open(RunPaths(run).events, encoding="utf-8", errors="replace") as lines:
+        with open_regular(RunPaths(run).events) as lines:
             for line in lines:
-                if '"out_of_memory"' in line:
+                if b'"out_of_memory"' in line:
                     try:
                         row = parse_json(line)
                     except ValueError:  # the torn last line
