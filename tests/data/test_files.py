@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 
+from ubq.cli import main
 from ubq.config.schema import Config, DataConfig
 from ubq.data.array_file import open_array
-from ubq.data.files import data_files, files_of, find_data_set, with_data_found
+from ubq.data.files import data_files, files_of, find_data_set, no_data, with_data_found
 from ubq.data.pairs import open_pairs
 from ubq.data.split import SampleIds, split_from_dict, split_to_dict
 from ubq.data.validate import inspect_folder, validate
@@ -219,6 +220,25 @@ def test_more_gathers_than_maps_are_set_aside_and_modelled_by_the_command_advise
     assert len(open_pairs(config_of(folder).data, 0).pairs().train) == 1
 
 
+def test_too_few_gathers_for_both_sides_are_modelled_elsewhere_by_the_command_advised(
+    tmp_path: Path, write_velocity: Writer, write_seismic: Writer
+) -> None:
+    pytest.importorskip("deepwave")
+    velocity, seismic = tmp_path / "two words/v", tmp_path / "two words/s"
+    write_velocity(velocity / "model1.npy", 2)
+    write_seismic(seismic / "data1.npy", 1)
+    (tmp_path / "two words/s-modelled").mkdir()
+    with pytest.raises(DataError, match="map has shot gathers") as caught:
+        open_pairs(config_of(velocity, seismic).data, 0).pairs()
+    pasted, _then, option = caught.value.fix.partition(": ")[2].partition("; then give ")
+    assert main(shlex.split(pasted)[1:]) == 0
+    name, folder = shlex.split(option)
+    assert name == "--train-data"
+    pairs = open_pairs(config_of(velocity, folder).data, 0).pairs()
+    assert (len(pairs.train), len(pairs.val)) == (1, 1)
+    assert open_array(seismic / "data1.npy", "seismic").samples == 1
+
+
 def test_both_sides_get_gathers_where_the_official_numbers_would_leave_one_without(
     tmp_path: Path, write_velocity: Writer, write_seismic: Writer
 ) -> None:
@@ -292,3 +312,22 @@ def test_a_data_set_is_found_where_it_usually_lies(
     assert (found.train_seismic, found.train_velocity) == (str(tmp_path / seismic), str(tmp_path / velocity))
     synthetic = Config.model_validate({"data": {"family": family, "synth_samples": 5}})
     assert with_data_found(synthetic) is synthetic
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["empty", "missing"])
+def test_maps_of_a_data_set_without_gathers_are_found_and_the_command_makes_them(
+    there: bool, tmp_path: Path, write_velocity: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("deepwave")
+    monkeypatch.chdir(tmp_path)
+    write_velocity(tmp_path / "CurveFault-A/velocity_map/vel2_1_0.npy", 1)
+    if there:
+        (tmp_path / "CurveFault-A/seismic_data").mkdir()
+    asked = Config.model_validate({"data": {"family": "curvefault-a", "synth_samples": 0}})
+    assert with_data_found(asked) is asked
+    message, fix = no_data(asked)
+    assert "CurveFault-A/velocity_map holds maps of curvefault-a, but CurveFault-A/seismic_data no gathers" in message
+    words = shlex.split(fix.partition(": ")[2])
+    assert words[0] == "ubq"
+    assert main(words[1:]) == 0
+    assert with_data_found(asked).data.train_seismic == str(tmp_path / "CurveFault-A/seismic_data")

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ubq.config.runs import command
 from ubq.data.families import FileId, Kind, parse_name
 from ubq.errors import DataError
 from ubq.i18n import gettext as _
@@ -239,6 +240,11 @@ def find_data_set(family: Family, below: Path = Path()) -> tuple[Path, Path] | N
         family: ``curvefault-a`` is looked for as ``CurveFault-A``, ``CurveFault_A``, ``curvefault-a`` ...
         below: folder to look in.
     """
+    return next((places for places in _folders_of(family, below) if has_files(places[0], "seismic")), None)
+
+
+def _folders_of(family: Family, below: Path) -> Iterator[tuple[Path, Path]]:
+    """Where a data set's maps lie, and with them where its gathers belong: (seismic, velocity)."""
     folder_name = family.replace("-", "")
     for home in (*(below / name for name in _HOMES), _KAGGLE):
         try:
@@ -250,9 +256,8 @@ def find_data_set(family: Family, below: Path = Path()) -> tuple[Path, Path] | N
                 continue
             for seismic, velocity in _LAYOUTS:
                 places = folder / seismic, folder / velocity
-                if has_files(places[1], "velocity") and has_files(places[0], "seismic"):
-                    return places
-    return None
+                if has_files(places[1], "velocity"):
+                    yield places
 
 
 def with_data_found(config: Config) -> Config:
@@ -269,6 +274,16 @@ def with_data_found(config: Config) -> Config:
 def no_data(config: Config) -> tuple[str, str]:
     """What is missing where no data are given and none are to be synthesised, and the three ways on."""
     family = config.data.family
+    if places := next(_folders_of(family, Path()), None):
+        seismic, velocity = map(str, places)
+        return (
+            _("no data are given; {velocity} holds maps of {family}, but {seismic} no gathers").format(
+                velocity=velocity, seismic=seismic, family=family
+            ),
+            _("model them: {command}").format(
+                command=command("ubq", "data", "forward", "--velocity", velocity, "--out", seismic)
+            ),
+        )
     folder = family.title().replace("fault", "Fault").replace("vel", "Vel")
     return (
         _("no data are given, and {family} is not in a folder here (./{folder}/seismic_data and velocity_map)").format(

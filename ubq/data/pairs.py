@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -146,18 +147,29 @@ class Split:
         Raises:
             DataError: a side has none left.
         """
-        maps = self.train.files[0].velocity.path.parent
-        gathers = next((pair.seismic.path.parent for pair in self.train.files if pair.seismic), maps)
         complete = Split(self.train.with_seismic(), self.val.with_seismic(), self.rule, self.sha256)
         for side, name in ((complete.train, _("training")), (complete.val, _("held-out"))):
             if not len(side):
                 raise DataError(
                     _("no {side} map has shot gathers, of which the seismic decoder learns").format(side=name),
-                    _("model them: {command}").format(
-                        command=shlex.join(["ubq", "data", "forward", "--velocity", str(maps), "--out", str(gathers)])
-                    ),
+                    _model_them(side.files, "--train-data" if side.files is self.train.files else "--val-data"),
                 )
         return complete
+
+
+def _model_them(files: Sequence[FilePair], option: str) -> str:
+    """The command that gives every map its gathers; ``option`` takes their folder."""
+    maps = files[0].velocity.path.parent
+    out = next((pair.seismic.path.parent for pair in files if pair.seismic), maps)
+    short = any(0 < pair.gathers < pair.samples for pair in files)
+    if short:  # what is there is not modelled over, so it goes elsewhere
+        named = (out.with_name(f"{out.name}-modelled{number or ''}") for number in itertools.count())
+        out = next(folder for folder in named if not folder.exists())
+    command = shlex.join(["ubq", "data", "forward", "--velocity", str(maps), "--out", str(out)])
+    if short:
+        text = _("model them all: {command}; then give {option}")
+        return text.format(command=command, option=shlex.join([option, str(out)]))
+    return _("model them: {command}").format(command=command)
 
 
 def open_pairs(
