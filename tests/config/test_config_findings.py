@@ -125,6 +125,10 @@ def test_the_wrong_one_of_several_choices_gets_the_suggestion() -> None:
         ('[export]\nformats = ["onnx"]', "export.formats"),
         ('[export]\nname = "../x"', "export.name"),
         ('[run]\nname = "a/b"', "run.name"),
+        (f'[export]\nname = "{"n" * 81}"', "export.name"),
+        (f'[export]\nname = "{"图" * 27}"', "export.name"),  # 81 bytes
+        (f'[run]\nname = "{"n" * 81}"\n[export]\nname = ""', "run.name"),  # which the exported files would have
+        (f'[run]\nname = "{"n" * 201}"\n[export]\nname = "n"', "run.name"),
         ('[data]\ntrain_seismic = "x"', "data.train_seismic"),
         ("[data]\nnormalization = [5, 1, 1500, 4500]", "data.normalization"),
         ("[model]\nencoder_dim = 500", "model.encoder_dim"),
@@ -134,6 +138,12 @@ def test_the_wrong_one_of_several_choices_gets_the_suggestion() -> None:
 )
 def test_contradictions_are_found(text: str, key: str) -> None:
     assert key in of(text)
+
+
+def test_the_longest_names_are_those_of_files_that_can_be_made() -> None:
+    for text in (f'[run]\nname = "{"n" * 200}"\n[export]\nname = "{"n" * 80}"', f'[run]\nname = "{"n" * 80}"'):
+        Path("ubq.toml").write_text(f'extends = "smoke"\n{text}')
+        load_config(environ={})
 
 
 def test_a_contradiction_is_blamed_on_a_key_that_somebody_wrote() -> None:

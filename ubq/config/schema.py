@@ -45,6 +45,16 @@ class Contradiction(NamedTuple):
     suggestion: str = ""
 
 
+LONGEST_FOLDER = 200
+"""Bytes of a run's name: a file system takes 255, and what is made on the way has a longer one."""
+LONGEST_FILE = 80
+"""Bytes of the exported files' name: a bundle's archive (ustar) takes 100, with suffixes as ``.decoders.onnx``."""
+
+
+def _bytes(name: str) -> int:
+    return len(name.encode(errors="surrogateescape"))
+
+
 def refuse(contradictions: list[Contradiction]) -> None:
     """Raise one pydantic error that carries all of ``contradictions`` (``ctx["contradictions"]``), if any."""
     if contradictions:
@@ -573,6 +583,13 @@ class Config(Table):
                 problems.append(Contradiction(keys, f"at most model.diffusion_steps ({trained})"))
         if self.run.name and not is_run_name(self.run.name):
             problems.append(Contradiction(("run.name",), "a folder name without a path; the folder above is run.dir"))
+        if _bytes(self.run.name) > LONGEST_FOLDER:
+            problems.append(Contradiction(("run.name",), f"at most {LONGEST_FOLDER} bytes"))
+        elif _bytes(self.export.name) > LONGEST_FILE:
+            problems.append(Contradiction(("export.name",), f"at most {LONGEST_FILE} bytes, since suffixes follow"))
+        elif not self.export.name and _bytes(self.run.name) > LONGEST_FILE:
+            text = f"at most {LONGEST_FILE} bytes where the exported files have the run's name"
+            problems.append(Contradiction(("run.name", "export.name"), text, "export.name gives them another"))
         refuse([*problems, *self._against_distillation(), *self._against_modelling()])
         return self
 
