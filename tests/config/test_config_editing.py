@@ -148,3 +148,15 @@ def test_a_file_keeps_its_mark_line_ends_permissions_and_link(tmp_path: Path) ->
     assert b"epochs = 7\r\n" in content
     assert link.is_symlink()
     assert real.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_file_in_another_encoding_is_to_be_saved_as_utf_8(encoding: str) -> None:
+    content = 'description = "é"\n'.encode(encoding)
+    FILE.write_bytes(content)
+    with pytest.raises(UsageError, match=r"ubq\.toml: not UTF-8 text \(save it as UTF-8\)$") as caught:
+        set_values(FILE, {"seed": 1})
+    assert caught.value.fix == "save it as UTF-8"
+    with pytest.raises(ConfigError, match=r"ubq\.toml: not UTF-8 text \(save it as UTF-8\)$"):
+        load_config(environ={})
+    assert FILE.read_bytes() == content

@@ -43,8 +43,12 @@ def read_file(file: Path) -> tuple[str, Style]:
         data = read_regular(file)
         mark = codecs.BOM_UTF8 if data.startswith(codecs.BOM_UTF8) else b""
         text = data.removeprefix(mark).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(_("cannot read {file}: {reason}").format(file=file, reason=error)) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            _("cannot read {file}: {reason}").format(file=file, reason=_("not UTF-8 text")), _("save it as UTF-8")
+        ) from error
+    except OSError as error:
+        raise UsageError(_("cannot read {file}: {reason}").format(file=file, reason=error.strerror or error)) from error
     windows = text.count("\r\n") * 2 > text.count("\n")
     return text.replace("\r\n", "\n"), Style("\r\n" if windows else "\n", mark)
 

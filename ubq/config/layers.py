@@ -161,14 +161,15 @@ def read_layer(file: FilePath, shown: str = "", provenance: str = "", text: str 
     layer = Layer()
     shown = shown or str(file)
 
-    def unreadable(allowed: str, line: int | None = None, value: str = "") -> Layer:
-        layer.findings.append(Finding(file=shown, line=line, key="", given=value, allowed=allowed))
+    def unreadable(allowed: str, line: int | None = None, value: str = "", suggestion: str = "") -> Layer:
+        finding = Finding(file=shown, line=line, key="", given=value, allowed=allowed, suggestion=suggestion)
+        layer.findings.append(finding)
         return layer
 
     try:
         text = read_text(file) if text is None else text
     except UnicodeDecodeError:
-        return unreadable(_("not UTF-8 text"))
+        return unreadable(_("not UTF-8 text"), suggestion=_("save it as UTF-8"))
     except OSError as error:
         return unreadable(_("cannot be read: {reason}").format(reason=error.strerror))
     try:
