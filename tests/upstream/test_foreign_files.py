@@ -12,6 +12,7 @@ import pickle
 import random
 import re
 import shlex
+import subprocess
 import sys
 import types
 import uuid
@@ -475,3 +476,50 @@ def test_pickles_of_python_are_no_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "p.pt").write_bytes(pickle.dumps({"model": 1}, protocol=2))
     with pytest.raises(CheckpointError):
         read_checkpoint(tmp_path / "p.pt")
+
+
+def stored(path: Path, content: Any) -> Path:
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize("wrapped", [True, False], ids=["wrapped", "bare"])
+def test_arrays_of_numpy_are_called_so_and_the_command_makes_tensors_of_them(tmp_path: Path, wrapped: bool) -> None:
+    model = random_model(sizes_for("paper"))
+    arrays = {n: t.numpy() for n, t in upstream_state(sizes_for("paper"), model).items()}
+    path = stored(tmp_path / "two words.pt", {"model": arrays} if wrapped else arrays)
+    with pytest.raises(CheckpointError, match="NumPy array") as caught:
+        read_checkpoint(path)
+    assert "_Nothing" not in caught.value.message
+    words = shlex.split(caught.value.fix.partition(": ")[2])
+    subprocess.run([sys.executable, *words[1:]], check=True)
+    assert_holds(tmp_path / "two words-tensors.pt", model)
+
+
+def test_an_entry_that_is_no_tensor_is_left_out_by_the_command_advised(tmp_path: Path) -> None:
+    model = random_model(sizes_for("paper"))
+    state = {**upstream_state(sizes_for("paper"), model), "_extra_state": None}
+    path = stored(tmp_path / "m.pt", {"model": state})
+    with pytest.raises(CheckpointError, match="_extra_state is None, not a tensor") as caught:
+        read_checkpoint(path)
+    assert main(shlex.split(caught.value.fix.partition(": ")[2])[1:]) == 0
+    assert_holds(tmp_path / "m-weights.pt", model)
+
+
+def test_a_schedule_that_is_no_number_is_not_called_another_schedule(tmp_path: Path) -> None:
+    state = upstream_state(sizes_for("paper"), random_model(sizes_for("paper")))
+    state["diffusion.betas"] = torch.full_like(state["diffusion.betas"], float("nan"))
+    with pytest.raises(NotFiniteError, match=r"not finite: diffusion\.betas"):
+        read_checkpoint(stored(tmp_path / "m.pt", {"model": state}))
+
+
+@pytest.mark.parametrize("entry", ["params", "params_ema", "generator"])
+def test_other_names_of_weights(tmp_path: Path, entry: str) -> None:
+    model = random_model(sizes_for("paper"))
+    state = upstream_state(sizes_for("paper"), model)
+    assert_holds(stored(tmp_path / "m.pt", {entry: state, "epoch": 1}), model)
+    bare = stored(tmp_path / "bare.pt", {**state, "params": {"lr": 1e-4}})  # which are no weights
+    assert_holds(bare, model)
+    with pytest.raises(CheckpointError, match="holds no model") as caught:
+        read_checkpoint(stored(tmp_path / "none.pt", {entry if entry != "params_ema" else "x": {"lr": 1e-4}}))
+    assert "state_dict" in caught.value.fix

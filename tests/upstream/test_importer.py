@@ -303,9 +303,9 @@ def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
         ".": "cannot be read",
         "data.zip": "not a PyTorch checkpoint",
         "script.pt": "TorchScript",
-        "list.pt": "holds a list",
+        "list.pt": "holds a value of type list",
         "empty.pt": "holds no model; its entries: epoch",
-        "number.pt": "weight is a int, not a tensor",
+        "number.pt": "weight is a value of type int, not a tensor",
         "linear.pt": "holds no tensor of UB-Diff",
     }.items():
         with pytest.raises(CheckpointError, match=message) as error:

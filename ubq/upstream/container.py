@@ -17,10 +17,20 @@ from torch import Tensor
 from ubq.errors import CheckpointError
 from ubq.i18n import gettext as _
 from ubq.upstream.names import AVERAGED, canonical
-from ubq.upstream.reading import load, load_weights, readable
+from ubq.upstream.reading import (
+    arrays_not_tensors,
+    is_array,
+    kind_of,
+    load,
+    load_weights,
+    readable,
+    weights_command,
+)
 
 _MODEL_ENTRIES = ("model", "state_dict", "model_state_dict", "model_state", "module", "net", "network", "weights")
-_EMA_ENTRIES = ("ema", "ema_model", "model_ema", "ema_state_dict", "ema_model_state_dict")
+_LAST_ENTRIES = ("params", "generator")
+"""Names that other things have as well: these are weights where tensors are in them, and nowhere else."""
+_EMA_ENTRIES = ("ema", "ema_model", "model_ema", "ema_state_dict", "ema_model_state_dict", "params_ema")
 _STEP_ENTRIES = ("step", "global_step", "iteration")
 _OF_DECODERS = ("best_ssim",)
 """Entries of the fork's training of encoder and decoders, and of its fine-tuning of them."""
@@ -58,10 +68,10 @@ def read_container(path: Path) -> Container:
     """
     loaded = load(path)
     if not isinstance(loaded, Mapping):
-        raise CheckpointError(
-            _("{path} holds a {kind}, not a model's weights").format(path=path, kind=type(loaded).__name__)
-        )
+        raise CheckpointError(_("{path} holds {kind}, not a model's weights").format(path=path, kind=kind_of(loaded)))
     entry = next((e for e in _MODEL_ENTRIES if isinstance(loaded.get(e), Mapping)), None)
+    if entry is None and not any(isinstance(value, Tensor) for value in loaded.values()):
+        entry = next((e for e in _LAST_ENTRIES if _plain(loaded.get(e))), None)
     averages = next((loaded[e] for e in _EMA_ENTRIES if isinstance(loaded.get(e), Mapping)), None)
     if entry is not None:
         content = loaded[entry]
@@ -74,7 +84,10 @@ def read_container(path: Path) -> Container:
         tensors = {}
     else:
         entries = ", ".join(readable(name) for name in list(loaded)[:8]) or _("none")
-        raise CheckpointError(_("{path} holds no model; its entries: {entries}").format(path=path, entries=entries))
+        message = _("{path} holds no model; its entries: {entries}").format(path=path, entries=entries)
+        if any(is_array(value) for value in loaded.values()):
+            raise arrays_not_tensors(path, _("{path} holds NumPy arrays, not tensors").format(path=path))
+        raise CheckpointError(message, _("give a file whose entry model holds the weights, a state_dict"))
     model, ema, observed = _named(tensors)
     notes: tuple[str, ...] = ()
     if averages is not None:
@@ -102,7 +115,7 @@ def bare_weights(path: Path) -> dict[str, Any]:
     loaded = load_weights(path)
     weights: dict[str, Any] = {}
     if isinstance(loaded, Mapping):
-        for entry in (*_MODEL_ENTRIES, *_EMA_ENTRIES):
+        for entry in (*_MODEL_ENTRIES, *_LAST_ENTRIES, *_EMA_ENTRIES):
             if entry in loaded and (state := _plain(loaded[entry])):
                 weights[entry] = state
         if not weights and (state := _plain(loaded)):
@@ -158,11 +171,13 @@ def _tensors(path: Path, entries: Mapping[Any, Any]) -> State:
                 _("give the checkpoint from before the conversion, as final_qat_model.pt, or the float one"),
             )
         if not isinstance(value, Tensor):
-            raise CheckpointError(
-                _("{path}: {name} is a {kind}, not a tensor").format(
-                    path=path, name=readable(name), kind=type(value).__name__
-                )
-            )
+            text = _("{path}: {name} is {kind}, not a tensor")
+            message = text.format(path=path, name=readable(name), kind=kind_of(value))
+            if is_array(value):
+                raise arrays_not_tensors(path, message)
+            some = any(isinstance(other, Tensor) for other in entries.values())
+            fix = _("keep the tensors alone: {command}").format(command=weights_command(path)) if some else ""
+            raise CheckpointError(message, fix)
         if value.layout != torch.strided or value.device.type != "cpu" or value.is_nested or not _stored(value):
             raise CheckpointError(
                 _("{path}: {name} is not a plain tensor with its values in the file").format(

@@ -500,6 +500,12 @@ def _check_schedule(path: Path, sizes: ModelSizes, tensors: State) -> None:
         tensor = tensors.get(f"{_SCHEDULE}{name}")
         if tensor is None:
             continue
+        if tensor.isnan().any():
+            raise NotFiniteError(
+                _("{path}: weights are not finite: {names}").format(path=path, names=f"{_SCHEDULE}{name}"),
+                _("training had diverged when it was written: give an earlier checkpoint"),
+                "",
+            )
         if not agrees(tensor, expected):
             raise CheckpointError(
                 _("{path}: {name} is not that of the cosine schedule of {steps} steps").format(

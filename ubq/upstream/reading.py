@@ -55,6 +55,10 @@ class _Nothing:
     def __setstate__(self, state: object) -> None: ...
 
 
+class _Array(_Nothing):
+    """Stand-in of a NumPy array."""
+
+
 class _Mapping:
     """Stand-in of a dictionary or of an object with attributes."""
 
@@ -92,6 +96,16 @@ def _number(dtype: object = None, raw: object = None) -> int | float | bool | No
 _HARMLESS: dict[str, Any] = {
     **dict.fromkeys(
         (
+            "numpy._core.multiarray._reconstruct",
+            "numpy.core.multiarray._reconstruct",
+            "numpy._core.numeric._frombuffer",
+            "numpy.core.numeric._frombuffer",
+            "numpy.ndarray",
+        ),
+        _Array,
+    ),
+    **dict.fromkeys(
+        (
             "argparse.Namespace",
             "builtins.frozenset",
             "builtins.object",
@@ -104,11 +118,6 @@ _HARMLESS: dict[str, Any] = {
             "datetime.timezone",
             "decimal.Decimal",
             "fractions.Fraction",
-            "numpy._core.multiarray._reconstruct",
-            "numpy.core.multiarray._reconstruct",
-            "numpy._core.numeric._frombuffer",
-            "numpy.core.numeric._frombuffer",
-            "numpy.ndarray",
             *(f"numpy.random._pickle.__{kind}_ctor" for kind in ("bit_generator", "generator", "randomstate")),
             "numpy.random._mt19937.MT19937",
             "numpy.random._pcg64.PCG64",
@@ -227,19 +236,53 @@ def _other_stand_in(path: Path, known: Mapping[str, Any], foreign: list[str]) ->
     return None
 
 
+def weights_command(path: Path) -> str:
+    """The command that keeps the tensors of a file."""
+    bare = path.with_name(f"{path.stem}-weights.pt")
+    return shlex.join(["ubq", "checkpoint", "weights", str(path), "--output", str(bare)])
+
+
+def is_array(value: object) -> bool:
+    """Whether what was read stands for a NumPy array."""
+    return isinstance(value, _Array)
+
+
+def kind_of(value: object) -> str:
+    """What a value from a file is, as a person knows it."""
+    if is_array(value):
+        return _("a NumPy array")
+    if value is None:
+        return "None"
+    if isinstance(value, _Nothing):
+        return _("an object")
+    return _("a value of type {kind}").format(kind=type(value).__name__)
+
+
+def arrays_not_tensors(path: Path, message: str) -> CheckpointError:
+    """The error for weights that are NumPy arrays, with the command that makes tensors of them."""
+    again = path.with_name(f"{path.stem}-tensors.pt")
+    code = (
+        "import numpy, torch; "
+        "tensors = lambda v: torch.as_tensor(v) if isinstance(v, numpy.ndarray) else "
+        "{n: tensors(x) for n, x in v.items()} if isinstance(v, dict) else v; "
+        f"torch.save(tensors(torch.load({str(path)!r}, 'cpu', weights_only=False)), {str(again)!r})"
+    )
+    return CheckpointError(
+        message, _("if you trust it, write it again: {command}").format(command=shlex.join(["python", "-c", code]))
+    )
+
+
 class ForeignClassError(CheckpointError):
     """A file holds a class that is not known to be harmless."""
 
     def __init__(self, path: Path, name: str, blocked: bool) -> None:
         self.name = name
         self.blocked = blocked
-        bare = path.with_name(f"{path.stem}-weights.pt")
-        command = shlex.join(["ubq", "checkpoint", "weights", str(path), "--output", str(bare)])
         super().__init__(
             _("{path} holds code or objects beside weights ({name}), which ubq refuses to run").format(
                 path=path, name=readable(name)
             ),
-            _("keep its weights alone, which runs nothing of it: {command}").format(command=command)
+            _("keep its weights alone, which runs nothing of it: {command}").format(command=weights_command(path))
             if not blocked
             else _("only programs that do harm put that into a checkpoint: do not open it"),
         )
