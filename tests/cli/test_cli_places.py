@@ -252,3 +252,16 @@ def test_places_that_do_not_work_are_one_clear_line(capsys: pytest.CaptureFixtur
     assert out == ""
     assert err.startswith("error: ")
     assert len(err.splitlines()) <= 2
+
+
+def test_a_run_is_named_by_the_working_folder(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(Path("runs/s1/deeper").parent)
+    Path("runs/s1/deeper").mkdir()
+    monkeypatch.chdir("runs/s1")
+    for shown in (".", "./", "../s1", "deeper/.."):
+        code, out, _err = ubq(capsys, "status", shown)
+        assert (code, "ubq resume s1 " in out) == (0, True), shown
+    monkeypatch.chdir("deeper")
+    assert ubq(capsys, "status", "..")[0] == 0

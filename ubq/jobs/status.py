@@ -199,8 +199,10 @@ def find_run(run: str | None, runs_dir: Path) -> Path:
     Raises:
         UsageError: there is no such run.
     """
-    if run and ("/" in run or run.startswith("~")):
+    if run and ("/" in run or run.startswith("~") or run in (".", "..")):
         path = Path(expanded(run))
+        if path.name in ("", ".."):  # its name is in the whole path alone
+            path = path.resolve()
         if run_folders(path.absolute().parent).count(path.absolute()):
             return path
     folders = run_folders(runs_dir)
