@@ -17,7 +17,7 @@ from ubq.jobs.checks.check import Check
 from ubq.jobs.console import QuietConsole
 from ubq.jobs.fingerprints import changes
 from ubq.jobs.frozen import load_frozen, write_config
-from ubq.jobs.owner import LostHoldError
+from ubq.jobs.owner import Hold, LostHoldError
 from ubq.jobs.run import resume_run, start_run
 from ubq.jobs.state import StageState, read_state, write_state
 from ubq.jobs.status import snapshot
@@ -316,6 +316,15 @@ def test_a_run_that_another_process_took_over_is_left_to_it(paths: RunPaths) -> 
         start(paths, [toy.stages()[0], Slept(), *toy.stages()[2:]])
     assert caught.value.exit_code == EXIT_HELD
     assert {p: p.read_bytes() for p in paths.root.rglob("*") if p.is_file()} == seen
+
+
+def test_a_folder_that_is_renamed_under_a_run_was_not_taken_over(paths: RunPaths) -> None:
+    with Hold(paths.root, network=False) as hold:
+        paths.root.rename(paths.root.with_name("other"))
+        with pytest.raises(LostHoldError, match="renamed or removed") as caught:
+            hold.check()
+    assert "attach" not in str(caught.value)
+    assert f"ubq runs --runs-dir {paths.root.parent}" in caught.value.fix
 
 
 def test_a_diverged_stage_gets_a_command_that_goes_on(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
-from ubq.config.runs import run_command
+from ubq.config.runs import command, place_of, run_command
 from ubq.distributed import launcher
 from ubq.durable import dump_json, open_regular, parse_json, read_regular, write_atomic
 from ubq.errors import NO_SPACE, HeldError, UsageError
@@ -362,6 +362,15 @@ class Hold:
             LostHoldError: another token, or none, stands in ``owner.json``; from then on every call raises.
         """
         if not self._held_still():
+            if not (self.run / OWNER).exists():
+                raise LostHoldError(
+                    _("{folder}, or {file} in it, was renamed or removed; this process writes nothing more").format(
+                        folder=self.run, file=OWNER
+                    ),
+                    _("look for it with: {command}; it goes on with ubq resume").format(
+                        command=command("ubq", "runs", *place_of(self.run))
+                    ),
+                )
             owner = read_owner(self.run)
             raise LostHoldError(
                 _("run {run} was taken over by {who}; this process writes nothing more").format(
