@@ -205,3 +205,8 @@ def test_a_u_net_spread_over_two_processes_takes_what_is_estimated(tmp_path: Pat
     for estimated, peak in found.values():
         assert 0.75 <= estimated / peak <= 1.4
     assert found["on"][1] < 0.9 * found["off"][1]
+
+
+def test_a_stage_asks_for_itself_alone(config: Config) -> None:
+    whole = memory_of(config)
+    assert {stage: memory_of(config, stage=stage) for stage in whole} == {s: {s: m} for s, m in whole.items()}

@@ -271,8 +271,13 @@ def with_data_found(config: Config) -> Config:
     return config.model_copy(update={"data": config.data.model_copy(update=places)})
 
 
+def forward_command(velocity: str | Path, seismic: str | Path) -> str:
+    """The command that models the gathers of a place of maps into a folder."""
+    return command("ubq", "data", "forward", "--velocity", str(velocity), "--out", str(seismic))
+
+
 def no_data(config: Config) -> tuple[str, str]:
-    """What is missing where no data are given and none are to be synthesised, and the three ways on."""
+    """What is missing where no data are given and none are to be synthesised, and the ways on."""
     family = config.data.family
     if places := next(_folders_of(family, Path()), None):
         seismic, velocity = map(str, places)
@@ -280,9 +285,7 @@ def no_data(config: Config) -> tuple[str, str]:
             _("no data are given; {velocity} holds maps of {family}, but {seismic} no gathers").format(
                 velocity=velocity, seismic=seismic, family=family
             ),
-            _("model them: {command}").format(
-                command=command("ubq", "data", "forward", "--velocity", velocity, "--out", seismic)
-            ),
+            _("model them: {command}").format(command=forward_command(velocity, seismic)),
         )
     folder = family.title().replace("fault", "Fault").replace("vel", "Vel")
     return (

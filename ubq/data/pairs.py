@@ -14,7 +14,7 @@ import torch
 
 from ubq.data.array_file import ArrayFile, open_array
 from ubq.data.families import FAMILIES, SEISMIC_SHAPE, FileId, Kind
-from ubq.data.files import match_files
+from ubq.data.files import forward_command, match_files
 from ubq.data.normalization import Normalization
 from ubq.errors import DataError
 from ubq.i18n import gettext as _
@@ -165,7 +165,7 @@ def _model_them(files: Sequence[FilePair], option: str) -> str:
     if short:  # what is there is not modelled over, so it goes elsewhere
         named = (out.with_name(f"{out.name}-modelled{number or ''}") for number in itertools.count())
         out = next(folder for folder in named if not folder.exists())
-    command = shlex.join(["ubq", "data", "forward", "--velocity", str(maps), "--out", str(out)])
+    command = forward_command(maps, out)
     if short:
         text = _("model them all: {command}; then give {option}")
         return text.format(command=command, option=shlex.join([option, str(out)]))
@@ -311,5 +311,4 @@ def open_files(
 def _model_again(velocity: Path, seismic: Path) -> str:
     """The command that models a seismic file anew, and keeps the old one under a name that no data file has."""
     aside = shlex.join(["mv", "-n", str(seismic), f"{seismic}.aside"])
-    forward = ["ubq", "data", "forward", "--velocity", str(velocity), "--out", str(seismic.parent)]
-    return f"{aside} && {shlex.join(forward)}"
+    return f"{aside} && {forward_command(velocity, seismic.parent)}"
