@@ -70,6 +70,35 @@ def test_a_pairs_gather_is_the_wave_equations_unless_the_decoders_is_asked_for(l
     np.testing.assert_array_equal(loaded.gathers(maps), modelled)
 
 
+def test_pairs_made_side_by_side_are_those_made_one_by_one(with_onnx) -> None:
+    """To the bit and in their order, and with a draw that is left before its end; the threads are as they were."""
+    before = torch.get_num_threads()
+    try:
+        one_by_one = list(load(with_onnx.file(TORCHSCRIPT), 1).draw(range(11), seed=3, batch=2))
+        model = load(with_onnx.file(TORCHSCRIPT), 3)
+        at_once: list[int] = []
+        together: list[int] = []
+
+        def gathers(velocity):
+            at_once.append(1)
+            together.append(len(at_once))
+            made = type(model).gathers(model, velocity)
+            at_once.pop()
+            return made
+
+        model.gathers = gathers
+        side_by_side = list(model.draw(range(11), seed=3, batch=2))
+        assert max(together) > 1
+        for pair, same in zip(one_by_one, side_by_side, strict=True):
+            assert all(np.array_equal(a, b) for a, b in zip(pair, same, strict=True))
+        begun = model.draw(range(11), seed=3, batch=2)
+        assert np.array_equal(next(begun)[1], one_by_one[0][1])
+        begun.close()
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_what_cannot_be_modelled_is_one_clear_line(loaded, monkeypatch) -> None:
     maps = np.full((1, 1, 70, 70), 2000, np.float32)
     for wrong in (maps[:, :, :60], -maps, maps * np.nan):

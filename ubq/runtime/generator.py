@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args, overload
 
@@ -160,14 +160,23 @@ class LoadedModel(ABC):
             raise UsageError(_("the seed {seed} is negative").format(seed=seed))
         count = self.check_steps(steps)
         self.check_gathers(gathers)
-        for start in range(0, len(pairs), batch):
-            latents = self.sample_latents(*self.noise(seed, pairs[start : start + batch], count), count)
-            for latent in np.split(latents, len(latents)):
-                if gathers == "decoder":
-                    yield self.decode(latent)
-                else:
-                    velocity = self.decode_velocity(latent)
-                    yield velocity, self.gathers(velocity)
+        batches = (
+            self.sample_latents(*self.noise(seed, pairs[start : start + batch], count), count)
+            for start in range(0, len(pairs), batch)
+        )
+        latents = (latent for drawn in batches for latent in np.split(drawn, len(drawn)))
+        if gathers == "decoder":
+            yield from map(self.decode, latents)
+        else:
+            yield from self.modelled(latents)
+
+    def modelled(self, latents: Iterable[Array]) -> Iterator[tuple[Array, Array]]:
+        """Latents (1, 1, L), in their order: each one's map and that map's ``gathers``."""
+        return map(self._modelled, latents)
+
+    def _modelled(self, latent: Array) -> tuple[Array, Array]:
+        velocity = self.decode_velocity(latent)
+        return velocity, self.gathers(velocity)
 
     def noise(self, seed: int, pairs: Sequence[int], steps: int) -> tuple[Array, Array]:
         """Start noise (B, 1, L) and step noise (steps-1, B, 1, L) of the pairs of these numbers."""

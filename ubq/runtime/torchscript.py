@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,9 @@ from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.runtime.facts import read_facts
 from ubq.runtime.generator import Array, LoadedModel
+
+WAITING = 4
+"""Latents for each thread that wait for it: work for the time that the next batch of latents takes."""
 
 
 class TorchScriptGenerator(LoadedModel):
@@ -68,6 +75,28 @@ class TorchScriptGenerator(LoadedModel):
     def decode_velocity(self, latent: Array) -> Array:
         with torch.no_grad():
             return self.module.decode_velocity(_tensor(latent)).numpy()
+
+    def modelled(self, latents: Iterable[Array]) -> Iterator[tuple[Array, Array]]:
+        """As many side by side as torch has threads: the arrays of one map are too small for several."""
+        threads = torch.get_num_threads()
+        following = iter(latents)
+        ahead = list(itertools.islice(following, 2))
+        latents = itertools.chain(ahead, following)
+        if threads == 1 or len(ahead) < 2:
+            yield from super().modelled(latents)
+            return
+        pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        waiting: deque[Future[tuple[Array, Array]]] = deque()
+        try:
+            for latent in latents:
+                waiting.append(pool.submit(self._modelled, latent))
+                if len(waiting) > WAITING * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # of threads to come, too
 
     def solve(self, velocity: Array) -> Array:
         with torch.no_grad():
