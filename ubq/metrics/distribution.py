@@ -57,7 +57,9 @@ def sliced_wasserstein(maps: Tensor, reference: Tensor, *, seed: int = 0, projec
     Raises:
         ValueError: a set is empty or not of single-channel maps, or their sizes differ.
     """
-    return Slices(reference, [maps], seed=seed, projections=projections).distance(0)
+    slices = Slices(reference, seed=seed, projections=projections)
+    areas = [_area(own_RX, real_RX) for own_RX, real_RX in zip(slices.of(maps), slices.reference, strict=True)]
+    return _mean_of(areas)
 
 
 def real_floor(
@@ -107,16 +109,15 @@ def ratio_interval(
     """
     if len(maps) != len(baseline):
         raise ValueError(f"paired sets differ in length: {len(maps)} and {len(baseline)}")
-    full = Slices(held_out, [maps, baseline], seed=seed, projections=PROJECTIONS)
-    value = _ratio(full.distance(0).mean, full.distance(1).mean)
-    del full
-    slices = Slices(held_out, [maps, baseline], seed=seed, projections=projections, patches=patches)
+    value = _ratio(*(sliced_wasserstein(each, held_out, seed=seed).mean for each in (maps, baseline)))
+    slices = Slices(held_out, seed=seed, projections=projections, patches=patches)
+    own, other = (Resampled(slices, each) for each in (maps, baseline))
     rng = np.random.default_rng(seed)
     logs = []
     for _ in range(resamples):
         weights = _counts(rng, len(maps))
         real_weights = _counts(rng, len(held_out))
-        ratio = _ratio(slices.distance(0, weights, real_weights).mean, slices.distance(1, weights, real_weights).mean)
+        ratio = _ratio(own.distance(weights, real_weights).mean, other.distance(weights, real_weights).mean)
         logs.append(np.log(ratio))
     return _interval(value, np.asarray(logs), confidence)
 
@@ -180,55 +181,84 @@ def laplacian_pyramid(maps: Tensor, levels: int = LEVELS) -> list[Tensor]:
 
 
 class Slices:
-    """Sorted projections of patches of a reference and of candidate sets, ready for weighted distances.
+    """Projections of patches of a reference (M, 1, H, W), level by level, and of other maps cut and scaled alike.
 
-    Sorting is the expense; a bootstrap resample only reweighs maps, so it needs no new sort.
+    Attributes:
+        reference: of each level, (R, M*P), map by map.
     """
 
     def __init__(
-        self, reference: Tensor, candidates: Sequence[Tensor], *, seed: int, projections: int,
-        patches: int = PATCHES_PER_MAP,
-    ) -> None:  # fmt: skip
-        for maps in (reference, *candidates):
-            if maps.ndim != 4 or maps.shape[1] != 1 or not len(maps):
-                raise ValueError(f"needs maps (N, 1, H, W), not {tuple(maps.shape)}")
-            if maps.shape[2:] != reference.shape[2:]:
-                raise ValueError(f"map sizes differ: {tuple(maps.shape[2:])} and {tuple(reference.shape[2:])}")
-        self._count, self._patches = len(reference), patches
-        self._levels: list[list[tuple[Tensor, Tensor, int]]] = [[] for _ in candidates]
-        pyramids = [laplacian_pyramid(c.float()) for c in candidates]
+        self, reference: Tensor, *, seed: int, projections: int = PROJECTIONS, patches: int = PATCHES_PER_MAP
+    ) -> None:
+        self.shape, self.patches, self._seed = _checked(reference).shape, patches, seed
+        self.reference: list[Tensor] = []
+        self._cuts: list[tuple[Tensor, Tensor, Tensor]] = []
         for level, real in enumerate(laplacian_pyramid(reference.float())):
-            # a new generator for each set: equal sets get equal patches, and the distance of a set to itself is zero
-            real_NPD = _patches(real, patches, torch.Generator().manual_seed(seed))
+            real_NPD = self._patches_of(real)
             mean, std = real_NPD.mean(), real_NPD.std().clamp_min(1e-12)
             directions_DR = torch.randn(
                 PATCH * PATCH, projections, generator=torch.Generator().manual_seed(seed + 1 + level)
             )
-            directions_DR = directions_DR / directions_DR.norm(dim=0)
-            real_RX = _project(real_NPD, mean, std, directions_DR)
-            for entry, pyramid in zip(self._levels, pyramids, strict=True):
-                own_NPD = _patches(pyramid[level], patches, torch.Generator().manual_seed(seed))
-                own_RX = _project(own_NPD, mean, std, directions_DR)
-                values_RX = torch.cat([own_RX, real_RX], 1)
-                order_RX = torch.from_numpy(np.argsort(values_RX.numpy(), axis=1))  # vectorised; torch's is not
-                entry.append((values_RX.gather(1, order_RX).diff(dim=1), order_RX[:, :-1], len(own_NPD)))
+            self._cuts.append((mean, std, directions_DR / directions_DR.norm(dim=0)))
+            self.reference.append(_project(real_NPD, *self._cuts[-1]))
 
-    def distance(self, candidate: int, weights: Tensor | None = None, real_weights: Tensor | None = None) -> Distance:
-        """Distance of one candidate set, its maps and the reference's counted with the weights given (N,), (M,)."""
+    def of(self, maps: Tensor) -> list[Tensor]:
+        """Of maps (N, 1, H, W), of each level, (R, N*P)."""
+        if _checked(maps).shape[2:] != self.shape[2:]:
+            raise ValueError(f"map sizes differ: {tuple(maps.shape[2:])} and {tuple(self.shape[2:])}")
+        pyramid = laplacian_pyramid(maps.float())
+        return [_project(self._patches_of(band), *cut) for band, cut in zip(pyramid, self._cuts, strict=True)]
+
+    def _patches_of(self, maps: Tensor) -> Tensor:
+        # a new generator for each set: equal sets get equal patches, and the distance of a set to itself is zero
+        return _patches(maps, self.patches, torch.Generator().manual_seed(self._seed))
+
+
+class Resampled:
+    """Distances of a set of maps to a reference, both with weights: a bootstrap's resamples need one sort in all."""
+
+    def __init__(self, slices: Slices, maps: Tensor) -> None:
+        self._patches = slices.patches
+        self._levels: list[tuple[Tensor, Tensor]] = []
+        for own_RX, real_RX in zip(slices.of(maps), slices.reference, strict=True):
+            values_RX = torch.cat([own_RX, real_RX], 1)
+            order_RX = torch.from_numpy(np.argsort(values_RX.numpy(), axis=1))  # vectorised; torch's is not
+            self._levels.append((values_RX.gather(1, order_RX).diff(dim=1), order_RX[:, :-1]))
+
+    def distance(self, weights: Tensor, real_weights: Tensor) -> Distance:
+        """Distance with each map counted as often as the weights (N,) say, the reference's as (M,)."""
+        share = torch.cat([weights / weights.sum(), -real_weights / real_weights.sum()]).float() / self._patches
+        per_patch = share.repeat_interleave(self._patches)
         levels = []
-        for gaps_RX, order_RX, count in self._levels[candidate]:
-            map_weights = torch.ones(count) if weights is None else weights
-            reference_weights = torch.ones(self._count) if real_weights is None else real_weights
-            share = (
-                torch.cat([map_weights / map_weights.sum(), -reference_weights / reference_weights.sum()]).float()
-                / self._patches
-            )
-            per_patch = share.repeat_interleave(self._patches)
+        for gaps_RX, order_RX in self._levels:
             area = 0.0
             for gaps_X, order_X in zip(gaps_RX, order_RX, strict=True):  # row by row: no second copy of everything
                 area += float(per_patch[order_X].cumsum(0).abs_() @ gaps_X)
             levels.append(area / len(gaps_RX))
-        return Distance(float(np.mean(levels)), tuple(levels))
+        return _mean_of(levels)
+
+
+def _checked(maps: Tensor) -> Tensor:
+    if maps.ndim != 4 or maps.shape[1] != 1 or not len(maps):
+        raise ValueError(f"needs maps (N, 1, H, W), not {tuple(maps.shape)}")
+    return maps
+
+
+def _mean_of(levels: Sequence[float]) -> Distance:
+    return Distance(float(np.mean(levels)), tuple(levels))
+
+
+def _area(own_RX: Tensor, real_RX: Tensor) -> float:
+    """Area between the empirical distribution functions of two rows of values, mean over the rows.
+
+    Of sorted values it is the integral over the quantiles, which steps where either set goes on to its next value.
+    """
+    own, real = (np.sort(rows.numpy(), axis=1) for rows in (own_RX, real_RX))
+    count, real_count = own.shape[1], real.shape[1]
+    steps = np.union1d(np.arange(count) * real_count, np.arange(real_count) * count)
+    widths = np.diff(steps, append=count * real_count) / (count * real_count)
+    own_at, real_at = steps // real_count, steps // count
+    return float(np.mean([np.abs(o[own_at] - r[real_at]) @ widths for o, r in zip(own, real, strict=True)]))
 
 
 def _patches(maps: Tensor, patches: int, generator: torch.Generator) -> Tensor:
