@@ -157,7 +157,7 @@ def main() -> None:
         generator = float_generator(model, ExportConfig(solver=solver, steps=steps))  # type: ignore[arg-type]
         rows.append((f"float, {solver}", str(steps), "", maps_of(generator, latents_of(generator, noise))))
     best = min((row[3] for row in rows), key=lambda maps: ratio_interval(maps, ancestral, real, resamples=2).value)
-    perturbed = ""
+    perturbed, decoded = "", []
     for steps, kind, paths in runs:
         config = read_frozen(paths.config)
         student = float_generator(trained_model(paths.root, student=True), config.sampling, distilled=True)
@@ -170,14 +170,26 @@ def main() -> None:
         with engine(checkpoint.recipe.quant.backend):
             quantised = lower(checkpoint.generator.eval(), time_tables=True)
             latents = latents_of(quantised, noise)
-            rows.append(
-                (f"student, int8, {kind}", str(steps), relative(latents, student_latents), maps_of(quantised, latents))
-            )
+            maps = maps_of(quantised, latents)
+        rows.append((f"student, int8, {kind}", str(steps), relative(latents, student_latents), maps))
+        decoded.append([kind, str(steps), *apart(student, student_latents, latents, maps, real)])
     header = ["sampler", "steps", "end error", "distance / 256 ancestral steps", "distance / best of the float solvers"]
     table = [[n, s, e, interval(m, ancestral, real), interval(m, best, real)] for n, s, e, m in rows]
     print(markdown(header, table))
     print(f"\n{len(real)} held-out maps, {arguments.maps} drawn from the same noise each, 95 %; {machine()}\n")
     print(perturbed)
+    header = ["U-Net", "steps", "spread / float's", "int8 decoder", "float decoder", "float decoder, float's spread"]
+    print("\n" + markdown(header, decoded))
+
+
+def apart(student: Generator, float_latents: Tensor, latents: Tensor, maps: Tensor, real: Tensor) -> list[str]:
+    """What an int8 U-Net does to the distance, over that of the float student: without the decoder's part, and without
+    its latents (N, 1, L) spreading wider or less wide than the float ones.
+    """
+    clean, spread = maps_of(student, float_latents), latents.std(0) / float_latents.std(0)
+    alike = (latents - latents.mean(0)) / spread + float_latents.mean(0)
+    distances = [interval(of, clean, real) for of in (maps, maps_of(student, latents), maps_of(student, alike))]
+    return [f"{float(spread.mean()):.3f}", *distances]
 
 
 def bearable(student: Generator, latents: Tensor, real: Tensor) -> str:
