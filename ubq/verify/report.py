@@ -126,7 +126,9 @@ def meaning(mark_id: str) -> str:
         "loss_falling": _("training stages whose losses behave as they should"),
         "file_size": _("of the TorchScript file"),
         "generation": _("checks of the file in a fresh process that has no ubq"),
-        "int8_fidelity": _("relative L2 of the int8 file to the float model: decoders, and one U-Net step"),
+        "int8_fidelity": _(
+            "relative L2 of the int8 file to the float model: decoders, and one U-Net step, or all of a distilled one"
+        ),
         "diversity": _("mean distance between two generated maps, over that between two held-out maps"),
         "beats_noise": _("distance of generated maps to held-out maps, over that of maps decoded from plain noise"),
         "physics": _("E of the pairs as written to disk: 0 obeys the wave equation, 1 knows the direct wave only"),
