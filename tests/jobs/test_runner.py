@@ -41,29 +41,12 @@ def paths(tmp_path: Path) -> RunPaths:
     return RunPaths(tmp_path / "run")
 
 
-def failing(error: BaseException, after_step: int = 12) -> list[Any]:
-    class Fails(toy.Diffusion):
-        def run(self, context: Any) -> None:
-            real = context.progress
-
-            def progress(step: int, steps: int, **figures: float | str) -> None:
-                real(step, steps, **figures)
-                if step == after_step:
-                    raise error
-
-            context.progress = progress
-            super().run(context)
-
-    stages = toy.stages()
-    return [stages[0], Fails(), *stages[2:]]
-
-
 def start(paths: RunPaths, stages: list[Any], console: QuietConsole | None = None) -> int:
     return start_run(toy.toy_config(epochs=20), paths, stages=stages, console=console or QuietConsole())
 
 
 def test_a_failure_that_the_user_can_fix(paths: RunPaths, capsys: pytest.CaptureFixture[str]) -> None:
-    assert start(paths, failing(StageError("the loss is not a number", "lower train.diffusion.lr"))) == 1
+    assert start(paths, toy.failing(StageError("the loss is not a number", "lower train.diffusion.lr"))) == 1
     shown = capsys.readouterr().err
     assert shown.splitlines()[0] == "error: diffusion: the loss is not a number"
     assert "lower train.diffusion.lr" in shown
@@ -94,7 +77,7 @@ def test_a_failure_that_the_user_can_fix(paths: RunPaths, capsys: pytest.Capture
 def test_other_failures_are_one_line_and_a_traceback_in_the_log(
     paths: RunPaths, capsys: pytest.CaptureFixture[str], error: Exception, says: str
 ) -> None:
-    assert start(paths, failing(error)) == 1
+    assert start(paths, toy.failing(error)) == 1
     shown = capsys.readouterr().err
     assert says in shown.splitlines()[0]
     assert "Traceback" not in shown
@@ -222,11 +205,11 @@ def test_a_run_that_trained_under_an_automatic_device_is_not_trained_again(paths
 
 
 def test_a_damaged_checkpoint_is_said_and_the_one_before_used(paths: RunPaths) -> None:
-    start(paths, failing(StageError("stop"), after_step=15))
+    start(paths, toy.failing(StageError("stop"), after_step=15))
     checkpoint = paths.checkpoints("diffusion") / "step-10"
-    start(paths, failing(StageError("stop"), after_step=25 - 6))
+    start(paths, toy.failing(StageError("stop"), after_step=25 - 6))
     assert checkpoint.is_dir()
-    assert start(paths, failing(StageError("stop"), after_step=20)) == 1
+    assert start(paths, toy.failing(StageError("stop"), after_step=20)) == 1
     newest = paths.checkpoints("diffusion") / "step-10" / "state.pt"
     newest.write_bytes(b"damaged")
     console = Lines()
@@ -265,7 +248,7 @@ def test_a_row_before_the_first_step_is_not_doubled(paths: RunPaths) -> None:
 def test_a_failed_preflight_is_not_a_stages_failure(
     paths: RunPaths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert start(paths, failing(StageError("it fails here"))) == 1
+    assert start(paths, toy.failing(StageError("it fails here"))) == 1
     full = Check(id="disk", status="failed", figure="too little disk space", fix="make room")
     monkeypatch.setattr("ubq.jobs.checks.preflight.check_run", lambda *given: [full])
     capsys.readouterr()
@@ -279,7 +262,7 @@ def test_a_failed_preflight_is_not_a_stages_failure(
 
 def test_a_failure_belongs_to_the_stage_that_failed(paths: RunPaths) -> None:
     """Not to an earlier one that was left unfinished."""
-    assert start(paths, failing(StageError("first"))) == 1
+    assert start(paths, toy.failing(StageError("first"))) == 1
     state = read_state(paths.state)
     assert state is not None
     state.stages[0].state = "failed"
@@ -379,7 +362,7 @@ def test_a_run_goes_on_from_any_working_folder(paths: RunPaths, monkeypatch: pyt
     config = toy.toy_config(epochs=20)
     data = config.data.model_copy(update={"train_velocity": "maps/", "train_seismic": "maps"})
     relative = RunPaths(Path("run"))
-    stages = failing(StageError("it fails here"))
+    stages = toy.failing(StageError("it fails here"))
     start_run(
         config.model_copy(update={"data": data}), relative, stages=stages, console=QuietConsole(), preflight=False
     )

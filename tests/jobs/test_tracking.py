@@ -37,25 +37,6 @@ def start(paths: RunPaths, tracker: str, stages: list[Any] | None = None, **valu
     return start_run(config, paths, stages=stages or toy.stages(), preflight=False, console=QuietConsole())
 
 
-def failing(error: BaseException, after_step: int) -> list[Any]:
-    """The toy pipeline; ``diffusion`` raises after a step that no checkpoint holds."""
-
-    class Fails(toy.Diffusion):
-        def run(self, context: Any) -> None:
-            real = context.progress
-
-            def progress(step: int, steps: int, **figures: float | str) -> None:
-                real(step, steps, **figures)
-                if step == after_step:
-                    raise error
-
-            context.progress = progress
-            super().run(context)
-
-    stages = toy.stages()
-    return [stages[0], Fails(), *stages[2:]]
-
-
 def losses(paths: RunPaths) -> list[Row]:
     """Stage, step and loss of every row of ``metrics.jsonl``."""
     rows: list[Any] = list(read_rows(paths.metrics))
@@ -87,11 +68,11 @@ def test_tensorboard_holds_the_rows_and_the_configuration(paths: RunPaths) -> No
 
 def test_tensorboard_after_a_crash_an_interruption_and_a_change_holds_each_step_once(paths: RunPaths) -> None:
     pytest.importorskip("tensorboard")
-    assert start(paths, "tensorboard", failing(StageError("stop"), after_step=17)) == 1
+    assert start(paths, "tensorboard", toy.failing(StageError("stop"), after_step=17)) == 1
     assert len(board(paths)) == 20 + 17
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ubq.jobs.signals.StopSignals.exit_code", 130)
-        assert start(paths, "tensorboard", failing(Stopped(), after_step=19)) == 130
+        assert start(paths, "tensorboard", toy.failing(Stopped(), after_step=19)) == 130
     assert start(paths, "tensorboard") == 0
     assert board(paths) == losses(paths)
     assert start(paths, "tensorboard", seed=1) == 0
@@ -150,7 +131,7 @@ def test_wandb_offline_goes_on_with_the_same_run(paths: RunPaths, monkeypatch: p
         monkeypatch.delenv(name, raising=False)
     for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):  # no account, nothing left behind
         monkeypatch.setenv(name, str(paths.root.parent / "home"))
-    assert start(paths, "wandb", failing(StageError("stop"), after_step=17)) == 1
+    assert start(paths, "wandb", toy.failing(StageError("stop"), after_step=17)) == 1
     first = WandbFiles(paths)
     assert first.losses()[:20] == losses(paths)[:20]
     assert first.config["model"]["variant"] == "paper"

@@ -178,6 +178,25 @@ def stages(step_seconds: float = 0.0) -> list[Stage]:
     return [Autoencoder(step_seconds), Diffusion(step_seconds), Qat(step_seconds), Export()]
 
 
+def failing(error: BaseException, after_step: int = 12) -> list[Stage]:
+    """The toy pipeline; ``diffusion`` raises after a step that no checkpoint holds."""
+
+    class Fails(Diffusion):
+        def run(self, context: Any) -> None:
+            real = context.progress
+
+            def progress(step: int, steps: int, **figures: float | str) -> None:
+                real(step, steps, **figures)
+                if step == after_step:
+                    raise error
+
+            context.progress = progress
+            super().run(context)
+
+    first, _diffusion, *rest = stages()
+    return [first, Fails(), *rest]
+
+
 def toy_config(seed: int = 0, epochs: int = 40, checkpoint_steps: int = 10, **qat: int) -> Config:
     return Config.model_validate(
         {
