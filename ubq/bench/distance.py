@@ -44,8 +44,9 @@ class Quality:
 
 def compare(maps: Tensor, reference: Tensor, held_out: Tensor) -> Quality:
     """Quality of maps (N, 1, 70, 70) beside as many of the reference, row by row from the same noise."""
-    ratio = ratio_interval(maps, reference, held_out)
     own_distance, reference_distance = (sliced_wasserstein(x, held_out).mean for x in (maps, reference))
+    value = own_distance / reference_distance if reference_distance > 0 else None
+    ratio = ratio_interval(maps, reference, held_out, value=value)
     within = ratio.upper <= WITHIN
     return Quality(
         own_distance, reference_distance, ratio.value, ratio.lower, ratio.upper, within, len(maps), len(held_out)

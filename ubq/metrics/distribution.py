@@ -99,17 +99,20 @@ def ratio_interval(
     confidence: float = 0.95,
     projections: int = 48,
     patches: int = 16,
+    value: float | None = None,
 ) -> Interval:
     """Distance of ``maps`` over distance of ``baseline``, both to ``held_out``, with a paired bootstrap interval.
 
     Row i of ``maps`` and of ``baseline`` come from the same start noise: both are resampled by the same
     indices, and share the resampled held-out maps. Repeated rows raise both distances and so pull the
     resampled ratios towards 1; only their spread is used, about the ratio of the full sets. The spread is
-    one of maps, so few projections and patches of each serve for it.
+    one of maps, so few projections and patches of each serve for it. ``value``: the full sets' ratio,
+    where it is known.
     """
     if len(maps) != len(baseline):
         raise ValueError(f"paired sets differ in length: {len(maps)} and {len(baseline)}")
-    value = _ratio(*(sliced_wasserstein(each, held_out, seed=seed).mean for each in (maps, baseline)))
+    if value is None:
+        value = _ratio(*(sliced_wasserstein(each, held_out, seed=seed).mean for each in (maps, baseline)))
     slices = Slices(held_out, seed=seed, projections=projections, patches=patches)
     own, other = (Resampled(slices, each) for each in (maps, baseline))
     rng = np.random.default_rng(seed)

@@ -168,13 +168,14 @@ class LoadedModel(ABC):
         if gathers == "decoder":
             yield from map(self.decode, latents)
         else:
-            yield from self.modelled(latents)
+            yield from self.wave_pairs(latents)
 
-    def modelled(self, latents: Iterable[Array]) -> Iterator[tuple[Array, Array]]:
+    def wave_pairs(self, latents: Iterable[Array]) -> Iterator[tuple[Array, Array]]:
         """Latents (1, 1, L), in their order: each one's map and that map's ``gathers``."""
-        return map(self._modelled, latents)
+        return map(self.wave_pair, latents)
 
-    def _modelled(self, latent: Array) -> tuple[Array, Array]:
+    def wave_pair(self, latent: Array) -> tuple[Array, Array]:
+        """Latent (1, 1, L) -> its map and that map's ``gathers``."""
         velocity = self.decode_velocity(latent)
         return velocity, self.gathers(velocity)
 

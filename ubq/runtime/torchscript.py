@@ -76,20 +76,20 @@ class TorchScriptGenerator(LoadedModel):
         with torch.no_grad():
             return self.module.decode_velocity(_tensor(latent)).numpy()
 
-    def modelled(self, latents: Iterable[Array]) -> Iterator[tuple[Array, Array]]:
+    def wave_pairs(self, latents: Iterable[Array]) -> Iterator[tuple[Array, Array]]:
         """As many side by side as torch has threads: the arrays of one map are too small for several."""
         threads = torch.get_num_threads()
         following = iter(latents)
         ahead = list(itertools.islice(following, 2))
         latents = itertools.chain(ahead, following)
         if threads == 1 or len(ahead) < 2:
-            yield from super().modelled(latents)
+            yield from super().wave_pairs(latents)
             return
         pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
         waiting: deque[Future[tuple[Array, Array]]] = deque()
         try:
             for latent in latents:
-                waiting.append(pool.submit(self._modelled, latent))
+                waiting.append(pool.submit(self.wave_pair, latent))
                 if len(waiting) > WAITING * threads:
                     yield waiting.popleft().result()
             while waiting:

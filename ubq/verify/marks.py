@@ -231,7 +231,7 @@ def beats_noise(generated: Tensor, from_noise: Tensor, held_out: Tensor) -> tupl
     how = _("sliced Wasserstein distance to {count} held-out maps: {own:.4g}, decoded noise {noise:.4g}")
     parts = [how.format(count=len(held_out), own=distance.mean, noise=noise_distance.mean)]
     if distance.mean > 0 and noise_distance.mean > 0:
-        spread = ratio_interval(generated, from_noise, held_out)
+        spread = ratio_interval(generated, from_noise, held_out, value=ratio)
         text = _("ratio {ratio:.3f} ({lower:.3f} to {upper:.3f}, 95 %)")
         parts.append(text.format(ratio=ratio, lower=spread.lower, upper=spread.upper))
     if len(held_out) < WANTED_HELD_OUT:
