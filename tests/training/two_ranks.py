@@ -26,14 +26,18 @@ def run_two(module: str, folder: Path, cases: Sequence[str]) -> None:
     started = [
         subprocess.Popen(
             [sys.executable, "-m", module, str(folder), *cases],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONFAULTHANDLER": "1"},
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(2)
     ]
     errors = [process.communicate()[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], "\n".join(errors)
+    codes = [process.returncode for process in started]
+    told = (
+        f"rank {rank} ended with {code}\n{error}" for rank, (code, error) in enumerate(zip(codes, errors, strict=True))
+    )
+    assert codes == [0, 0], "\n".join(told)
 
 
 def one_thread(call: Callable[[], T]) -> T:
