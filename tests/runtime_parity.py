@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ubq.export.lower.integer import IntegerLayer, StoredLayer
 from ubq.runtime.generator import SteppingGenerator
+from ubq.runtime.torchscript import TorchScriptGenerator
 
 
 def assert_same_integers(stored: StoredLayer, layer: IntegerLayer) -> None:
@@ -49,7 +50,7 @@ def assert_within_one_step(levels: NDArray, layer: IntegerLayer, given: torch.Te
 
 def assert_same_unet_step(ours: SteppingGenerator, torchscript: Path) -> None:
     """One whole U-Net step within 5 % of the TorchScript file's."""
-    module = torch.jit.load(str(torchscript))
+    module = TorchScriptGenerator(torchscript, threads=1).module
     x = np.random.default_rng(0).standard_normal((4, 1, ours.latent_length)).astype(np.float32)
     for visited in ours.tables.times:
         time = np.full(4, visited)

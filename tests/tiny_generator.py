@@ -11,13 +11,14 @@ from ubq.config.schema import ExportConfig, QuantConfig
 from ubq.data.normalization import Normalization
 from ubq.model import UBDiff
 from ubq.quant.generator import Generator, Recipe
+from ubq.runtime.processor import exact_engine
 
 SIZES = replace(tiny_sizes("paper"), seismic_latent=8, seismic_depth=1, seismic_samples=1000, receivers=70)
 
 
 def tiny_backend() -> str:
-    """An integer engine that this machine has."""
-    return "x86" if "x86" in torch.backends.quantized.supported_engines else "qnnpack"
+    """An integer engine that this machine has and is exact with."""
+    return exact_engine("x86" if "x86" in torch.backends.quantized.supported_engines else "qnnpack")
 
 
 def tiny_recipe(solver: str = "dpmpp2m", steps: int = 4) -> Recipe:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from ubq.cli import main
 from ubq.config import extras
 from ubq.errors import UsageError
 from ubq.export.formats import loadable_files, require_formats
+from ubq.runtime import load
 from ubq.verify import marks
 from ubq.verify.child import examine
 
@@ -26,6 +28,25 @@ def test_a_further_file_that_works_has_no_problems(with_onnx) -> None:
     (shape, speed) = examine(file, ((1, 70, 71), SHAPES[1]), (0.0, 100.0), threads=1)["problems"]
     assert "tiny.onnx: shapes" in shape
     assert "m/s" in speed
+
+
+def test_a_further_file_that_draws_other_pairs_has_that_problem(with_onnx, tmp_path) -> None:
+    model = load(with_onnx.files.model, threads=1)
+    (file,) = loadable_files(with_onnx.files.model, ("torchscript", "onnx"))
+    x_T = np.random.default_rng(0).standard_normal((3, 1, model.latent_length), np.float32)
+    step_noise = np.zeros((model.steps[0] - 1, *x_T.shape), np.float32)
+    latent = model.sample_latents(x_T, step_noise)
+    velocity, seismic = model.decode(latent)
+    pairs = {"x_T": x_T, "step_noise": step_noise, "latent": latent, "velocity": velocity, "seismic": seismic}
+    for name, changed in (("latent", -latent), ("velocity", velocity[::-1]), ("seismic", seismic[::-1])):
+        np.savez(tmp_path / "pairs.npz", **pairs)
+        seen = examine(file, SHAPES, LIMITS, threads=1, against=tmp_path / "pairs.npz")
+        assert seen["problems"] == []
+        assert set(seen["apart"]) == {"latent", "velocity", "seismic"}
+        assert max(seen["apart"].values()) < 0.05
+        np.savez(tmp_path / "pairs.npz", **(pairs | {name: changed}))
+        problems = examine(file, SHAPES, LIMITS, threads=1, against=tmp_path / "pairs.npz")["problems"]
+        assert any(problem.startswith(f"tiny.onnx: its {name} is ") for problem in problems)
 
 
 def test_a_further_file_that_does_not_load_says_why(with_onnx, tmp_path) -> None:

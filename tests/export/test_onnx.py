@@ -27,7 +27,7 @@ from ubq.quant.layers import QConv2d, QLinearDynamic
 from ubq.quant.phases import set_phase
 from ubq.quant.prepare import calibrate
 from ubq.runtime import load
-from ubq.runtime.onnx import session
+from ubq.runtime.onnx import session, session_options
 
 ENDINGS = (".onnx", ".decoders.onnx")
 
@@ -98,7 +98,7 @@ def test_every_layer_is_within_one_step_of_the_reference_in_both_runtimes(with_o
             continue
         levels = input_levels(layer)
         model = layer_alone(models[not name.startswith("unet.")], name, tuple(levels.shape))
-        alone = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        alone = onnxruntime.InferenceSession(model.SerializeToString(), session_options())
         (ours,) = alone.run(None, {alone.get_inputs()[0].name: levels.numpy()})
         differing += assert_within_one_step(ours, layer, levels)
         elements += ours.size
@@ -118,7 +118,8 @@ def test_the_seismic_head_chooses_its_grid_as_in_training(with_onnx) -> None:
     (quantise,) = [n for n in model.graph.node if n.op_type == "DynamicQuantizeLinear"]
     part = onnx.utils.Extractor(model).extract_model([quantise.input[0]], ["seismic"])
     x = torch.randn(4, head.weight.shape[1])
-    (ours,) = onnxruntime.InferenceSession(part.SerializeToString()).run(None, {quantise.input[0]: x.numpy()})
+    alone = onnxruntime.InferenceSession(part.SerializeToString(), session_options())
+    (ours,) = alone.run(None, {quantise.input[0]: x.numpy()})
     wanted = head(x).numpy()
     assert np.linalg.norm(ours.reshape(wanted.shape) - wanted) < 1e-5 * np.linalg.norm(wanted)
 
@@ -180,3 +181,13 @@ def test_the_forks_unet_which_does_not_see_the_time_step(tmp_path) -> None:
     with torch.no_grad():
         wanted = generator.unet(torch.from_numpy(x), time).numpy()
     assert np.linalg.norm(loaded.unet(x, time.numpy()) - wanted) <= 0.05 * np.linalg.norm(wanted)
+
+
+def test_weights_may_be_rewritten_as_uint8_on_any_processor(with_onnx, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor without VNNI; the same pairs, and still in integers."""
+    here = load(with_onnx.file(".onnx"), threads=1).sample(2, seed=3, gathers="decoder")
+    monkeypatch.setattr("ubq.runtime.onnx.adds_in_32_bits", lambda: False)
+    there = load(with_onnx.file(".onnx"), threads=1).sample(2, seed=3, gathers="decoder")
+    for own, other in zip(here, there, strict=True):
+        assert np.linalg.norm(own - other) <= 1e-3 * np.linalg.norm(other)
+    require_integers([with_onnx.file(ending) for ending in ENDINGS], with_onnx.layers)

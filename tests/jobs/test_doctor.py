@@ -128,6 +128,10 @@ def test_engine_extras_and_checkpoint(config: Config, monkeypatch: pytest.Monkey
     config = load_config("smoke", {"pretrained.path": "gone.pt"}, isolated=True).config
     checks = found(config)
     assert checks["environment.engines"].apply == {"quant.backend": "x86"}
+    monkeypatch.setattr("ubq.runtime.processor.adds_in_32_bits", lambda: False)
+    clipped = found(load_config("smoke", {"quant.backend": "x86"}, isolated=True).config)["environment.engines"]
+    assert clipped.status == "warning"
+    assert "VNNI" in clipped.why
     assert checks["checkpoint.path"].status == "failed"
     synthetic = load_config("smoke", isolated=True).config
     assert "ubq[physics]" in found(synthetic)["environment.extras"].fix

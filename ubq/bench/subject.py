@@ -26,6 +26,7 @@ from ubq.model.parts import PARTS
 from ubq.quant.generator import Generator, Recipe, deployable
 from ubq.quant.phases import set_phase
 from ubq.quant.prepare import calibrate, prepare_qat
+from ubq.runtime.processor import exact_engine
 from ubq.runtime.torchscript import TorchScriptGenerator
 from ubq.stages.floatmodel import normalization_of, sizes_of, trained_parts
 from ubq.stages.maps import open_split
@@ -207,6 +208,6 @@ def export_config(solver: str, steps: int) -> ExportConfig:
 
 
 def default_backend(backend: str) -> str:
-    """The engine asked for, or the fastest that this build of PyTorch has."""
+    """The engine asked for, or the fastest that this build of PyTorch has and this processor is exact with."""
     supported = torch.backends.quantized.supported_engines
-    return backend or next(name for name in ("x86", "onednn", "qnnpack") if name in supported)
+    return backend or exact_engine(next(name for name in ("x86", "onednn", "qnnpack") if name in supported))

@@ -16,7 +16,7 @@ import numpy as np
 
 from ubq.errors import UbqError
 from ubq.runtime import load
-from ubq.runtime.generator import Gathers
+from ubq.runtime.generator import Gathers, LoadedModel
 
 
 def main() -> int:
@@ -27,6 +27,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--gathers", choices=get_args(Gathers), default="wave")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--against", type=Path, help="pairs that another file drew, .npz: how far this file's are")
     options = parser.parse_args()
     try:
         started = time.perf_counter()
@@ -35,6 +36,7 @@ def main() -> int:
         velocity, seismic = generator.sample(options.count, options.steps, options.seed, gathers=options.gathers)
         drawn = time.perf_counter()
         again = generator.sample(options.count, options.steps, options.seed, gathers=options.gathers)
+        apart = distances(generator, options.against, options.steps) if options.against else None
     except UbqError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
@@ -48,8 +50,33 @@ def main() -> int:
         "load_seconds": loaded - started,
         "seconds_per_pair": (drawn - loaded) / options.count,
     }
+    if apart is not None:
+        result["apart"] = apart
     print(json.dumps(result))
     return 0
+
+
+def distances(generator: LoadedModel, pairs: Path, steps: int) -> dict[str, float]:
+    """How far a file's pairs are from another's, in relative L2.
+
+    Latents are compared from the same noise and maps and gathers from the same latents, maps about their mean and
+    gathers by the logarithm of their amplitudes.
+
+    Args:
+        generator: the file.
+        pairs: of the other: x_T (B, 1, L), step_noise (S - 1, B, 1, L), latent (B, 1, L), velocity, seismic.
+        steps: that they were drawn in; 0: the file's own.
+    """
+    with np.load(pairs) as other:
+        latent = generator.sample_latents(other["x_T"], other["step_noise"], steps)
+        velocity, seismic = generator.decode(other["latent"])
+        middle = other["velocity"].mean()
+        found = {
+            "latent": (latent, other["latent"]),
+            "velocity": (velocity - middle, other["velocity"] - middle),
+            "seismic": tuple(np.copysign(np.log1p(np.abs(x)), x) for x in (seismic, other["seismic"])),
+        }
+    return {name: float(np.linalg.norm(own - its) / np.linalg.norm(its)) for name, (own, its) in found.items()}
 
 
 if __name__ == "__main__":

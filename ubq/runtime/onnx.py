@@ -16,9 +16,12 @@ from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.runtime.facts import FACTS
 from ubq.runtime.generator import TABLES, Array, SamplerTables, SteppingGenerator
+from ubq.runtime.processor import adds_in_32_bits
 
 WEIGHTS = "ubq.weights_sha256"
 """Metadata entry of both files: the integers they were made from."""
+PRECISE = "session.x64quantprecision"
+"""ONNX Runtime's option that multiplies by weights as uint8 on x86, which needs no sum of 16 bits."""
 DECODERS_SUFFIX = ".decoders.onnx"
 
 
@@ -59,6 +62,18 @@ class OnnxGenerator(SteppingGenerator):
         return velocity, seismic
 
 
+def session_options(threads: int = 0):  # type: ignore[no-untyped-def]
+    """``onnxruntime.SessionOptions`` under which this processor computes what the file says."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors: what warnings say is not the user's to fix
+    if not adds_in_32_bits():
+        options.add_session_config_entry(PRECISE, "1")
+    return options
+
+
 def session(path: Path, threads: int = 0, optimised: Path | None = None):  # type: ignore[no-untyped-def]
     """An ``onnxruntime.InferenceSession`` on the CPU.
 
@@ -76,9 +91,7 @@ def session(path: Path, threads: int = 0, optimised: Path | None = None):  # typ
         raise UsageError(
             _("not installed here: {modules}").format(modules="onnxruntime"), "pip install onnxruntime"
         ) from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors: what warnings say is not the user's to fix
+    options = session_options(threads)
     if optimised is not None:
         # the level that is independent of the machine's memory layouts
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED

@@ -16,6 +16,7 @@ from ubq.errors import UsageError
 from ubq.i18n import gettext as _
 from ubq.runtime.facts import read_facts
 from ubq.runtime.generator import Array, LoadedModel
+from ubq.runtime.processor import exact_engine
 
 WAITING = 4
 """Latents for each thread that wait for it: work for the time that the next batch of latents takes."""
@@ -27,7 +28,8 @@ class TorchScriptGenerator(LoadedModel):
     Args:
         path: the file.
         threads: 0: PyTorch's choice.
-        backend: engine; empty: the one the file was made for; where this PyTorch lacks it, qnnpack or the first.
+        backend: engine; empty: the one the file was made for; where this PyTorch lacks it, or this processor clips its
+            sums, qnnpack or the first.
 
     Raises:
         UsageError: not such a file, or this PyTorch lacks the engine.
@@ -110,7 +112,7 @@ def _engine(requested: str, made_for: str) -> str:
             _("this PyTorch has no quantised engine {name}").format(name=requested),
             _("use --backend {engines}").format(engines=_(" or ").join(supported)),
         )
-    return requested or next((name for name in (made_for, "qnnpack") if name in supported), supported[0])
+    return requested or next((name for name in (exact_engine(made_for), "qnnpack") if name in supported), supported[0])
 
 
 def _tensor(array: Array) -> torch.Tensor:

@@ -11,6 +11,7 @@ from ubq.config.schema import Config
 from ubq.errors import MarkFailedError
 from ubq.i18n import gettext as _
 from ubq.i18n import restored
+from ubq.runtime.processor import exact_engine
 from ubq.stages.base import Stage, StageContext, Stopped
 from ubq.stages.export import name_of, reference_file
 from ubq.stages.maps import open_split
@@ -88,7 +89,7 @@ class Verify(Stage):
             Exported(
                 file=file,
                 reference=reference_file(config, paths),
-                engine=facts["backend"],
+                engine=exact_engine(facts["backend"]),
                 steps=facts["steps"],
                 latent=sizes.encoder_dim,
                 alphas_cumprod=GaussianDiffusion(

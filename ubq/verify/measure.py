@@ -45,6 +45,8 @@ PHYSICS_PAIRS = 16
 """Generated pairs whose gathers are modelled."""
 OTHER_FILE = 16
 """What the look at a file of another format counts for, in maps: most of it is loading."""
+PAIRS_COMPARED = 8
+"""Generated pairs that a file of another format is to draw as well."""
 DRAWN = 3
 """Generated pairs in the picture, and as many held-out ones."""
 
@@ -125,6 +127,8 @@ def verify_export(
         details["torch"] = result.get("torch")
         error = result.get("error")
         problems = [*result["problems"], *([error] if error else [])]
+        tensors = _load(Path(folder) / "generated.pt")
+        pairs = _few_pairs(tensors, Path(folder) / "pairs.npz") if exported.other_files else None
         for other in exported.other_files:
             seen = examine(
                 other,
@@ -132,13 +136,13 @@ def verify_export(
                 exported.velocity_limits,
                 threads,
                 work.wait,
+                pairs,
             )
             work.add(OTHER_FILE)
             details.setdefault("other_format_files", {})[other.name] = seen
             result["checks"][other.name] = not seen["problems"]
             problems += seen["problems"]
         results.append(marks.generation(result["checks"], problems))
-        tensors = _load(Path(folder) / "generated.pt")
         results.append(_fidelity(exported, result, tensors, details))
         maps_kept: Evidence = {}
         results.extend(_distribution(tensors, held_out, train, error, exported.velocity_limits, details, maps_kept))
@@ -183,6 +187,17 @@ class _Work:
         """Nothing is done yet; the chance to end it."""
         if self._tell is not None:
             self._tell(0, 0)
+
+
+def _few_pairs(tensors: Mapping[str, Tensor], path: Path) -> Path | None:
+    """Write some of the pairs with their noise for files of other formats; None where there are none."""
+    if "seismic" not in tensors:
+        return None
+    few = {name: tensors[name][:PAIRS_COMPARED] for name in ("x_T", "step_noise", "latent", "velocity", "seismic")}
+    few["step_noise"] = few["step_noise"].transpose(0, 1)
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **{name: tensor.numpy() for name, tensor in few.items()})
+    return path
 
 
 def _load(path: Path) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +121,26 @@ def write_graph(
         assert program is not None
         for node in program.model.graph.all_nodes():
             node.metadata_props.clear()  # stack traces with the paths of this machine
+        own_zero_points(program.model.graph)
         program.model.metadata_props.update(metadata)
         with replacing(path) as temporary:
             program.save(str(temporary))
+
+
+def own_zero_points(graph: Any) -> None:
+    """Give every int8 weight of a graph (``onnx_ir``) zero points that are no other one's.
+
+    The exporter shares equal ones. Where ONNX Runtime rewrites weights as uint8 (``ubq.runtime.onnx.session``) it names
+    the new zero points after the old, and refuses a name that is there already.
+    """
+    import onnx_ir
+
+    for node in [node for node in graph if node.op_type == "DequantizeLinear"]:
+        weight, shared = node.inputs[0], node.inputs[2]
+        if shared.dtype == onnx_ir.DataType.INT8 and weight.is_initializer() and len(shared.uses()) > 1:
+            own = onnx_ir.Value(
+                name=f"{weight.name}.zero_points", shape=shared.shape, type=shared.type,
+                const_value=onnx_ir.Tensor(shared.const_value.numpy(), name=f"{weight.name}.zero_points"),
+            )  # fmt: skip
+            graph.register_initializer(own)
+            node.replace_input_with(2, own)

@@ -21,6 +21,7 @@ from ubq.export.lower.integer import Grid, IntegerLayer, integer_layers
 from ubq.i18n import gettext as _
 from ubq.quant.generator import Generator, shared_copy, with_time_tables
 from ubq.runtime.facts import FACTS
+from ubq.runtime.processor import exact_engine
 
 
 class _Grids(nn.Module):
@@ -75,7 +76,7 @@ class Int8LinearDynamic(nn.Module):
 
 @contextmanager
 def engine(name: str) -> Iterator[None]:
-    """Run quantised operators on the named engine inside the block.
+    """Run quantised operators on the named engine inside the block, or on one that is exact on this processor.
 
     Raises:
         UsageError: this build of PyTorch does not have it.
@@ -87,7 +88,7 @@ def engine(name: str) -> Iterator[None]:
             _("set quant.backend to one of {engines}").format(engines=", ".join(e for e in supported if e != "none")),
         )
     before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = name
+    torch.backends.quantized.engine = exact_engine(name)
     try:
         yield
     finally:

@@ -21,6 +21,8 @@ INTEGER_NODES = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulInteger", "MatM
                  "DynamicQuantizeMatMul")  # fmt: skip
 """Operators of ONNX Runtime's optimised graph that multiply integers."""
 _WEIGHT = ".weight"
+_AS_UINT8 = "_s8_2_u8"
+"""What ONNX Runtime adds to the name of a weight that it rewrites as uint8 (``ubq.runtime.onnx.adds_in_32_bits``)."""
 
 
 class _Graph:
@@ -109,7 +111,8 @@ def integer_layers_run(path: Path) -> dict[str, str]:
 
 
 def _weights(graph: _Graph, node: Any) -> Iterator[str]:
-    return (name for name in node.input if name in graph.constants and name.endswith(_WEIGHT))
+    constants = (name.removesuffix(_AS_UINT8) for name in node.input if name in graph.constants)
+    return (name for name in constants if name.endswith(_WEIGHT))
 
 
 def require_integers(files: Collection[Path], layers: Collection[str]) -> None:

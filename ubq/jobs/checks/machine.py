@@ -16,6 +16,7 @@ from ubq.errors import PreflightError
 from ubq.i18n import gettext as _
 from ubq.jobs.checks.check import Check, CheckStatus, guarded
 from ubq.jobs.machine import GB, existing, folder_bytes
+from ubq.runtime.processor import exact_engine
 from ubq.stages.device import device_memory
 from ubq.training.store import SUPERSEDED
 
@@ -112,13 +113,17 @@ def _engines(config: Config | None) -> Iterator[Check]:
 
     engines = [e for e in torch.backends.quantized.supported_engines if e != "none"]
     backend = config.quant.backend if config else "qnnpack"
-    supported = backend in engines
-    instead = next((e for e in ("x86", "onednn", "fbgemm", "qnnpack") if e in engines), "")
+    clipped = exact_engine(backend) != backend
+    supported = backend in engines and not clipped
+    order = ("qnnpack", "fbgemm") if clipped else ("x86", "onednn", "fbgemm", "qnnpack")
+    instead = next((e for e in order if e in engines), "")
     yield Check(
         id="environment.engines",
-        status="ok" if supported else "failed",
+        status="ok" if supported else "warning" if clipped else "failed",
         figure=_("{engines}; quant.backend is {wanted}").format(engines=", ".join(engines) or "-", wanted=backend),
-        why=_("the exported file is judged under the engine it is made for"),
+        why=_("this processor has no VNNI instructions: under the engines x86 and onednn its int8 sums are clipped")
+        if clipped
+        else _("the exported file is judged under the engine it is made for"),
         fix="" if supported else f"--set quant.backend={instead}",
         apply={} if supported else {"quant.backend": instead},
     )
