@@ -23,6 +23,7 @@ from ubq.config.extras import missing_modules
 from ubq.export.lower.quiet import quiet
 from ubq.export.readback.torchscript import count_file
 from ubq.quant.generator import part_of
+from ubq.runtime.onnx import session_options
 
 CALIBRATION_STEPS = 8
 """Time steps that ONNX Runtime's calibration sees."""
@@ -165,10 +166,7 @@ def onnxruntime_step(
             op_types_to_quantize=["Conv", "MatMul", "Gemm"],
             activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
         )  # fmt: skip
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(quantised), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(quantised), session_options(threads), providers=["CPUExecutionProvider"])
     return lambda x, time: session.run(None, {"x": x.numpy(), "time": time.numpy()})
 
 

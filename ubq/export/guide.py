@@ -103,8 +103,8 @@ def guide_text(facts: Facts, file_bytes: int, other_files: Sequence[str] = ()) -
         code("python", sample_script(facts).rstrip()),
         _(
             "The engine must be set before the file is loaded: on a Pi PyTorch starts with another one, which takes"
-            " several times as many instructions, and on an x86 processor without VNNI with one that clips sums and draws"
-            " other pairs."
+            " several times as many instructions, and on an x86 processor without VNNI with one that clips sums and"
+            " draws other pairs."
         ),
         "\n".join(f"- {line}" for line in _hints(facts)),
         *([gathers_text("`model.simulate(1)`", "`model(1)`")] if facts.acquisition else []),
