@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -127,6 +128,7 @@ def lost(case: str) -> dict[str, Any]:
 
 def main(folder: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
+    warnings.filterwarnings("error", "FSDP")
     group = distributed.join("cpu")
     for name in names:
         case, _dash, how = name.partition("-")

@@ -162,6 +162,8 @@ def _sharded_copy(unet: nn.Module, group: Group, device: torch.device) -> nn.Mod
     state = {name: tensor.cpu() for name, tensor in unet.state_dict().items()} if first else {}
     unet.to("meta")
     copied = copy.deepcopy(unet)
+    # the U-Net returns a view; FSDP's hook would be lost where somebody changed it in place, and it warns of that
+    copied.register_forward_hook(lambda _unet, _inputs, output: output.clone())
     mesh = init_device_mesh(device.type, (group.info.size,))
     for unit in units_of(copied):
         fully_shard(unit, mesh=mesh, reshard_after_forward=True)
