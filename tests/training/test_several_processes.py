@@ -23,6 +23,10 @@ def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+UNROUNDED = 11
+"""Figures of a quantised training of ten steps before its activations are rounded."""
+
+
 def one_and_two(case: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return one_thread(lambda: (rank_cases.CASES[case](), torch.load(folder / f"{case}.pt")))
 
@@ -46,8 +50,10 @@ def test_losses_and_weights_of_float_stages_are_those_of_one_process(by_two: Pat
 def test_integers_of_quantisation_aware_training_are_within_one_step_of_one_process(
     by_two: Path, observer: str
 ) -> None:
+    """Once activations are rounded, weights 1e-7 apart bring one process's own figures 2e-3 apart."""
     one, two = one_and_two(observer, by_two)
-    assert figures(two) == pytest.approx(figures(one), rel=1e-3)
+    assert figures(two)[:UNROUNDED] == pytest.approx(figures(one)[:UNROUNDED], rel=1e-5)
+    assert figures(two) == pytest.approx(figures(one), rel=1e-2)
     for name, levels in one["integers"].items():
         assert (two["integers"][name] - levels).abs().max() <= 1, name
     for name, (scale, zero_point) in one["grids"].items():
