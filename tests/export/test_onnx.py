@@ -27,7 +27,7 @@ from ubq.quant.layers import QConv2d, QLinearDynamic
 from ubq.quant.phases import set_phase
 from ubq.quant.prepare import calibrate
 from ubq.runtime import load
-from ubq.runtime.onnx import session, session_options
+from ubq.runtime.onnx import PRECISE, session, session_options
 
 ENDINGS = (".onnx", ".decoders.onnx")
 
@@ -187,6 +187,7 @@ def test_weights_may_be_rewritten_as_uint8_on_any_processor(with_onnx, monkeypat
     """As on a processor without VNNI; the same pairs, and still in integers."""
     here = load(with_onnx.file(".onnx"), threads=1).sample(2, seed=3, gathers="decoder")
     monkeypatch.setattr("ubq.runtime.onnx.adds_in_32_bits", lambda: False)
+    assert session_options().get_session_config_entry(PRECISE) == "1"
     there = load(with_onnx.file(".onnx"), threads=1).sample(2, seed=3, gathers="decoder")
     for own, other in zip(here, there, strict=True):
         assert np.linalg.norm(own - other) <= 1e-3 * np.linalg.norm(other)

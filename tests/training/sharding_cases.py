@@ -68,11 +68,11 @@ def distillation() -> Case:
     )
 
 
-def quantised() -> Case:
+def quantised(warmup: tuple[float, float, float] = (0.2, 0.4, 0.8)) -> Case:
     """Fake-quantised in all phases, with observers and the float U-Net as a teacher."""
     model = calibrated(tiny_model("paper"), tiny_recipe("paper"), "float").unet
     settings = QatDiffusionTraining(
-        steps=STEPS, batch_size=BATCH, lr=1e-4, warmup=(0.2, 0.4, 0.8), epochs=0, distillation=0.5, validate_every=4
+        steps=STEPS, batch_size=BATCH, lr=1e-4, warmup=warmup, epochs=0, distillation=0.5, validate_every=4
     )
     return QatDiffusionTask(model, GaussianDiffusion(16), Latents(LATENTS, HELD_OUT), settings), settings, 1
 
@@ -83,6 +83,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "fork": lambda: diffusion("adamw", "fork"),
     "distillation": distillation,
     "quantised": quantised,
+    "rounded": lambda: quantised((0.0, 0.0, 0.8)),
 }
 
 

@@ -1,9 +1,8 @@
 """What a processor does with int8: x86 without VNNI instructions clips sums that do not fit 16 bits.
 
 There PyTorch's engines x86 and onednn and ONNX Runtime's faster kernels add two products of an activation (uint8) and a
-weight (int8) in 16 bits: 2 x 255 x 127 is twice what they hold. What comes out is other pairs. Of a demo's int8 file
-the velocity is 10 % off under PyTorch's engines and 23 % under ONNX Runtime (relative L2, same latents and same noise).
-PyTorch's qnnpack and every ARM processor add in 32 bits.
+weight (int8) in 16 bits: 2 x 255 x 127 is twice what they hold. What comes out is other pairs. PyTorch's qnnpack and
+every ARM processor add in 32 bits.
 """
 
 from __future__ import annotations

@@ -29,8 +29,7 @@ _DISK_FULL = "No space left on device"
 MOST_APART = {"latent": 0.10, "velocity": 0.05, "seismic": 0.05}
 """Relative L2 between the pairs of two formats (``ubq.runtime.__main__.distances``): their integers are the same, and
 what they compute in float between them rounds differently. The demo's ONNX files are at 0.008 (latents), 0 and 0.014
-(gathers: the seismic head's grid is that of a whole batch, and batches differ here); where sums are clipped, velocity
-is at 0.23."""
+(gathers: the seismic head's grid is that of a whole batch, and batches differ here); report.json has each file's."""
 
 
 @dataclass(frozen=True)

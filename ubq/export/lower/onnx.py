@@ -130,7 +130,7 @@ def write_graph(
 def own_zero_points(graph: Any) -> None:
     """Give every int8 weight of a graph (``onnx_ir``) zero points that are no other one's.
 
-    The exporter shares equal ones. Where ONNX Runtime rewrites weights as uint8 (``ubq.runtime.onnx.session``) it names
+    The exporter shares equal ones. Where ONNX Runtime rewrites weights as uint8 (``ubq.runtime.onnx.PRECISE``) it names
     the new zero points after the old, and refuses a name that is there already.
     """
     import onnx_ir

@@ -81,14 +81,14 @@ def engine(name: str) -> Iterator[None]:
     Raises:
         UsageError: this build of PyTorch does not have it.
     """
-    supported = torch.backends.quantized.supported_engines
+    name, supported = exact_engine(name), torch.backends.quantized.supported_engines
     if name not in supported:
         raise UsageError(
             _("this PyTorch has no quantised engine {name}").format(name=name),
             _("set quant.backend to one of {engines}").format(engines=", ".join(e for e in supported if e != "none")),
         )
     before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = exact_engine(name)
+    torch.backends.quantized.engine = name
     try:
         yield
     finally:

@@ -22,7 +22,7 @@ INTEGER_NODES = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulInteger", "MatM
 """Operators of ONNX Runtime's optimised graph that multiply integers."""
 _WEIGHT = ".weight"
 _AS_UINT8 = "_s8_2_u8"
-"""What ONNX Runtime adds to the name of a weight that it rewrites as uint8 (``ubq.runtime.onnx.adds_in_32_bits``)."""
+"""What ONNX Runtime adds to the name of a weight that it rewrites as uint8 (``ubq.runtime.onnx.session_options``)."""
 
 
 class _Graph:
