@@ -126,6 +126,20 @@ def slurm(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
+def end_as_with_their_machine() -> None:
+    """Every process of every job ends without a word: none saves, and none tells of the end of another.
+
+    A node that is only set down still runs its jobs, and Slurm asks them to end, which saves.
+    """
+    daemons = [process for process in psutil.process_iter() if process.name() == "slurmstepd"]
+    lost = [*daemons, *(child for daemon in daemons for child in daemon.children(recursive=True))]
+    for process in lost:
+        process.suspend()
+    for process in lost:
+        process.kill()
+    psutil.wait_procs(lost)
+
+
 def waits(job: Job) -> bool:
     return job.state == "PENDING"
 
@@ -158,11 +172,9 @@ def test_a_lost_node_costs_the_steps_since_the_last_checkpoint(desk: Desk) -> No
     job = desk.submit("job", *PRESET)
     desk.wait_until_held()
     node = desk.status()["slurm"]["nodes"]
+    end_as_with_their_machine()
     slurm("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
     desk.wait(job, waits)
-    for daemon in [process for process in psutil.process_iter() if process.name() == "slurmstepd"]:
-        for process in (*daemon.children(recursive=True), daemon):  # they end with their machine
-            process.kill()
     shot = desk.status()
     assert (shot["slurm"]["queued"], shot["stages"][0]["last_checkpoint"]) == (True, 10)
     (desk.run / "go").touch()
