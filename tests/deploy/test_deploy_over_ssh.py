@@ -14,11 +14,11 @@ from loopback import SHELL_PATH, Sshd
 from toy_bundle import MODEL_BYTES
 
 from ubq.cli import main
-from ubq.export.bundle.folder import Bundle
+from ubq.export.bundle.folder import MODULES, Bundle
 from ubq.export.manifest import sha256
 
-FILES = {"toy.pt", "toy_info.txt", "deployment_guide.md", "generate.py", "wave_equation.py", "manifest.json",
-         "requirements-torchscript.txt"}  # fmt: skip
+SHARED = {"toy_info.txt", "deployment_guide.md", "generate.py", *MODULES, "manifest.json"}
+FILES = SHARED | {"toy.pt", "requirements-torchscript.txt"}
 
 
 def deploy(there: Path, bundle: Bundle, *options: str, runtime: str = "torchscript") -> int:
@@ -210,10 +210,8 @@ def test_only_the_files_of_the_runtime_are_sent(sshd: Sshd, bundle: Bundle, tmp_
     sshd.shim("pi-python", WITH_ONNX)
     there = tmp_path / "there"
     assert deploy(there, bundle, "--python", "pi-python", runtime="onnx") == 0
-    assert {path.name for path in there.iterdir()} == {
-        "toy.onnx", "toy.decoders.onnx", "toy_info.txt", "deployment_guide.md", "generate.py",
-        "wave_equation.py", "manifest.json", "requirements-onnx.txt",
-    }  # fmt: skip
+    of_onnx = {"toy.onnx", "toy.decoders.onnx", "requirements-onnx.txt"}
+    assert {path.name for path in there.iterdir()} == SHARED | of_onnx
 
 
 def test_what_lies_there_for_another_runtime_does_not_grow_old(sshd: Sshd, bundle: Bundle, tmp_path: Path) -> None:

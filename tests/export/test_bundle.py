@@ -19,13 +19,16 @@ from ubq.cli import main
 from ubq.config.extras import missing_modules
 from ubq.config.schema import QuantConfig
 from ubq.errors import UsageError
+from ubq.export.bundle import generate
 from ubq.export.bundle.folder import Bundle, make_bundle, open_bundle, pack
 from ubq.export.files import export_generator
 from ubq.export.manifest import damaged_files
 from ubq.export.runtimes import ONNX, RUNTIMES, TORCHSCRIPT, runtimes_of
 
 ONNX_HERE = not missing_modules("onnx")
-SHARED = {"generate.py", "wave_equation.py", "deployment_guide.md", "tiny_info.txt", "manifest.json"}
+SHARED = {"generate.py", "wave_equation.py", "noise.py", "processor.py"} | {
+    "deployment_guide.md", "tiny_info.txt", "manifest.json",
+}  # fmt: skip
 OF_RUNTIME = {
     "torchscript": {"tiny.pt", "requirements-torchscript.txt"},
     "onnx": {"tiny.onnx", "tiny.decoders.onnx", "requirements-onnx.txt"},
@@ -75,6 +78,27 @@ def test_a_runtimes_files_are_its_own_and_the_shared_ones(bundle: Bundle) -> Non
         names = bundle.files_for(runtime)
         assert set(names) == SHARED | OF_RUNTIME[runtime.name]
         assert names[-1] == "manifest.json"
+
+
+@pytest.mark.parametrize(("flags", "engine"), [("avx2 avx512_vnni", "x86"), ("avx2", "qnnpack")])
+def test_the_script_passes_over_an_engine_that_clips(
+    bundle: Bundle, flags: str, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    before = torch.backends.quantized.engine
+    if "x86" not in torch.backends.quantized.supported_engines:
+        pytest.skip("this build of PyTorch has no engine x86")
+    folder = shutil.copytree(bundle.folder, tmp_path / "bundle")
+    (tmp_path / "cpuinfo").write_text(f"flags: {flags}\n")
+    processor = folder / "processor.py"
+    processor.write_text(processor.read_text().replace("/proc/cpuinfo", str(tmp_path / "cpuinfo")))
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(generate, "FOLDER", folder)
+    monkeypatch.setattr(torch.backends.quantized, "engine", before)  # put back
+    monkeypatch.setattr(torch, "set_grad_enabled", lambda _enabled: None)
+    generate.TorchScript(folder / "tiny.pt", 0, "x86")
+    assert torch.backends.quantized.engine == engine
 
 
 def generated(bundle: Bundle, runtime: str, out: Path, *options: str) -> tuple[dict, np.ndarray, np.ndarray]:

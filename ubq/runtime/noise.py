@@ -1,8 +1,7 @@
 """The noise that a pair is drawn from: the same for every command, runtime and file format.
 
 Pair i of seed s has a stream of its own, PCG64 keyed by ``SeedSequence((s, i))``: it depends neither on how many pairs
-are asked for nor on the batch, and needs no torch. ``generate.py`` of a bundle, which stands alone, carries the same
-few lines (``draw_noise``).
+are asked for nor on the batch, and needs no torch. A bundle carries this file beside its ``generate.py``.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ from ubq.i18n import gettext as _
 from ubq.runtime.facts import Facts
 
 SCRIPT = "generate.py"
-SOLVER = "wave_equation.py"
-"""``ubq.runtime.wave`` under the name that the script looks for."""
+MODULES = {"wave_equation.py": "wave.py", "noise.py": "noise.py", "processor.py": "processor.py"}
+"""Name beside the script, which loads it -> the module of ``ubq.runtime``; these need numpy and nothing of ubq."""
 _ARCHIVED_MODE = 0o644
 
 
@@ -102,8 +102,8 @@ def make_bundle(exported: Path, out: Path | None = None) -> Bundle:
         for file in (n for n in listed if n != GUIDE):
             _link_or_copy(exported / file, new / file)
         (new / SCRIPT).write_bytes(Path(generate.__file__).read_bytes())
-        # as a resource: importing it would import numpy
-        (new / SOLVER).write_bytes((resources.files("ubq") / "runtime" / "wave.py").read_bytes())
+        for own, module in MODULES.items():  # as resources: importing them would import numpy
+            (new / own).write_bytes((resources.files("ubq") / "runtime" / module).read_bytes())
         for runtime in runtimes:
             (new / runtime.requirements).write_text("".join(f"{p}\n" for p in runtime.installed), encoding="utf-8")
         sizes = {r: sum((new / n).stat().st_size for n in model_files(name, r)) for r in runtimes}

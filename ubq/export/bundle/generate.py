@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import platform
 import statistics
 import sys
 import time
@@ -22,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
+FOLDER = Path(__file__).resolve().parent
 MOST_DRAWN = 4
 """Pairs in the picture."""
 
@@ -34,7 +34,8 @@ class TorchScript:
 
         # before the file is loaded: PyTorch starts with another engine on a Pi, which is several times as slow
         supported = torch.backends.quantized.supported_engines
-        chosen = next((name for name in (backend, "qnnpack") if name in supported), None)
+        exact = beside("processor").exact_engine(backend)
+        chosen = next((name for name in (exact, "qnnpack") if name in supported), None)
         if chosen:
             torch.backends.quantized.engine = chosen
         if threads:
@@ -93,15 +94,6 @@ class Stepping:
         return velocity, np.copysign(np.expm1(np.abs(log)), log)
 
 
-def adds_in_32_bits() -> bool:
-    """Whether no sum of products is clipped to 16 bits: on x86 only with VNNI."""
-    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686"):
-        return True
-    processors = Path("/proc/cpuinfo")
-    flags = processors.read_text().split() if processors.is_file() else []
-    return "avx_vnni" in flags or "avx512_vnni" in flags
-
-
 class Onnx(Stepping):
     """NAME.onnx and NAME.decoders.onnx in ONNX Runtime."""
 
@@ -111,7 +103,7 @@ class Onnx(Stepping):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors
-        if not adds_in_32_bits():
+        if not beside("processor").adds_in_32_bits():
             options.add_session_config_entry("session.x64quantprecision", "1")
         cpu = ["CPUExecutionProvider"]
         self._unet = onnxruntime.InferenceSession(str(file), options, cpu)
@@ -160,25 +152,25 @@ RUNTIMES: dict[str, tuple[Any, str, str]] = {
 
 def main() -> None:
     options = read_options()
-    folder = Path(__file__).resolve().parent
-    facts = read_manifest(folder)
+    facts = read_manifest()
     if options.steps and options.steps not in facts["step_counts"]:
         fail(
             f"the model does not offer {options.steps} steps",
             f"use --steps {' or '.join(map(str, facts['step_counts']))}",
         )
-    name = options.runtime or choose_runtime(folder, facts)
+    name = options.runtime or choose_runtime(facts)
     kind, suffix, module = RUNTIMES[name]
-    file = folder / (facts["name"] + suffix)
+    file = FOLDER / (facts["name"] + suffix)
     if not file.is_file():
         fail(f"{file} does not exist", "copy it here, or choose another --runtime")
     if importlib.util.find_spec(module) is None or importlib.util.find_spec("numpy") is None:
         alone = "--no-deps " if name == "executorch" else ""  # its list is whole; pip finds no wheel of all it asks for
         fail(
             f"{sys.executable} lacks {module} or numpy",
-            f"{sys.executable} -m pip install {alone}-r {folder}/requirements-{name}.txt",
+            f"{sys.executable} -m pip install {alone}-r {FOLDER}/requirements-{name}.txt",
         )
-    solver = load_solver(folder, facts) if options.gathers == "wave" else None
+    solver = load_solver(facts) if options.gathers == "wave" else None
+    pair_noise = beside("noise").pair_noise
     started = time.perf_counter()
     model = kind(file, options.threads, facts["backend"])
     load_seconds = time.perf_counter() - started
@@ -194,8 +186,8 @@ def main() -> None:
     seconds = []
     for i in range(options.count):
         started = time.perf_counter()
-        noise = draw_noise(facts, options.seed, i, steps)
-        velocity[i : i + 1], seismic[i : i + 1] = model.pair(noise[0], noise[1:], steps, solver)
+        noise = pair_noise(options.seed, [i], steps, facts["model"]["encoder_dim"], facts["solver"] == "ddpm")
+        velocity[i : i + 1], seismic[i : i + 1] = model.pair(*noise, steps, solver)
         seconds.append(time.perf_counter() - started)
         print(f"pair {i + 1} of {options.count}: {seconds[-1]:.2f} s", file=sys.stderr)
     velocity.flush()
@@ -253,57 +245,48 @@ def natural(text: str) -> int:
     return number
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest() -> dict[str, Any]:
     """manifest.json, and a look at whether the files are as long as it says."""
     try:
-        facts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        facts = json.loads((FOLDER / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        fail(f"cannot read {folder / 'manifest.json'}: {error}", "copy the whole folder again")
+        fail(f"cannot read {FOLDER / 'manifest.json'}: {error}", "copy the whole folder again")
     for entry in facts["files"]:
-        file = folder / entry["name"]
+        file = FOLDER / entry["name"]
         if file.is_file() and file.stat().st_size != entry["bytes"]:
             fail(f"{file} is not whole: {file.stat().st_size} of {entry['bytes']} bytes", "copy it again")
     return facts
 
 
-def choose_runtime(folder: Path, facts: dict[str, Any]) -> str:
+def choose_runtime(facts: dict[str, Any]) -> str:
     """The first runtime whose file is here and whose module is installed; without one, the first with a file."""
     present = [
-        name for name, (_kind, suffix, _module) in RUNTIMES.items() if (folder / (facts["name"] + suffix)).is_file()
+        name for name, (_kind, suffix, _module) in RUNTIMES.items() if (FOLDER / (facts["name"] + suffix)).is_file()
     ]
     if not present:
-        fail(f"there is no model beside {folder / 'generate.py'}", "copy the whole folder again")
+        fail(f"there is no model beside {FOLDER / 'generate.py'}", "copy the whole folder again")
     return next((name for name in present if importlib.util.find_spec(RUNTIMES[name][2])), present[0])
 
 
-def load_solver(folder: Path, facts: dict[str, Any]) -> Any:
-    """The wave equation of wave_equation.py, for this model's gathers."""
-    file = folder / "wave_equation.py"
+def load_solver(facts: dict[str, Any]) -> Any:
+    """The wave equation, for this model's gathers."""
     if not facts.get("acquisition"):
         fail("gathers of this model's shape cannot be modelled", "use --gathers decoder")
+    return beside("wave_equation").WaveEquation(**facts["acquisition"])
+
+
+def beside(name: str) -> Any:
+    """A module beside this script: NAME.py, one of ubq's own."""
+    file = FOLDER / f"{name}.py"
     if not file.is_file():
-        fail(f"{file} does not exist", "copy the whole folder again, or use --gathers decoder")
+        fail(f"{file} does not exist", "copy the whole folder again")
     # by its path: an isolated Python (-I) does not look beside the script
-    spec = importlib.util.spec_from_file_location("wave_equation", file)
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.WaveEquation(**facts["acquisition"])
-
-
-def draw_noise(facts: dict[str, Any], seed: int, number: int, steps: int) -> Any:
-    """Start noise and step noise, (steps, 1, 1, L), of pair ``number`` of a seed: the same wherever it is drawn.
-
-    The rule of ubq.runtime.noise, of which these lines are a copy.
-    """
-    import numpy as np
-
-    length, draws = facts["model"]["encoder_dim"], steps if facts["solver"] == "ddpm" else 1
-    noise = np.zeros((steps, 1, 1, length), np.float32)  # deterministic solvers use the first alone
-    stream = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, number))))
-    noise[:draws, 0, 0] = stream.standard_normal((draws, length), np.float32)
-    return noise
+    return module
 
 
 def new_array(path: Path, shape: tuple[int, ...]) -> Any:
