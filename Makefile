@@ -22,7 +22,7 @@ test: lint
 test-slow: $(VENV)/.ready
 	@echo "installing ExecuTorch, for the tests of its files"
 	@$(BIN)/python -m pip install --quiet -e ".[executorch]"
-	$(PYTEST) -m "slow"
+	OMP_NUM_THREADS=1 $(PYTEST) -m "slow" -n 2 --dist loadfile
 
 # Also a part of test-slow. Downloads about 150 MB once, into UBQ_AARCH64_CACHE (~/.cache/ubq/aarch64).
 test-aarch64: $(VENV)/.ready

@@ -115,7 +115,8 @@ from ubq.stages.heap import kept_heap
 from ubq.training.checkpointing import activation_checkpointing
 from ubq.training.ema import WeightAverage
 
-ctypes.CDLL(None).mlockall(1 | 2 | 4)  # each page as it is touched, where allowed: a kernel that reclaims lowers the peak
+# each page as it is touched, where that is allowed: a kernel that reclaims would lower the peak
+ctypes.CDLL(None).mlockall(1 | 2 | 4)
 stage, setting = sys.argv[1:]
 torch.set_num_threads(1)
 batch = 32
