@@ -153,16 +153,26 @@ def _grid_chunks(weight: Tensor, scale: Tensor) -> Any:
 
 
 class ActivationQuantizer(nn.Module):
-    """An observer and the grid it gives, applied to one tensor."""
+    """An observer and the grid it gives, applied to one tensor.
+
+    Attributes:
+        rectified: a ReLU follows, so that the grid begins at zero and has twice the levels for what is left; the next
+            layer's grid is then nearly the same one, and its rounding changes little.
+    """
 
     def __init__(self, quant: QuantConfig) -> None:
         super().__init__()
         self.observer = RangeObserver(quant, activation_levels(quant))
+        self.rectified = False
+
+    def kept(self, x: Tensor) -> Tensor:
+        """What comes to use of x, any shape."""
+        return x.clamp(min=0.0) if self.rectified else x
 
     def forward(self, x: Tensor, phase: str) -> Tensor:
         """Any shape; float32 out, whatever autocast says."""
         if phase == "calibrate" or (self.training and phase in OBSERVING):
-            self.observer.observe(x.float())  # under autocast x may be of half width
+            self.observer.observe(self.kept(x.float()))  # under autocast x may be of half width
         if phase not in ACTIVATIONS_QUANTISED:
             return x
         scale, zero_point = self.observer.grid()
@@ -214,6 +224,10 @@ class QuantLayer(nn.Module):
         """Scale of the input's grid; None where it changes with every call."""
         return None
 
+    def kept(self, output: Tensor) -> Tensor:
+        """What comes to use of the layer's output."""
+        return output
+
     def weight_scales(self, input_scale: Tensor | None) -> Tensor:
         """(O,) float32, from the weights as they are; ``input_scale`` None: before inputs are on a grid."""
         return weight_scale(self.weight, self.per_channel, self.bias, input_scale)
@@ -243,6 +257,9 @@ class StaticQuantLayer(QuantLayer):
 
     def input_scale(self) -> Tensor | None:
         return self.input.observer.grid()[0]
+
+    def kept(self, output: Tensor) -> Tensor:
+        return self.output.kept(output)
 
 
 class QConv2d(StaticQuantLayer):

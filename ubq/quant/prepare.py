@@ -11,8 +11,9 @@ from torch import nn
 from ubq.config.schema import QuantConfig
 from ubq.errors import UsageError
 from ubq.i18n import gettext as _
+from ubq.model.layers import ConvBlock
 from ubq.quant.generator import Generator, part_of
-from ubq.quant.layers import QConv2d, QLinear, QLinearDynamic, QuantLayer, conv2d_of
+from ubq.quant.layers import QConv2d, QLinear, QLinearDynamic, QuantLayer, StaticQuantLayer, conv2d_of
 from ubq.quant.phases import phase_set, quant_layers
 from ubq.quant.ten_bit import offset_grids
 
@@ -61,6 +62,15 @@ def prepare_qat(generator: Generator, quant: QuantConfig) -> None:
         layer = generator.get_submodule(name)
         if not isinstance(layer, QuantLayer) and not why_float(name, layer, quant):
             generator.set_submodule(name, _quantised(name, layer, quant))
+    for block in generator.modules():
+        if (
+            isinstance(block, ConvBlock)
+            and isinstance(block.activation, nn.ReLU)
+            and isinstance(block.norm, nn.Identity)
+        ):
+            for layer in block.conv.modules():
+                if isinstance(layer, StaticQuantLayer):
+                    layer.output.rectified = True
     generator.train(generator.training)  # the new layers too
 
 

@@ -131,6 +131,7 @@ def _estimates(
 ) -> tuple[Tensor, dict[str, float], dict[str, float]]:
     """Output of a part in float, and each layer's SQNR and first-order error of that output; layers that run only."""
     outputs: dict[str, Tensor] = {}
+    signals: dict[str, Tensor] = {}
     noises: dict[str, Tensor] = {}
 
     def measure(name: str, layer: QuantLayer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -139,7 +140,8 @@ def _estimates(
             output.requires_grad_()
         with torch.no_grad():
             layer.phase = "frozen"
-            noises[name] = layer(*inputs) - output
+            signals[name] = layer.kept(output.detach())
+            noises[name] = layer.kept(layer(*inputs)) - signals[name]
             layer.phase = "float"
         outputs[name] = output
 
@@ -163,7 +165,7 @@ def _estimates(
                 products = (gradient * noises[name]).flatten(1).sum(dim=1)
                 squares[name] += float(products.square().sum()) / DIRECTIONS
     norm = float(reference.detach().norm().clamp(min=1e-12))
-    sqnr = {name: _decibels(outputs[name].detach(), noise) for name, noise in noises.items()}
+    sqnr = {name: _decibels(signals[name], noise) for name, noise in noises.items()}
     alone = {name: math.sqrt(square) / norm for name, square in squares.items()}
     for name, decibels in sqnr.items():
         if decibels < FIRST_ORDER_ABOVE:

@@ -41,7 +41,7 @@ class QatDecoders(Stage):
     """Reads the float decoders, the latents and the pairs, makes ``final_qat_decoders.pt``."""
 
     name = "qat-decoders"
-    version = 4  # kernels that upsample keep to interpolating, patches of one phase a step
+    version = 5  # hidden channels of one reach, grids before a ReLU from zero
     trains = True
     reads = (
         "seed",
@@ -65,6 +65,7 @@ class QatDecoders(Stage):
 
     def run(self, context: StageContext) -> None:
         from ubq.quant.checkpoint import is_qat, save_qat
+        from ubq.quant.equalise import equalise_channels
         from ubq.quant.generator import decoders
         from ubq.quant.prepare import calibrate
         from ubq.training.qat import QatDecodersTask
@@ -86,6 +87,7 @@ class QatDecoders(Stage):
             return lambda: [decoder(latent) for decoder in model.values()]
 
         passes = [forward(batch) for batch in batches_of(latents.train, settings)]
+        equalise_channels(generator.velocity_decoder, passes)
         calibrate(model, passes)
         inputs = held_out_inputs(latents.val[:HELD_OUT_INPUTS])
         judge_within_budget(context, generator, inputs, TRAINED)
