@@ -9,7 +9,7 @@ trained decoder, fake-quantised and in float. Prints a Markdown table.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -46,16 +46,12 @@ def calibrated(config: Config, paths: RunPaths, latents: Tensor, from_zero: bool
     """The run's float decoder on the grids that calibration with latents (N, L) gives."""
     generator = qat_generator(config, paths, ("velocity_projector", "velocity_decoder"), CPU)[0].eval()
     both = nn.Sequential(generator.velocity_projector, generator.velocity_decoder)
+    passes = [partial(both, batch) for batch in batches_of(latents, config.qat.decoders)]
+    if equalised:
+        equalise_channels(generator.velocity_decoder, passes)
     for layer in both.modules():
         if isinstance(layer, StaticQuantLayer):
             layer.output.rectified &= from_zero
-
-    def forward(batch: Tensor) -> Callable[[], Tensor]:
-        return lambda: both(batch)
-
-    passes = [forward(batch) for batch in batches_of(latents, config.qat.decoders)]
-    if equalised:
-        equalise_channels(generator.velocity_decoder, passes)
     calibrate(both, passes)
     set_phase(both, "frozen")
     return generator

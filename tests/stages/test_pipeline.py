@@ -11,8 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from ubq.bench.subject import trained_model
 from ubq.model import GaussianDiffusion, ModelSizes, UBDiff
+from ubq.quant.checkpoint import load_qat
+from ubq.quant.phases import set_phase
+from ubq.stages.paths import RunPaths
 from ubq.training.latent_order import chain
+from ubq.training.latents import load_latents
 from ubq.upstream.names import upstream_names
 
 pytestmark = pytest.mark.slow
@@ -51,6 +56,27 @@ def pairs_of(folder: Path) -> list[str]:
     """Options that use the pairs of the finished smoke run."""
     data = str(folder / "runs/smoke/data/synthetic")
     return ["--train-data", data, "--train-label", data]
+
+
+def test_the_trained_decoders_hidden_channels_have_one_reach(smoke: Path) -> None:
+    paths = RunPaths(smoke / "runs/smoke")
+    latents = load_latents(paths.latents, torch.device("cpu")).train
+    apart = {}
+    quantised = load_qat(paths.checkpoints("qat-decoders") / "final_qat_decoders.pt").generator
+    for name, model in {"float": trained_model(paths.root).model, "trained": quantised}.items():
+        set_phase(model, "float")
+        ratios: list[float] = []
+
+        def see(_block: object, _inputs: object, output: torch.Tensor, ratios: list[float] = ratios) -> None:
+            reach = output.amax(dim=(0, 2, 3))
+            ratios.append(float(reach[reach > 0].median() / reach.max()))  # so short a training leaves some at zero
+
+        for block in model.velocity_decoder.blocks:
+            block.register_forward_hook(see)
+        with torch.no_grad():
+            model.eval().velocity_decoder(model.velocity_projector(latents[:64]))
+        apart[name] = min(ratios)
+    assert apart["trained"] > 0.8 > apart["float"]
 
 
 def test_smoke_leaves_every_file_of_the_contract(smoke: Path) -> None:

@@ -31,15 +31,15 @@ def equalise_channels(decoder: VelocityDecoder, passes: Iterable[Callable[[], ob
 
     Args:
         decoder: in phase ``float``.
-        passes: forward passes over calibration batches, one call each.
+        passes: forward passes of it over calibration batches, one call each.
     """
-    pairs: list[tuple[nn.Module, StaticQuantLayer, StaticQuantLayer]] = []
+    pairs: list[tuple[ConvBlock, StaticQuantLayer, StaticQuantLayer]] = []
     for block, following in pairwise((*decoder.blocks, decoder.output)):
         assert isinstance(block, ConvBlock)
         before, after = _quantised(block), _quantised(following)
-        if isinstance(block.norm, nn.Identity) and before is not None and after is not None:
-            pairs.append((block.activation, before, after))
-    for (_relu, before, after), reach in zip(pairs, _reaches([p[0] for p in pairs], passes), strict=True):
+        if before is not None and after is not None and before.output.rectified:
+            pairs.append((block, before, after))
+    for (_block, before, after), reach in zip(pairs, _reaches([pair[0] for pair in pairs], passes), strict=True):
         factors = (reach / reach.max().clamp(min=torch.finfo(reach.dtype).tiny)).clamp(min=1.0 / WIDEST_FACTOR)
         # a channel of a transposed convolution is several of its rewrite, one after the other
         _scale(before.weight, 1.0 / factors.repeat_interleave(len(before.weight) // len(factors)), 0)
@@ -57,19 +57,19 @@ def _quantised(block: nn.Module) -> StaticQuantLayer | None:
     return found[0] if found else None
 
 
-def _reaches(activations: list[nn.Module], passes: Iterable[Callable[[], object]]) -> list[Tensor]:
-    """Largest value of every channel, (C,), of each activation (B, C, H, W) over the passes."""
+def _reaches(blocks: list[ConvBlock], passes: Iterable[Callable[[], object]]) -> list[Tensor]:
+    """Largest value of every channel, (C,), of each block's output (B, C, H, W) over the passes."""
     reaches: dict[nn.Module, Tensor] = {}
 
-    def see(activation: nn.Module, _inputs: object, output: Tensor) -> None:
+    def see(block: nn.Module, _inputs: object, output: Tensor) -> None:
         here = output.amax(dim=(0, 2, 3))
-        reaches[activation] = torch.maximum(reaches[activation], here) if activation in reaches else here
+        reaches[block] = torch.maximum(reaches[block], here) if block in reaches else here
 
-    hooks = [activation.register_forward_hook(see) for activation in activations]
+    hooks = [block.register_forward_hook(see) for block in blocks]
     try:
         for forward in passes:
             forward()
     finally:
         for hook in hooks:
             hook.remove()
-    return [reaches[activation] for activation in activations]
+    return [reaches[block] for block in blocks]

@@ -156,8 +156,7 @@ class ActivationQuantizer(nn.Module):
     """An observer and the grid it gives, applied to one tensor.
 
     Attributes:
-        rectified: a ReLU follows, so that the grid begins at zero and has twice the levels for what is left; the next
-            layer's grid is then nearly the same one, and its rounding changes little.
+        rectified: a ReLU follows, so that the grid begins at zero and spends no level on what is dropped.
     """
 
     def __init__(self, quant: QuantConfig) -> None:

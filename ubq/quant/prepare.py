@@ -62,16 +62,18 @@ def prepare_qat(generator: Generator, quant: QuantConfig) -> None:
         layer = generator.get_submodule(name)
         if not isinstance(layer, QuantLayer) and not why_float(name, layer, quant):
             generator.set_submodule(name, _quantised(name, layer, quant))
-    for block in generator.modules():
-        if (
-            isinstance(block, ConvBlock)
-            and isinstance(block.activation, nn.ReLU)
-            and isinstance(block.norm, nn.Identity)
-        ):
-            for layer in block.conv.modules():
-                if isinstance(layer, StaticQuantLayer):
-                    layer.output.rectified = True
+    _mark_rectified(generator)
     generator.train(generator.training)  # the new layers too
+
+
+def _mark_rectified(generator: Generator) -> None:
+    """Tell the layers that a ReLU follows at once."""
+    for block in generator.modules():
+        if not isinstance(block, ConvBlock) or not isinstance(block.norm, nn.Identity):
+            continue
+        for layer in block.conv.modules():
+            if isinstance(layer, StaticQuantLayer):
+                layer.output.rectified = isinstance(block.activation, nn.ReLU)
 
 
 def _quantised(name: str, layer: nn.Module, quant: QuantConfig) -> QuantLayer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,11 +84,9 @@ class QatDecoders(Stage):
         pairs = open_training_pairs(config, paths, recipe.normalization, device)
         latents = pairs.latents
 
-        def forward(latent):  # type: ignore[no-untyped-def]
-            return lambda: [decoder(latent) for decoder in model.values()]
-
-        passes = [forward(batch) for batch in batches_of(latents.train, settings)]
-        equalise_channels(generator.velocity_decoder, passes)
+        batches = list(batches_of(latents.train, settings))
+        equalise_channels(generator.velocity_decoder, [partial(model["velocity"], batch) for batch in batches])
+        passes = [partial(decoder, batch) for batch in batches for decoder in model.values()]
         calibrate(model, passes)
         inputs = held_out_inputs(latents.val[:HELD_OUT_INPUTS])
         judge_within_budget(context, generator, inputs, TRAINED)
